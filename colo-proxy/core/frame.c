@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "colo-proxy/core/frame.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct frame *frame_new(size_t room)
+{
+	struct frame *f = malloc(sizeof(*f) + FRAME_HEADROOM + room);
+
+	if (!f)
+		return NULL;
+	memset(f, 0, sizeof(*f));
+	f->room = room;
+	f->data = (uint8_t *)(f + 1) + FRAME_HEADROOM;
+	return f;
+}
+
+struct frame *frame_copy(const struct frame *f)
+{
+	struct frame *copy = frame_new(f->len);
+
+	if (!copy)
+		return NULL;
+	copy->vnet = f->vnet;
+	copy->len = f->len;
+	copy->start = f->start;
+	memcpy(copy->data, f->data, f->len);
+	return copy;
+}
+
+void frame_free(struct frame *f)
+{
+	free(f);
+}

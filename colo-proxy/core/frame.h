@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_FRAME_H
+#define COLO_CORE_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <linux/virtio_net.h>
+
+/*
+ * A frame: one Ethernet frame (or, from the nfqueue back end, one IP packet) with the virtio-net
+ * header that says how it is to be segmented and checksummed. Superframes stay whole from the VM's
+ * NIC to the client's bridge; nothing in this program segments or merges.
+ *
+ * The bytes live behind the struct, with FRAME_HEADROOM free bytes in front of them, so that a
+ * header (a VLAN tag that a packet socket stripped) can be put back without a copy.
+ */
+
+#define FRAME_HEADROOM 16u
+#define FRAME_MAX_LEN  (65535u + 14u + 8u) /* the largest GSO frame plus Ethernet and two tags */
+
+enum frame_start {
+	FRAME_AT_ETHERNET, /* data starts with an Ethernet header */
+	FRAME_AT_IP,       /* data starts with an IPv4 or IPv6 header (nfqueue hands over no more) */
+};
+
+struct frame {
+	struct frame *next;               /* for whoever holds it; the owner's list */
+	struct virtio_net_hdr_v1 vnet;    /* little endian, as virtio 1.0 lays it out; 12 bytes */
+	uint32_t len;                     /* bytes of data in use */
+	uint32_t room;                    /* bytes of data there are */
+	uint32_t token;                   /* the data path back end's own (NFQUEUE packet id) */
+	uint8_t start;                    /* enum frame_start */
+	uint8_t origin;                   /* the data path back end's own */
+	uint8_t *data;
+};
+
+/* A frame with room for `room` bytes, vnet header zero; NULL when memory is out. */
+struct frame *frame_new(size_t room);
+
+/* A copy of `len` bytes. NULL when memory is out. */
+struct frame *frame_copy(const struct frame *f);
+
+/* Frees one frame; NULL is allowed. */
+void frame_free(struct frame *f);
+
+#endif
