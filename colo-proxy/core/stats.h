@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_STATS_H
+#define COLO_CORE_STATS_H
+
+#include "colo-proxy/core/hist.h"
+
+#include <stdint.h>
+
+/*
+ * The figures of one protected VM at one moment: what `colo-proxy stats` shows. Plain integers,
+ * filled by the data thread, copied whole, turned into JSON by stats_to_json() (control/report.h).
+ * Counters count from the daemon's start and never go back. Times are microseconds unless named.
+ */
+
+enum stats_class {
+	STATS_TCP,
+	STATS_UDP,
+	STATS_ICMP,
+	STATS_ARP,
+	STATS_OTHER,
+	STATS_TOTAL, /* the sum of those above; its hold times are of all packets together */
+	STATS_CLASSES,
+};
+
+enum stats_cause {
+	STATS_CAUSE_INITIAL,  /* the copy that protection starts with */
+	STATS_CAUSE_MISMATCH, /* output differed */
+	STATS_CAUSE_LATE,     /* the secondary did not say it within late-timeout */
+	STATS_CAUSE_TIMER,    /* longest-epoch reached */
+	STATS_CAUSE_PRESSURE, /* a queue or table near its limit (R8) */
+	STATS_CAUSE_COMMAND,  /* asked for by an operator */
+	STATS_CAUSES,
+};
+
+/* Packets as the guest's NIC sent them (a superframe is one) and their bytes. */
+struct stats_count {
+	uint64_t packets;
+	uint64_t bytes;
+};
+
+/*
+ * held = released_match + released_commit + released_unprotected + discarded + held_now.
+ * matched, mismatched and late are verdicts of the comparison; a packet may be matched in part.
+ */
+struct stats_traffic {
+	struct stats_count held;                 /* entered the hold queue */
+	struct stats_count matched;              /* the secondary said the same */
+	struct stats_count mismatched;           /* the secondary said something else */
+	struct stats_count late;                 /* no answer from the secondary in time */
+	struct stats_count released_match;       /* left because it matched: rule R1 (a) */
+	struct stats_count released_commit;      /* left because a later epoch committed: R1 (b) */
+	struct stats_count released_unprotected; /* left while no secondary was there */
+	struct stats_count discarded;            /* never left: the VM's state was given up */
+	struct stats_count held_now;             /* in the queue at this moment */
+	struct hist_summary hold_us;             /* from entering the queue to leaving it */
+};
+
+/* A bounded queue or table: how full, how full it has been, how full it may get. */
+struct stats_queue {
+	uint64_t now;
+	uint64_t high;
+	uint64_t limit;
+};
+
+struct stats_last {
+	uint64_t last;
+	uint64_t total;
+};
+
+struct stats_snapshot {
+	uint64_t at_ns;    /* CLOCK_MONOTONIC when it was taken */
+	uint64_t since_ns; /* CLOCK_MONOTONIC when counting began */
+
+	struct stats_traffic traffic[STATS_CLASSES];
+
+	struct {
+		struct stats_queue packets;     /* held packets */
+		struct stats_queue bytes;       /* held bytes */
+		struct stats_queue flows;       /* connections in the flow table */
+		struct stats_queue input_bytes; /* input log for lineages being loaded */
+		struct stats_queue link_bytes;  /* waiting to be sent to the peer */
+	} queues;
+
+	uint64_t kernel_drops; /* frames that the kernel reports lost before we saw them */
+
+	struct {
+		uint64_t total;
+		uint64_t cause[STATS_CAUSES];
+		struct hist_summary pause_us;  /* the primary VM stands still */
+		struct hist_summary commit_us; /* from the cut to the peer's confirmation */
+		struct hist_summary load_us;   /* the secondary VM stands still */
+		struct stats_last pages;       /* guest pages */
+		struct stats_last bytes;       /* as they crossed the link */
+		uint64_t paused_permille;      /* of the time since protection began */
+	} checkpoints;
+
+	struct {
+		uint64_t rtt_us; /* last heartbeat */
+		uint64_t bytes_sent;
+		uint64_t bytes_received;
+	} link;
+
+	struct {
+		struct stats_count copied;   /* client input seen at the primary's port */
+		struct stats_count injected; /* put into the secondary VM */
+		struct stats_count dropped;  /* lost: the NIC queue was full, or the log was */
+	} input;
+};
+
+/* "tcp", ..., "total"; "initial", ... The words of the JSON and of the display. */
+const char *stats_class_name(enum stats_class class);
+const char *stats_cause_name(enum stats_cause cause);
+
+/* Fills traffic[STATS_TOTAL]'s counters (not its hold_us) and checkpoints.total by adding up. */
+void stats_sum(struct stats_snapshot *stats);
+
+#endif
