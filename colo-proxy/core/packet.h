@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_PACKET_H
+#define COLO_CORE_PACKET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "colo-proxy/core/frame.h"
+
+/*
+ * A bounds-checked view of a frame, and the in-place rewriting that sequence mapping needs.
+ *
+ * packet_parse() sorts every frame into a class. What is not understood completely is
+ * PACKET_OTHER, with the reason; nobody compares or rewrites such a packet. Offsets count from
+ * frame->data and lie, with the field's whole width, inside the IPv4 total length, which lies
+ * inside the frame. The view points into the frame and lives no longer than it.
+ *
+ * All numbers in the view, addresses too, are in host order.
+ */
+
+enum packet_class {
+	PACKET_OTHER, /* not comparable: see enum packet_why */
+	PACKET_TCP,   /* TCP over IPv4 */
+	PACKET_UDP,   /* UDP over IPv4 */
+	PACKET_ICMP,  /* ICMP over IPv4 */
+	PACKET_ARP,   /* ARP for IPv4 over Ethernet */
+};
+
+/* Why a packet is PACKET_OTHER. packet_why_name() gives the words. */
+enum packet_why {
+	PACKET_WHY_NONE,        /* it is not: the class is another one */
+	PACKET_WHY_LLC,         /* 802.3 length field instead of an EtherType */
+	PACKET_WHY_ETHERTYPE,   /* an EtherType that is none of the others */
+	PACKET_WHY_VLAN,        /* 802.1Q or 802.1ad tag */
+	PACKET_WHY_IPV6,        /* IPv6 */
+	PACKET_WHY_IP_HEADER,   /* version, header length or total length do not fit the frame */
+	PACKET_WHY_BIG_TCP,     /* IPv4 total length 0 (the length is only known to the sender) */
+	PACKET_WHY_FRAGMENT,    /* a fragment, the first one or a later one */
+	PACKET_WHY_IP_PROTOCOL, /* neither TCP, UDP nor ICMP */
+	PACKET_WHY_TCP_HEADER,  /* shorter than its header, or a bad data offset */
+	PACKET_WHY_TCP_OPTIONS, /* an option list that overruns, a known option of another length,
+	                           or a second timestamp or SACK option */
+	PACKET_WHY_TCP_AUTH,    /* MD5 (RFC 2385) or TCP-AO (RFC 5925): cannot be rewritten */
+	PACKET_WHY_UDP_HEADER, /* UDP length does not equal the IP payload (RFC 9868 surplus too) */
+	PACKET_WHY_ICMP_HEADER, /* shorter than its header */
+	PACKET_WHY_ARP,         /* truncated, or not for IPv4 over Ethernet */
+	PACKET_WHY_CSUM_START,  /* the vnet header asks for a checksum at another place than the
+	                           transport header's: the bytes on the wire would not be these */
+	PACKET_WHY_COUNT,
+};
+
+enum packet_direction {
+	PACKET_FROM_VM,
+	PACKET_TO_VM,
+};
+
+/* TCP flags as in the header (RFC 9293 section 3.1). */
+#define PACKET_FIN 0x01u
+#define PACKET_SYN 0x02u
+#define PACKET_RST 0x04u
+#define PACKET_PSH 0x08u
+#define PACKET_ACK 0x10u
+#define PACKET_URG 0x20u
+#define PACKET_ECE 0x40u
+#define PACKET_CWR 0x80u
+
+#define PACKET_ICMP_ECHO_REPLY   0u
+#define PACKET_ICMP_ECHO_REQUEST 8u
+
+#define PACKET_MAX_SACK 4u /* 40 bytes of options hold no more (RFC 2018 section 3) */
+
+struct packet_tcp {
+	uint16_t sport, dport;
+	uint32_t seq, ack;
+	uint16_t flags; /* the low 12 bits of the word: 8 flags, AE and the reserved bits */
+	uint16_t window;
+	uint16_t urgent;
+	uint16_t mss;            /* 0: option absent */
+	uint8_t wscale;          /* valid when has_wscale */
+	uint8_t sack_count;      /* blocks, at most PACKET_MAX_SACK */
+	bool has_wscale;         /* RFC 7323 */
+	bool has_sack_permitted; /* RFC 2018 */
+	bool has_fastopen; /* RFC 7413, cookie or cookie request, also the experimental kind */
+	bool has_auth;     /* MD5 or AO; the class is PACKET_OTHER then */
+	uint32_t ts_off;   /* offset of TSval, TSecr 4 behind it; 0: no timestamp option */
+	uint32_t tsval, tsecr;
+	uint32_t sack_off; /* offset of the first block's left edge; 0: no SACK option */
+};
+
+struct packet_udp {
+	uint16_t sport, dport;
+};
+
+struct packet_icmp {
+	uint8_t type, code;
+	uint16_t id; /* of echo request and reply, else 0 */
+};
+
+struct packet_arp {
+	uint16_t op; /* 1 request, 2 reply */
+	uint8_t sha[6], tha[6];
+	uint32_t spa, tpa;
+};
+
+struct packet {
+	struct frame *frame;
+	uint8_t class;                     /* enum packet_class */
+	uint8_t why;                       /* enum packet_why */
+	uint8_t proto;                     /* IPv4 protocol number, 0 when not IPv4 */
+	uint16_t ethertype;                /* of FRAME_AT_IP: from the IP version */
+	uint32_t src, dst;                 /* IPv4 */
+	uint32_t ip_off, ip_len;           /* IPv4 header and its length with options */
+	uint32_t l4_off;                   /* TCP, UDP, ICMP header; the ARP body */
+	uint32_t l4_len;                   /* bytes of it with payload, by IP total length */
+	uint32_t payload_off, payload_len; /* behind the TCP, UDP or 8-byte ICMP header */
+	union {
+		struct packet_tcp tcp;
+		struct packet_udp udp;
+		struct packet_icmp icmp;
+		struct packet_arp arp;
+	};
+};
+
+/*
+ * What tells one flow from another, seen from the VM so that both directions have the same key.
+ * Every byte is set, so that keys can be compared with memcmp and hashed as bytes.
+ *
+ * TCP, UDP: addresses and ports. ICMP echo: the identifier stands at the requester's port, the
+ * other port is 0; a request and its reply have the same key. Other ICMP: vm_port is the type,
+ * peer_port the code. ARP: sender and target address, peer_port is the operation.
+ */
+enum flow_kind {
+	FLOW_TCP = 1,
+	FLOW_UDP,
+	FLOW_ECHO_BY_VM,
+	FLOW_ECHO_BY_PEER,
+	FLOW_ICMP,
+	FLOW_ARP,
+};
+
+struct flow_key {
+	uint32_t vm_ip, peer_ip;
+	uint16_t vm_port, peer_port;
+	uint8_t proto; /* IPv4 protocol, 0 for ARP */
+	uint8_t kind;  /* enum flow_kind */
+	uint8_t zero[2];
+};
+
+/* Secret of the datagram digests, the same on both hosts, random bytes. */
+struct packet_digest_key {
+	uint8_t secret[192];
+};
+
+#define PACKET_DIGEST_LEN 16u
+
+/*
+ * Fills *ret_packet from the frame, which must outlive it. 0, or -EBADMSG (nothing written) when
+ * the frame is too short to have an EtherType or IP version; no network device emits such a frame.
+ *
+ * Checksums are not verified: the receiver does that, and rewriting keeps a wrong one wrong.
+ */
+int packet_parse(struct packet *ret_packet, struct frame *f);
+
+/* The words for an enum packet_why; never NULL. */
+const char *packet_why_name(enum packet_why why);
+
+/* The payload and its length in *ret_len; NULL and 0 for PACKET_OTHER. ARP: the 28-byte body. */
+const uint8_t *packet_payload(const struct packet *p, uint32_t *ret_len);
+
+/* Sequence space that a TCP packet takes: payload, SYN and FIN (RFC 9293 section 3.4). */
+uint32_t packet_seq_len(const struct packet *p);
+
+/* SACK block i < sack_count as it stands in the frame. */
+void packet_sack(const struct packet *p, uint32_t i, uint32_t *ret_left, uint32_t *ret_right);
+
+/* The flow's key. 0, or -EINVAL (nothing written) for PACKET_OTHER. */
+int packet_flow_key(const struct packet *p, enum packet_direction direction,
+                    struct flow_key *ret_key);
+
+/*
+ * The keyed digest (XXH3, 128 bits, canonical byte order) over what two VMs' datagrams must have
+ * in common besides the flow (rule R2). UDP: the payload. ICMP: the whole message without its
+ * checksum. ARP: the 28-byte body. A UDP segmentation-offload superframe (several datagrams) has
+ * its segment size in the digest: the same bytes cut otherwise are other datagrams.
+ * 0, or -EINVAL (nothing written) for other classes.
+ */
+int packet_digest_datagram(const struct packet *p, const struct packet_digest_key *key,
+                           uint8_t ret_digest[PACKET_DIGEST_LEN]);
+
+/*
+ * Sequence mapping (rule R7) of a TCP packet in place; nothing happens to other classes. Frame and
+ * view change together. The TCP checksum is updated incrementally (RFC 1624), unless the vnet
+ * header has VIRTIO_NET_HDR_F_NEEDS_CSUM: the field holds the pseudo header's sum then, which
+ * covers none of these fields.
+ *
+ * Out, VM to client: seq += seq_delta, TSval += ts_delta.
+ *
+ * In, client to VM, and only if ACK is set (without it the fields mean nothing: SYN, bare RST):
+ * ack -= seq_delta, both edges of every SACK block -= seq_delta (D-SACK, RFC 2883, included),
+ * TSecr -= ts_delta. A TSecr of 0 stays: stacks send and read it as "none".
+ */
+void packet_map_out(struct packet *p, uint32_t seq_delta, uint32_t ts_delta);
+void packet_map_in(struct packet *p, uint32_t seq_delta, uint32_t ts_delta);
+
+/* Replaces the acknowledgement number of a TCP packet that has ACK set; else nothing happens. */
+void packet_set_ack(struct packet *p, uint32_t ack);
+
+/*
+ * The transport checksum that TCP, UDP or ICMP should have, computed over every byte; 0 for other
+ * classes. (A computed 0 is returned as 0 for UDP too.)
+ */
+uint16_t packet_l4_checksum(const struct packet *p);
+
+/*
+ * One line about the packet for a log, without payload, always terminated:
+ * "tcp 10.0.0.1:80 > 10.0.0.2:1234 seq 1 ack 2 len 3 [P.]". Returns buf.
+ */
+const char *packet_describe(const struct packet *p, char *buf, size_t len);
+
+#endif
