@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "colo-proxy/link/messages.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static const char *const msg_names[] = {
+        "HEARTBEAT", "PROTECT", "READY",     "REFUSED", "STREAM",     "STREAM_BACK", "RUNNING",
+        "START",     "INPUT",   "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN", "CKPT_DATA",   "CKPT_END",
+        "COMMITTED", "LOADED",  "DIGEST",    "BROKEN",  "HANDOVER",   "TAKEN",       "UNPROTECT",
+};
+static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
+              "one name for each message");
+static_assert(sizeof(struct flow_key) == 16, "the flow key is 16 bytes on the wire");
+static_assert(sizeof(struct virtio_net_hdr_v1) == 12, "virtio 1.0 section 5.1.6");
+
+const char *msg_type_name(uint8_t type)
+{
+	if (type < MSG_HEARTBEAT || type >= MSG_TYPE_END)
+		return "unknown";
+	return msg_names[type - MSG_HEARTBEAT];
+}
+
+static void u32_pack(uint8_t out[4], uint32_t value)
+{
+	out[0] = value >> 24;
+	out[1] = value >> 16;
+	out[2] = value >> 8;
+	out[3] = value;
+}
+
+static uint32_t u32_unpack(const uint8_t in[4])
+{
+	return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
+}
+
+void u64_pack(uint8_t out[8], uint64_t value)
+{
+	u32_pack(out, value >> 32);
+	u32_pack(out + 4, (uint32_t)value);
+}
+
+uint64_t u64_unpack(const uint8_t in[8])
+{
+	return (uint64_t)u32_unpack(in) << 32 | u32_unpack(in + 4);
+}
+
+void heartbeat_pack(uint8_t out[HEARTBEAT_WIRE_LEN], const struct heartbeat *beat)
+{
+	memset(out, 0, HEARTBEAT_WIRE_LEN);
+	u64_pack(out, beat->sent_ns);
+	u64_pack(out + 8, beat->echo_ns);
+	u64_pack(out + 16, beat->held_ns);
+	u64_pack(out + 24, beat->consumed);
+	out[32] = beat->state;
+}
+
+int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t len)
+{
+	if (len != HEARTBEAT_WIRE_LEN)
+		return -EPROTO;
+	ret_beat->sent_ns = u64_unpack(payload);
+	ret_beat->echo_ns = u64_unpack(payload + 8);
+	ret_beat->held_ns = u64_unpack(payload + 16);
+	ret_beat->consumed = u64_unpack(payload + 24);
+	ret_beat->state = payload[32];
+	return 0;
+}
+
+/* The key travels field by field: its layout in memory is this host's affair. */
+static void key_pack(uint8_t out[16], const struct flow_key *key)
+{
+	memset(out, 0, 16);
+	u32_pack(out, key->vm_ip);
+	u32_pack(out + 4, key->peer_ip);
+	out[8] = key->vm_port >> 8;
+	out[9] = (uint8_t)key->vm_port;
+	out[10] = key->peer_port >> 8;
+	out[11] = (uint8_t)key->peer_port;
+	out[12] = key->proto;
+	out[13] = key->kind;
+}
+
+static void key_unpack(struct flow_key *ret_key, const uint8_t in[16])
+{
+	memset(ret_key, 0, sizeof(*ret_key));
+	ret_key->vm_ip = u32_unpack(in);
+	ret_key->peer_ip = u32_unpack(in + 4);
+	ret_key->vm_port = (uint16_t)(in[8] << 8 | in[9]);
+	ret_key->peer_port = (uint16_t)(in[10] << 8 | in[11]);
+	ret_key->proto = in[12];
+	ret_key->kind = in[13];
+}
+
+void digest_pack(uint8_t out[DIGEST_WIRE_LEN], const struct digest *digest)
+{
+	memset(out, 0, DIGEST_WIRE_LEN);
+	key_pack(out, &digest->key);
+	out[16] = digest->kind;
+	out[17] = digest->tcp_flags;
+	out[18] = digest->has_ts;
+	u32_pack(out + 20, digest->seq);
+	u32_pack(out + 24, digest->len);
+	u32_pack(out + 28, digest->ack);
+	u32_pack(out + 32, digest->tsval);
+	memcpy(out + 36, digest->hash, 16);
+}
+
+int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len)
+{
+	if (len < DIGEST_WIRE_LEN || payload[16] >= DIGEST_KIND_COUNT)
+		return -EPROTO;
+	key_unpack(&ret_digest->key, payload);
+	ret_digest->kind = payload[16];
+	ret_digest->tcp_flags = payload[17];
+	ret_digest->has_ts = payload[18] & 1;
+	ret_digest->seq = u32_unpack(payload + 20);
+	ret_digest->len = u32_unpack(payload + 24);
+	ret_digest->ack = u32_unpack(payload + 28);
+	ret_digest->tsval = u32_unpack(payload + 32);
+	memcpy(ret_digest->hash, payload + 36, 16);
+	return 0;
+}
+
+void flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_LEN], const struct flow_open *open)
+{
+	memset(out, 0, FLOW_OPEN_WIRE_LEN);
+	key_pack(out, &open->key);
+	u32_pack(out + 16, open->iss);
+	u32_pack(out + 20, open->ack);
+	u32_pack(out + 24, open->tsval);
+	out[28] = (uint8_t)((open->has_ack ? 1 : 0) | (open->has_ts ? 2 : 0));
+}
+
+int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t len)
+{
+	if (len != FLOW_OPEN_WIRE_LEN)
+		return -EPROTO;
+	key_unpack(&ret_open->key, payload);
+	ret_open->iss = u32_unpack(payload + 16);
+	ret_open->ack = u32_unpack(payload + 20);
+	ret_open->tsval = u32_unpack(payload + 24);
+	ret_open->has_ack = payload[28] & 1;
+	ret_open->has_ts = payload[28] & 2;
+	return 0;
+}
+
+void input_pack_head(uint8_t out[INPUT_HEAD_LEN], uint64_t index, const struct frame *frame)
+{
+	u64_pack(out, index);
+	memcpy(out + 8, &frame->vnet, sizeof(frame->vnet));
+}
+
+int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *payload, size_t len)
+{
+	struct frame *frame;
+
+	if (len < INPUT_HEAD_LEN + 14 || len - INPUT_HEAD_LEN > FRAME_MAX_LEN)
+		return -EPROTO;
+	frame = frame_new(len - INPUT_HEAD_LEN);
+	if (!frame)
+		return -ENOMEM;
+	memcpy(&frame->vnet, payload + 8, sizeof(frame->vnet));
+	frame->len = len - INPUT_HEAD_LEN;
+	memcpy(frame->data, payload + INPUT_HEAD_LEN, frame->len);
+	*ret_index = u64_unpack(payload);
+	*ret_frame = frame;
+	return 0;
+}

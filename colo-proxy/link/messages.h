@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_LINK_MESSAGES_H
+#define COLO_LINK_MESSAGES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/records.h"
+
+/*
+ * The messages of the two daemons, as payloads of the link's frames. All integers are big endian;
+ * offsets are bytes from the start of the payload. The frame's header carries the epoch (P -> S:
+ * the PVM's epoch; S -> P: the SVM's lineage). A payload of another length than stated is refused
+ * with -EPROTO.
+ *
+ *   type                 way     channel payload
+ *   HEARTBEAT            both    fast    0 u64 sent_ns (sender's clock), 8 u64 echo_ns (the last
+ *                                        sent_ns heard, 0: none), 16 u64 held_ns (between hearing
+ *                                        and echoing), 24 u64 consumed (P: input frames the PVM
+ *                                        has taken), 32 u8 state, 33 u8[7] zero
+ *   PROTECT              P -> S  fast    0 u32 memory MiB, 4 char[] what the VM is (machine, CPU,
+ *                                        version of QEMU ...), compared by S with its own
+ *   READY                S -> P  fast    empty: the SVM's QEMU waits for the stream
+ *   REFUSED              S -> P  fast    char[] why
+ *   STREAM               P -> S  bulk    bytes of the initial migration, in order
+ *   STREAM_BACK          S -> P  bulk    bytes of the return path, in order
+ *   RUNNING              S -> P  fast    empty: lineage 0 runs
+ *   START                P -> S  fast    0 u64 input_cut: epoch 0 has begun (see CKPT_BEGIN)
+ *   INPUT                P -> S  fast    0 u64 index, 8 u8[12] virtio_net_hdr_v1, 20 u8[] frame
+ *   FLOW_OPEN            P -> S  fast    see flow_open_pack()
+ *   TS_LEAD              P -> S  fast    0 u32 ticks
+ *   CKPT_BEGIN           P -> S  bulk    0 u64 size, 8 u64 input_cut: input frames with a smaller
+ *                                        index are in this checkpoint, others are not
+ *   CKPT_DATA            P -> S  bulk    0 u64 offset, 8 u8[] bytes
+ *   CKPT_END             P -> S  bulk    0 u8[16] XXH3-128 of all bytes
+ *   COMMITTED            S -> P  fast    empty: C(epoch) is whole and verified
+ *   LOADED               S -> P  fast    0 u64 load_ns: the SVM runs in this lineage
+ *   DIGEST               S -> P  fast    n x 56 bytes, see digest_pack()
+ *   BROKEN               P -> S  fast    empty: input was lost for this lineage; nothing of it is
+ *                                        compared until the next one
+ *   HANDOVER             P -> S  fast    0 u64 input_cut: the PVM stands still for good and this
+ *                                        side is silent; after C(epoch) the right to speak is S's
+ *   TAKEN                S -> P  fast    empty: S speaks
+ *   UNPROTECT            P -> S  fast    char[] why: P goes on alone; S gives its copy up
+ */
+
+enum msg_type {
+	MSG_HEARTBEAT = 16,
+	MSG_PROTECT,
+	MSG_READY,
+	MSG_REFUSED,
+	MSG_STREAM,
+	MSG_STREAM_BACK,
+	MSG_RUNNING,
+	MSG_START,
+	MSG_INPUT,
+	MSG_FLOW_OPEN,
+	MSG_TS_LEAD,
+	MSG_CKPT_BEGIN,
+	MSG_CKPT_DATA,
+	MSG_CKPT_END,
+	MSG_COMMITTED,
+	MSG_LOADED,
+	MSG_DIGEST,
+	MSG_BROKEN,
+	MSG_HANDOVER,
+	MSG_TAKEN,
+	MSG_UNPROTECT,
+	MSG_TYPE_END,
+};
+
+#define DIGEST_WIRE_LEN    56u
+#define FLOW_OPEN_WIRE_LEN 32u
+#define HEARTBEAT_WIRE_LEN 40u
+#define INPUT_HEAD_LEN     20u
+
+const char *msg_type_name(uint8_t type);
+
+struct heartbeat {
+	uint64_t sent_ns;
+	uint64_t echo_ns;
+	uint64_t held_ns;
+	uint64_t consumed;
+	uint8_t state;
+};
+
+void heartbeat_pack(uint8_t out[HEARTBEAT_WIRE_LEN], const struct heartbeat *beat);
+int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t len);
+
+/* 0 u8[16] flow key, 16 u8 kind, 17 u8 TCP flags, 18 u8 bit 0: has tsval, 19 zero, 20 u32 seq,
+ * 24 u32 len, 28 u32 ack, 32 u32 tsval, 36 u8[16] hash, 52 zero. */
+void digest_pack(uint8_t out[DIGEST_WIRE_LEN], const struct digest *digest);
+int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len);
+
+/* 0 u8[16] flow key, 16 u32 iss, 20 u32 ack, 24 u32 tsval, 28 u8 bit 0: has ack, bit 1: has
+ * tsval, 29 zero. */
+void flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_LEN], const struct flow_open *open);
+int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t len);
+
+/* The head of an INPUT message; the frame's bytes follow. */
+void input_pack_head(uint8_t out[INPUT_HEAD_LEN], uint64_t index, const struct frame *frame);
+/* A new frame from an INPUT message. 0, -EPROTO, -ENOMEM. */
+int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *payload, size_t len);
+
+void u64_pack(uint8_t out[8], uint64_t value);
+uint64_t u64_unpack(const uint8_t in[8]);
+
+#endif
