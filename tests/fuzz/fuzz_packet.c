@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Packets from arbitrary bytes: the parser stays inside the frame, its invariants hold, the view
+ * after a rewrite equals a fresh parse, and a rewrite can be undone.
+ *
+ * Input: byte 0 bit 0 the frame starts at the IP header, bit 1 partial checksum at the TCP header;
+ * byte 1 gso_type; bytes 2-5 and 6-9 (host order) the deltas; then the frame.
+ */
+#include <endian.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "colo-proxy/core/packet.h"
+
+#define HEADER 10u
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void require(bool holds)
+{
+	if (!holds)
+		abort();
+}
+
+static void check_view(const struct packet *p)
+{
+	const struct frame *f = p->frame;
+	uint32_t tcp_end = p->payload_off;
+
+	if (p->class == PACKET_OTHER) {
+		require(p->why != PACKET_WHY_NONE && p->why < PACKET_WHY_COUNT);
+		return;
+	}
+	require(p->why == PACKET_WHY_NONE);
+	require(p->ip_off + p->ip_len <= p->l4_off);
+	require(p->l4_off + p->l4_len <= f->len);
+	require(p->payload_off >= p->l4_off);
+	require(p->payload_off + p->payload_len == p->l4_off + p->l4_len);
+	if (p->class != PACKET_TCP)
+		return;
+	require(!p->tcp.ts_off || p->tcp.ts_off + 8 <= tcp_end);
+	require(p->tcp.sack_count <= PACKET_MAX_SACK);
+	require(p->tcp.sack_off + p->tcp.sack_count * 8u <= tcp_end);
+}
+
+static void check_uses(const struct packet *p)
+{
+	static const struct packet_digest_key key;
+	uint8_t digest[PACKET_DIGEST_LEN];
+	struct flow_key out, in;
+	char text[160];
+	uint32_t len, i, left, right;
+	const uint8_t *payload = packet_payload(p, &len);
+
+	require(p->class == PACKET_OTHER ? !payload && !len : payload != NULL);
+	require(memchr(packet_describe(p, text, sizeof(text)), 0, sizeof(text)) != NULL);
+	require((packet_flow_key(p, PACKET_FROM_VM, &out) == 0) == (p->class != PACKET_OTHER));
+	require((packet_flow_key(p, PACKET_TO_VM, &in) == 0) == (p->class != PACKET_OTHER));
+	require((packet_digest_datagram(p, &key, digest) == 0) ==
+	        (p->class != PACKET_OTHER && p->class != PACKET_TCP));
+	(void)packet_l4_checksum(p);
+	require(packet_seq_len(p) <= p->payload_len + 2);
+	if (p->class != PACKET_TCP)
+		return;
+	for (i = 0; i < p->tcp.sack_count; i++)
+		packet_sack(p, i, &left, &right);
+}
+
+static void check_current(const struct packet *p)
+{
+	struct packet again;
+
+	require(packet_parse(&again, p->frame) == 0);
+	require(again.class == p->class && again.why == p->why);
+	require(again.payload_off == p->payload_off && again.payload_len == p->payload_len);
+	if (p->class != PACKET_TCP)
+		return;
+	require(again.tcp.seq == p->tcp.seq && again.tcp.ack == p->tcp.ack);
+	require(again.tcp.tsval == p->tcp.tsval && again.tcp.tsecr == p->tcp.tsecr);
+	require(again.tcp.sack_off == p->tcp.sack_off && again.tcp.ts_off == p->tcp.ts_off);
+}
+
+static void check_rewrite(struct packet *p, uint32_t seq_delta, uint32_t ts_delta)
+{
+	struct frame *before = frame_copy(p->frame);
+	uint8_t *csum, *csum_before;
+
+	require(before != NULL);
+	packet_map_out(p, seq_delta, ts_delta);
+	check_current(p);
+	packet_map_in(p, seq_delta, ts_delta);
+	check_current(p);
+	packet_set_ack(p, p->tcp.ack + 1);
+	packet_set_ack(p, p->tcp.ack - 1);
+	if (p->class == PACKET_TCP && p->tcp.ts_off && !p->tcp.tsecr) {
+		frame_free(before); /* a TSecr that became 0 stays 0 */
+		return;
+	}
+	packet_map_in(p, -seq_delta, -ts_delta);
+	packet_map_out(p, -seq_delta, -ts_delta);
+	if (p->class == PACKET_TCP) { /* 0xffff is no checksum; an update may make it 0 */
+		csum = p->frame->data + p->l4_off + 16;
+		csum_before = before->data + p->l4_off + 16;
+		if (csum_before[0] == 0xff && csum_before[1] == 0xff)
+			memcpy(csum_before, csum, 2);
+	}
+	require(memcmp(before->data, p->frame->data, before->len) == 0);
+	frame_free(before);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct packet p;
+	struct frame *f;
+	uint32_t deltas[2];
+
+	if (size < HEADER || size > HEADER + FRAME_MAX_LEN)
+		return 0;
+	f = frame_new(size - HEADER);
+	require(f != NULL);
+	f->len = (uint32_t)(size - HEADER);
+	memcpy(f->data, data + HEADER, f->len);
+	memcpy(deltas, data + 2, sizeof(deltas));
+	f->start = data[0] & 1 ? FRAME_AT_IP : FRAME_AT_ETHERNET;
+	f->vnet.gso_type = data[1];
+	f->vnet.gso_size = htole16(100);
+	if (data[0] & 2) {
+		f->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+		f->vnet.csum_start = htole16(34);
+		f->vnet.csum_offset = htole16(16);
+	}
+	if (packet_parse(&p, f) == 0) {
+		check_view(&p);
+		check_uses(&p);
+		check_rewrite(&p, deltas[0], deltas[1]);
+	}
+	frame_free(f);
+	return 0;
+}
