@@ -1,0 +1,954 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The primary's hold: theory of operation
+ *
+ * Goal: release what the PVM says at the earliest moment that R1 allows, and never before.
+ *
+ * Every frame that the PVM emits in epoch e is appended to one list in order of arrival, tagged
+ * with e, and to the list of its flow. It leaves
+ *  (a) by match: lineage e of the SVM has been seen to say the equivalent; or
+ *  (b) by commit: a checkpoint C(j), j > e, is committed.
+ * Nothing else takes a frame out while protected: not a limit, not a timer. A flow's frames leave
+ * in the order in which they came, whatever releases them.
+ *
+ * TCP is compared as a stream. For each flow and epoch a `struct view` knows which part of the
+ * PVM's sequence space is covered: said by the SVM with the same bytes, or said before the epoch
+ * began. The secondary sends the SVM's stream as digests of consecutive ranges (each byte once,
+ * retransmissions left out), in the PVM's numbers. A digest is verified against the bytes of the
+ * held frames, whose boundaries may differ: when the frames that hold its range are all there, the
+ * hash over them must be equal, and coverage advances to the digest's end. A frame is releasable
+ * when coverage has passed its end and the SVM has acknowledged at least what the frame does.
+ *
+ * What a fresh lineage has in common with the PVM needs no digest: bytes below the highest
+ * sequence number that the PVM had sent at the cut, and acknowledgements up to the highest that it
+ * had sent then, are in C(e) itself. What is retransmitted of it in epoch e goes out at once; C(e)
+ * is committed then, since no digest of lineage e, and no release in e, can come before (hold_cut
+ * states what is demanded of the caller).
+ *
+ * Two views are kept for each flow, for the current epoch and the one before, whose checkpoint is
+ * in flight. A frame whose view is gone can only be committed.
+ *
+ * Datagrams (UDP, ICMP, ARP) are compared one by one, in order within their flow.
+ *
+ * A difference ends the comparison of that flow for the epoch (view->broken) and asks for a
+ * checkpoint, once for each cause and epoch; a frame that waits for too long asks, too. What is not
+ * comparable has no flow, and asks when it is late.
+ *
+ * Invariants: every held frame is in the list of all, and in exactly one flow's list unless it is
+ * not comparable; epochs in the list of all never decrease; bytes and packets equal the list's sums.
+ *
+ * Limits: a table that is full of flows with held frames makes new flows incomparable (commit
+ * only), and asks for a checkpoint. Unverified digests of a flow beyond max_digests break its
+ * view. A full hold (hold_has_room() is false) makes the caller stop reading.
+ */
+#include "colo-proxy/core/hold.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "colo-proxy/core/seq.h"
+
+#define TS_LEAD_GRAIN  128u           /* ticks; told in steps, so that it is told seldom */
+#define TS_SEEN_WITHIN 1000000000ull  /* ns: older sights of the SVM's clock say nothing */
+#define EVICT_TRIES    16u
+#define NO_EPOCH       UINT32_MAX
+
+struct held {
+	struct held *older, *newer;   /* all, by arrival */
+	struct held *flow_next;       /* of the flow, by arrival */
+	struct flow *flow;            /* NULL: not comparable */
+	struct frame *frame;
+	struct packet packet;
+	uint64_t arrived;
+	uint32_t epoch;
+	uint32_t incarnation;         /* TCP: of the 4-tuple, see struct flow */
+	uint32_t end;                 /* TCP: sequence number behind it */
+};
+
+struct pending {
+	struct pending *next;
+	struct digest digest;
+};
+
+struct view {
+	uint32_t epoch;               /* NO_EPOCH: unused */
+	bool broken;                  /* nothing more of the flow matches in this epoch */
+	bool covered_known;
+	bool covered_low_open;        /* everything below covered_end is covered */
+	bool ack_known;
+	bool rst;
+	bool ts_known;
+	uint32_t covered_start, covered_end;
+	uint32_t base_end;            /* with covered_low_open: where the epoch began */
+	uint32_t ack;                 /* the SVM's */
+	uint32_t rst_seq;
+	uint32_t ts;
+	uint64_t ts_at;
+	struct pending *head, *tail;  /* digests to be verified */
+	uint32_t pending;
+};
+
+struct flow {
+	struct flow *bucket_next;
+	struct flow *lru_older, *lru_newer;
+	struct flow *touched_next;
+	struct flow_key key;
+	struct held *head, *tail;
+	struct view view[2];
+	uint32_t incarnation;         /* counts the connections that used the 4-tuple */
+	uint32_t iss, snd_max, ack_max;
+	uint32_t open_epoch;          /* in which the secondary was told of iss */
+	bool iss_known, snd_known, ack_known, touched;
+};
+
+struct hold {
+	struct packet_digest_key key;
+	XXH3_state_t *hash;
+	struct hold_limits limits;
+	const struct hold_ops *ops;
+	void *ctx;
+	bool protected;
+	uint32_t epoch, committed;
+	uint32_t broken_epoch;        /* of hold_break(); NO_EPOCH */
+	uint32_t requested;           /* bit mask of enum ckpt_cause, of this epoch */
+	uint32_t ts_lead[2];          /* told in this epoch and the one before */
+	struct held *oldest, *newest, *first_of_epoch;
+	struct flow *lru_oldest, *lru_newest, *touched;
+	struct flow **buckets;
+	uint32_t bucket_mask;
+	struct hold_stats stats;
+};
+
+/* ---- flows ---- */
+
+static uint32_t key_bucket(const struct hold *hold, const struct flow_key *key)
+{
+	return (uint32_t)XXH3_64bits_withSecret(key, sizeof(*key), hold->key.secret,
+						sizeof(hold->key.secret)) &
+	       hold->bucket_mask;
+}
+
+static void lru_unlink(struct hold *hold, struct flow *flow)
+{
+	*(flow->lru_older ? &flow->lru_older->lru_newer : &hold->lru_oldest) = flow->lru_newer;
+	*(flow->lru_newer ? &flow->lru_newer->lru_older : &hold->lru_newest) = flow->lru_older;
+	flow->lru_older = flow->lru_newer = NULL;
+}
+
+static void lru_push(struct hold *hold, struct flow *flow)
+{
+	flow->lru_older = hold->lru_newest;
+	*(hold->lru_newest ? &hold->lru_newest->lru_newer : &hold->lru_oldest) = flow;
+	hold->lru_newest = flow;
+}
+
+static void view_clear(struct view *view)
+{
+	while (view->head) {
+		struct pending *next = view->head->next;
+
+		free(view->head);
+		view->head = next;
+	}
+	memset(view, 0, sizeof(*view));
+	view->epoch = NO_EPOCH;
+}
+
+static void flow_free(struct hold *hold, struct flow *flow)
+{
+	struct flow **at = &hold->buckets[key_bucket(hold, &flow->key)];
+
+	while (*at != flow)
+		at = &(*at)->bucket_next;
+	*at = flow->bucket_next;
+	lru_unlink(hold, flow);
+	view_clear(&flow->view[0]);
+	view_clear(&flow->view[1]);
+	free(flow);
+	hold->stats.now_flows--;
+}
+
+/* What an evicted flow knew is lost, which is safe: its next packets wait for the SVM's own. */
+static bool evict_one(struct hold *hold)
+{
+	struct flow *flow = hold->lru_oldest;
+
+	for (uint32_t i = 0; flow && i < EVICT_TRIES; i++, flow = flow->lru_newer) {
+		if (flow->head || flow->touched)
+			continue;
+		flow_free(hold, flow);
+		hold->stats.flows_evicted++;
+		return true;
+	}
+	return false;
+}
+
+/* The flow of a key, made if need be; NULL when the table is full of busy flows. */
+static struct flow *flow_get(struct hold *hold, const struct flow_key *key)
+{
+	struct flow **bucket = &hold->buckets[key_bucket(hold, key)];
+	struct flow *flow;
+
+	for (flow = *bucket; flow; flow = flow->bucket_next) {
+		if (memcmp(&flow->key, key, sizeof(*key)) == 0) {
+			if (hold->lru_newest != flow) {
+				lru_unlink(hold, flow);
+				lru_push(hold, flow);
+			}
+			return flow;
+		}
+	}
+	if (hold->stats.now_flows >= hold->limits.max_flows && !evict_one(hold))
+		return NULL;
+	flow = calloc(1, sizeof(*flow));
+	if (!flow)
+		return NULL;
+	flow->key = *key;
+	flow->open_epoch = NO_EPOCH;
+	flow->view[0].epoch = flow->view[1].epoch = NO_EPOCH;
+	flow->bucket_next = *bucket;
+	*bucket = flow;
+	lru_push(hold, flow);
+	hold->stats.now_flows++;
+	if (hold->stats.now_flows > hold->stats.high_flows)
+		hold->stats.high_flows = hold->stats.now_flows;
+	return flow;
+}
+
+/*
+ * The flow's view of an epoch, made at first use; NULL for an epoch that is over. At first use
+ * nothing that the flow said in this epoch has been noted, so that snd_max and ack_max are those
+ * of the cut.
+ */
+static struct view *view_get(struct flow *flow, uint32_t epoch)
+{
+	struct view *view = &flow->view[epoch & 1];
+
+	if (view->epoch == epoch)
+		return view;
+	if (view->epoch != NO_EPOCH && view->epoch > epoch)
+		return NULL;
+	view_clear(view);
+	view->epoch = epoch;
+	if (flow->snd_known) {
+		view->covered_known = view->covered_low_open = true;
+		view->covered_end = view->base_end = flow->snd_max;
+	}
+	if (flow->ack_known) {
+		view->ack_known = true;
+		view->ack = flow->ack_max;
+	}
+	return view;
+}
+
+/* ---- asking for checkpoints ---- */
+
+static void request(struct hold *hold, enum ckpt_cause cause, const struct flow *flow,
+		    uint32_t seq, const char *what)
+{
+	struct divergence why = { .cause = cause, .epoch = hold->epoch, .seq = seq, .what = what };
+
+	if (!hold->protected || (hold->requested & (1u << cause)))
+		return;
+	hold->requested |= 1u << cause;
+	if (flow)
+		why.key = flow->key;
+	hold->ops->request(hold->ctx, &why);
+}
+
+static void mismatch(struct hold *hold, struct flow *flow, struct view *view, uint32_t seq,
+		     const char *what)
+{
+	const struct held *held = flow->head;
+
+	view->broken = true;
+	if (held)
+		hold->stats.by_class[held->packet.class].mismatched++;
+	if (view->epoch == hold->epoch)
+		request(hold, CKPT_MISMATCH, flow, seq, what);
+}
+
+/* ---- holding and releasing ---- */
+
+static void count(uint64_t *packets, uint64_t *bytes, const struct frame *frame)
+{
+	(*packets)++;
+	*bytes += frame->len;
+}
+
+static void let_out(struct hold *hold, struct frame *frame, const struct packet *packet,
+		    enum release_why why, uint64_t held_ns)
+{
+	struct hold_class_stats *stats = &hold->stats.by_class[packet->class];
+
+	if (why == RELEASE_MATCH)
+		count(&stats->matched_packets, &stats->matched_bytes, frame);
+	else if (why == RELEASE_COMMIT)
+		count(&stats->committed_packets, &stats->committed_bytes, frame);
+	else
+		count(&stats->unprotected_packets, &stats->unprotected_bytes, frame);
+	if (why != RELEASE_UNPROTECTED && held_ns > hold->limits.late_ns)
+		stats->late++;
+	hold->ops->release(hold->ctx, frame, packet, why, held_ns);
+}
+
+static void unlink_all(struct hold *hold, struct held *held)
+{
+	*(held->older ? &held->older->newer : &hold->oldest) = held->newer;
+	*(held->newer ? &held->newer->older : &hold->newest) = held->older;
+	if (hold->first_of_epoch == held)
+		hold->first_of_epoch = held->newer;
+	hold->stats.now_packets--;
+	hold->stats.now_bytes -= held->frame->len;
+}
+
+static void release(struct hold *hold, struct held *held, enum release_why why, uint64_t now)
+{
+	struct flow *flow = held->flow;
+
+	if (flow) {
+		assert(flow->head == held); /* a flow's frames leave in order */
+		flow->head = held->flow_next;
+		if (!flow->head)
+			flow->tail = NULL;
+	}
+	unlink_all(hold, held);
+	let_out(hold, held->frame, &held->packet, why, now - held->arrived);
+	free(held);
+}
+
+static int append(struct hold *hold, struct frame *frame, const struct packet *packet,
+		  struct flow *flow, uint64_t now)
+{
+	struct held *held = malloc(sizeof(*held));
+
+	if (!held)
+		return -ENOMEM;
+	*held = (struct held){
+		.older = hold->newest,
+		.flow = flow,
+		.frame = frame,
+		.packet = *packet,
+		.arrived = now,
+		.epoch = hold->epoch,
+		.incarnation = flow ? flow->incarnation : 0,
+	};
+	if (packet->class == PACKET_TCP)
+		held->end = packet->tcp.seq + packet_seq_len(packet);
+	*(hold->newest ? &hold->newest->newer : &hold->oldest) = held;
+	hold->newest = held;
+	if (!hold->first_of_epoch)
+		hold->first_of_epoch = held;
+	if (flow) {
+		*(flow->tail ? &flow->tail->flow_next : &flow->head) = held;
+		flow->tail = held;
+	}
+	hold->stats.now_packets++;
+	hold->stats.now_bytes += frame->len;
+	if (hold->stats.now_packets > hold->stats.high_packets)
+		hold->stats.high_packets = hold->stats.now_packets;
+	if (hold->stats.now_bytes > hold->stats.high_bytes)
+		hold->stats.high_bytes = hold->stats.now_bytes;
+	count(&hold->stats.by_class[packet->class].held_packets,
+	      &hold->stats.by_class[packet->class].held_bytes, frame);
+	return 0;
+}
+
+/* Tells the secondary how far the PVM's timestamp clock leads, before a packet shows it. */
+static void note_ts_lead(struct hold *hold, const struct view *view, const struct packet *packet,
+			 uint64_t now)
+{
+	uint32_t *told = &hold->ts_lead[view->epoch & 1];
+	int32_t lead;
+
+	if (!packet->tcp.ts_off || !view->ts_known || now - view->ts_at > TS_SEEN_WITHIN)
+		return;
+	lead = seq_diff(packet->tcp.tsval, view->ts);
+	if (lead <= 0 || (uint32_t)lead <= *told)
+		return;
+	*told = ((uint32_t)lead / TS_LEAD_GRAIN + 1) * TS_LEAD_GRAIN;
+	hold->ops->ts_lead(hold->ctx, view->epoch, *told);
+}
+
+static bool range_covered(const struct view *view, const struct held *held)
+{
+	uint32_t seq = held->packet.tcp.seq;
+
+	if (seq == held->end)
+		return true; /* nothing of the stream in it, and those before it are gone */
+	return view->covered_known && seq_leq(held->end, view->covered_end) &&
+	       (view->covered_low_open || seq_geq(seq, view->covered_start));
+}
+
+/* R1 (a) and R2 for one TCP segment. */
+static bool segment_matches(const struct view *view, const struct held *held)
+{
+	const struct packet_tcp *tcp = &held->packet.tcp;
+
+	if (!range_covered(view, held))
+		return false;
+	if ((tcp->flags & PACKET_RST) && !(view->rst && view->rst_seq == tcp->seq))
+		return false;
+	if (!(tcp->flags & PACKET_ACK))
+		return true;
+	return view->ack_known && seq_leq(tcp->ack, view->ack);
+}
+
+static bool datagram_matches(struct hold *hold, struct flow *flow, struct view *view,
+			     const struct held *held)
+{
+	struct pending *said = view->head;
+	uint8_t hash[PACKET_DIGEST_LEN];
+
+	if (!said || packet_digest_datagram(&held->packet, &hold->key, hash) != 0)
+		return false;
+	if (memcmp(said->digest.hash, hash, sizeof(hash)) != 0) {
+		mismatch(hold, flow, view, 0, "the SVM sent another datagram");
+		return false;
+	}
+	view->head = said->next;
+	if (!view->head)
+		view->tail = NULL;
+	view->pending--;
+	free(said);
+	return true;
+}
+
+/* Releases from the flow's head what matches. */
+static void release_matched(struct hold *hold, struct flow *flow, uint64_t now)
+{
+	while (flow->head) {
+		struct held *held = flow->head;
+		struct view *view = &flow->view[held->epoch & 1];
+
+		if (view->epoch != held->epoch || held->epoch == hold->broken_epoch)
+			return;
+		if (held->packet.class == PACKET_TCP) {
+			if (held->incarnation != flow->incarnation ||
+			    !segment_matches(view, held))
+				return;
+			note_ts_lead(hold, view, &held->packet, now);
+		} else if (view->broken || !datagram_matches(hold, flow, view, held)) {
+			return;
+		}
+		release(hold, held, RELEASE_MATCH, now);
+	}
+}
+
+/* ---- verifying the SVM's stream ---- */
+
+enum verdict {
+	VERDICT_EQUAL,
+	VERDICT_WAIT, /* the PVM has not said it all yet */
+	VERDICT_DIFFERENT,
+};
+
+static uint32_t data_start(const struct held *held)
+{
+	return held->packet.tcp.seq + !!(held->packet.tcp.flags & PACKET_SYN);
+}
+
+/* The held frame of this view that has the stream's byte at `seq`; *ret_fin: its FIN is there. */
+static const struct held *find_byte(const struct flow *flow, const struct view *view, uint32_t seq,
+				    bool *ret_fin)
+{
+	*ret_fin = false;
+	for (const struct held *held = flow->head; held; held = held->flow_next) {
+		uint32_t start, end;
+
+		if (held->epoch != view->epoch || held->incarnation != flow->incarnation)
+			continue;
+		start = data_start(held);
+		end = start + held->packet.payload_len;
+		if (seq_leq(start, seq) && seq_lt(seq, end))
+			return held;
+		if (seq == end && (held->packet.tcp.flags & PACKET_FIN))
+			*ret_fin = true;
+	}
+	return NULL;
+}
+
+/* Compares `len` bytes from `seq` on with the hash. */
+static enum verdict verify_bytes(const struct hold *hold, const struct flow *flow,
+				 const struct view *view, uint32_t seq, uint32_t len,
+				 const uint8_t hash[16])
+{
+	XXH128_canonical_t canonical;
+	uint32_t done = 0;
+
+	XXH3_128bits_reset_withSecret(hold->hash, hold->key.secret, sizeof(hold->key.secret));
+	while (done < len) {
+		bool fin;
+		const struct held *held = find_byte(flow, view, seq + done, &fin);
+		uint32_t skip, part;
+
+		if (!held)
+			return fin ? VERDICT_DIFFERENT : VERDICT_WAIT;
+		skip = seq + done - data_start(held);
+		part = held->packet.payload_len - skip;
+		if (part > len - done)
+			part = len - done;
+		XXH3_128bits_update(hold->hash,
+				    held->frame->data + held->packet.payload_off + skip, part);
+		done += part;
+	}
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hold->hash));
+	return memcmp(canonical.digest, hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+}
+
+static enum verdict verify_syn(const struct hold *hold, const struct flow *flow,
+			       const struct view *view, const struct digest *said)
+{
+	for (const struct held *held = flow->head; held; held = held->flow_next) {
+		uint8_t hash[16];
+
+		if (held->epoch != view->epoch || held->incarnation != flow->incarnation ||
+		    !(held->packet.tcp.flags & PACKET_SYN) || held->packet.tcp.seq != said->seq)
+			continue;
+		digest_syn(&hold->key, &held->packet.tcp, hash);
+		return memcmp(hash, said->hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+	}
+	return VERDICT_WAIT;
+}
+
+static enum verdict verify_fin(const struct flow *flow, const struct view *view, uint32_t seq)
+{
+	bool fin;
+
+	if (find_byte(flow, view, seq, &fin))
+		return VERDICT_DIFFERENT;
+	return fin ? VERDICT_EQUAL : VERDICT_WAIT;
+}
+
+/* Verifies the next part of a digest that begins where coverage ends; advances both. */
+static enum verdict verify_part(const struct hold *hold, const struct flow *flow,
+				struct view *view, struct digest *said)
+{
+	bool fin = said->tcp_flags & PACKET_FIN;
+	enum verdict verdict;
+	uint32_t part;
+
+	if (said->tcp_flags & PACKET_SYN) {
+		part = said->len;
+		verdict = verify_syn(hold, flow, view, said);
+	} else if (said->len > fin) {
+		part = said->len - fin;
+		verdict = verify_bytes(hold, flow, view, said->seq, part, said->hash);
+	} else {
+		part = 1;
+		verdict = verify_fin(flow, view, said->seq);
+	}
+	if (verdict != VERDICT_EQUAL)
+		return verdict;
+	said->seq += part;
+	said->len -= part;
+	view->covered_end += part;
+	return VERDICT_EQUAL;
+}
+
+static void pop_pending(struct view *view)
+{
+	struct pending *first = view->head;
+
+	view->head = first->next;
+	if (!view->head)
+		view->tail = NULL;
+	view->pending--;
+	free(first);
+}
+
+/* Verifies as many of the SVM's digests as the PVM's held bytes allow. */
+static void verify(struct hold *hold, struct flow *flow, struct view *view)
+{
+	while (view->head && !view->broken) {
+		struct digest *said = &view->head->digest;
+
+		if (!view->covered_known) {
+			view->covered_known = true;
+			view->covered_start = view->covered_end = said->seq;
+		}
+		if (said->len == 0 ||
+		    (view->covered_low_open &&
+		     seq_leq(said->seq + said->len, view->covered_end))) {
+			pop_pending(view);
+			continue;
+		}
+		if (said->seq != view->covered_end) {
+			mismatch(hold, flow, view, said->seq,
+				 "the SVM's stream goes on at another place");
+			return;
+		}
+		switch (verify_part(hold, flow, view, said)) {
+		case VERDICT_EQUAL:
+			break;
+		case VERDICT_WAIT:
+			return;
+		case VERDICT_DIFFERENT:
+			mismatch(hold, flow, view, said->seq, "the SVM's stream has other bytes");
+			return;
+		}
+	}
+}
+
+/* ---- the PVM speaks ---- */
+
+/* A SYN with another initial sequence number: the 4-tuple is used by a new connection. What waits
+ * of the old one can only be committed. */
+static void new_incarnation(struct flow *flow, struct view *view, const struct packet_tcp *tcp)
+{
+	uint32_t epoch = view->epoch;
+
+	view_clear(view);
+	view->epoch = epoch;
+	view->covered_known = true;
+	view->covered_start = view->covered_end = tcp->seq;
+	flow->incarnation++;
+	flow->iss = tcp->seq;
+	flow->iss_known = true;
+	flow->snd_known = true;
+	flow->snd_max = tcp->seq;
+	flow->ack_known = false;
+	flow->open_epoch = NO_EPOCH;
+}
+
+static void tell_flow_open(struct hold *hold, struct flow *flow, const struct packet_tcp *tcp)
+{
+	struct flow_open open = {
+		.key = flow->key,
+		.iss = tcp->seq,
+		.has_ack = tcp->flags & PACKET_ACK,
+		.ack = (tcp->flags & PACKET_ACK) ? tcp->ack : 0,
+		.has_ts = tcp->ts_off != 0,
+		.tsval = tcp->tsval,
+	};
+
+	if (flow->open_epoch == hold->epoch)
+		return;
+	flow->open_epoch = hold->epoch;
+	hold->ops->flow_open(hold->ctx, hold->epoch, &open);
+}
+
+/* What the PVM has sent and acknowledged so far: the base of the next epoch's view. */
+static void note_sent(struct flow *flow, const struct packet *packet)
+{
+	uint32_t end = packet->tcp.seq + packet_seq_len(packet);
+
+	if (!(packet->tcp.flags & PACKET_RST)) {
+		flow->snd_max = flow->snd_known ? seq_max(flow->snd_max, end) : end;
+		flow->snd_known = true;
+	}
+	if (packet->tcp.flags & PACKET_ACK) {
+		flow->ack_max = flow->ack_known ? seq_max(flow->ack_max, packet->tcp.ack)
+						: packet->tcp.ack;
+		flow->ack_known = true;
+	}
+}
+
+/* Prepares a TCP segment's flow and view. */
+static void note_segment(struct hold *hold, struct flow *flow, const struct packet *packet)
+{
+	struct view *view = view_get(flow, hold->epoch);
+	const struct packet_tcp *tcp = &packet->tcp;
+
+	assert(view); /* the current epoch's view is never over */
+	if (tcp->flags & PACKET_SYN) {
+		if (!flow->iss_known || flow->iss != tcp->seq)
+			new_incarnation(flow, view, tcp);
+		if (hold->protected)
+			tell_flow_open(hold, flow, tcp);
+	}
+	note_sent(flow, packet);
+}
+
+static void note_limits(struct hold *hold)
+{
+	if (hold->stats.now_bytes > hold->limits.max_bytes / 2 ||
+	    hold->stats.now_packets > hold->limits.max_packets / 2)
+		request(hold, CKPT_PRESSURE, NULL, 0, "held output nears its limit");
+}
+
+/* The flow that the packet is compared in; NULL: not comparable. */
+static struct flow *flow_of(struct hold *hold, const struct packet *packet)
+{
+	struct flow_key key;
+	struct flow *flow;
+
+	if (packet_flow_key(packet, PACKET_FROM_VM, &key) != 0)
+		return NULL;
+	if (packet->class == PACKET_TCP && digest_tcp_exempt(packet))
+		return NULL;
+	flow = flow_get(hold, &key);
+	if (!flow)
+		request(hold, CKPT_PRESSURE, NULL, 0, "the flow table is full");
+	return flow;
+}
+
+int hold_output(struct hold *hold, struct frame *frame, uint64_t now)
+{
+	struct packet packet;
+	struct flow *flow;
+	int r;
+
+	if (packet_parse(&packet, frame) != 0)
+		packet = (struct packet){ .frame = frame, .class = PACKET_OTHER };
+	flow = flow_of(hold, &packet);
+	if (flow && packet.class == PACKET_TCP)
+		note_segment(hold, flow, &packet);
+	if (!hold->protected) {
+		let_out(hold, frame, &packet, RELEASE_UNPROTECTED, 0);
+		return 0;
+	}
+	r = append(hold, frame, &packet, flow, now);
+	if (r < 0) {
+		frame_free(frame);
+		request(hold, CKPT_PRESSURE, flow, 0, "no memory for held output");
+		return r;
+	}
+	note_limits(hold);
+	if (!flow)
+		return 0;
+	if (packet.class == PACKET_TCP)
+		verify(hold, flow, view_get(flow, hold->epoch));
+	else
+		(void)view_get(flow, hold->epoch);
+	release_matched(hold, flow, now);
+	return 0;
+}
+
+/* ---- the SVM speaks ---- */
+
+static void add_pending(struct hold *hold, struct flow *flow, struct view *view,
+			const struct digest *digest)
+{
+	struct pending *pending;
+
+	if (view->broken)
+		return;
+	if (view->pending >= hold->limits.max_digests) {
+		view->broken = true;
+		request(hold, CKPT_PRESSURE, flow, digest->seq, "the SVM is too far ahead");
+		return;
+	}
+	pending = malloc(sizeof(*pending));
+	if (!pending) {
+		view->broken = true;
+		request(hold, CKPT_PRESSURE, flow, digest->seq, "no memory for a digest");
+		return;
+	}
+	pending->next = NULL;
+	pending->digest = *digest;
+	*(view->tail ? &view->tail->next : &view->head) = pending;
+	view->tail = pending;
+	view->pending++;
+}
+
+static void note_svm_segment(struct hold *hold, struct flow *flow, struct view *view,
+			     const struct digest *digest, uint64_t now)
+{
+	if (digest->tcp_flags & PACKET_ACK) {
+		view->ack = view->ack_known ? seq_max(view->ack, digest->ack) : digest->ack;
+		view->ack_known = true;
+	}
+	if (digest->has_ts) {
+		view->ts_known = true;
+		view->ts = digest->tsval;
+		view->ts_at = now;
+	}
+	if (digest->tcp_flags & PACKET_RST) {
+		view->rst = true;
+		view->rst_seq = digest->seq;
+		return;
+	}
+	if (digest->len)
+		add_pending(hold, flow, view, digest);
+	verify(hold, flow, view);
+}
+
+int hold_digest(struct hold *hold, uint32_t lineage, const struct digest *digest, uint64_t now)
+{
+	struct flow *flow;
+	struct view *view;
+
+	if (!hold->protected || lineage < hold->committed) {
+		hold->stats.digests_stale++;
+		return 0;
+	}
+	if (lineage > hold->epoch)
+		return -EPROTO;
+	hold->stats.digests++;
+	flow = flow_get(hold, &digest->key);
+	if (!flow) {
+		request(hold, CKPT_PRESSURE, NULL, 0, "the flow table is full");
+		return 0;
+	}
+	view = view_get(flow, lineage);
+	if (!view) {
+		hold->stats.digests_stale++;
+		return 0;
+	}
+	if (digest->kind == DIGEST_SEGMENT)
+		note_svm_segment(hold, flow, view, digest, now);
+	else
+		add_pending(hold, flow, view, digest);
+	release_matched(hold, flow, now);
+	return 0;
+}
+
+/* ---- checkpoints ---- */
+
+void hold_cut(struct hold *hold, uint32_t epoch, uint64_t now)
+{
+	(void)now;
+	assert(epoch == 0 || (hold->protected && epoch == hold->epoch + 1));
+	if (epoch == 0) {
+		assert(!hold->oldest);
+		hold->committed = 0;
+		for (struct flow *flow = hold->lru_oldest; flow; flow = flow->lru_newer) {
+			view_clear(&flow->view[0]);
+			view_clear(&flow->view[1]);
+			flow->open_epoch = NO_EPOCH;
+		}
+	}
+	hold->protected = true;
+	hold->epoch = epoch;
+	hold->broken_epoch = NO_EPOCH;
+	hold->requested = 0;
+	hold->ts_lead[epoch & 1] = 0;
+	hold->first_of_epoch = NULL;
+}
+
+static void touch(struct hold *hold, struct flow *flow)
+{
+	if (!flow || flow->touched)
+		return;
+	flow->touched = true;
+	flow->touched_next = hold->touched;
+	hold->touched = flow;
+}
+
+void hold_commit(struct hold *hold, uint32_t epoch, uint64_t now)
+{
+	if (!hold->protected || epoch > hold->epoch || epoch <= hold->committed)
+		return;
+	hold->committed = epoch;
+	while (hold->oldest && hold->oldest->epoch < epoch) {
+		touch(hold, hold->oldest->flow);
+		release(hold, hold->oldest, RELEASE_COMMIT, now);
+	}
+	/* What the next epoch has said behind it may have matched already. */
+	while (hold->touched) {
+		struct flow *flow = hold->touched;
+
+		hold->touched = flow->touched_next;
+		flow->touched = false;
+		release_matched(hold, flow, now);
+	}
+}
+
+void hold_break(struct hold *hold, enum ckpt_cause cause, const char *what, uint64_t now)
+{
+	(void)now;
+	if (!hold->protected)
+		return;
+	hold->broken_epoch = hold->epoch;
+	request(hold, cause, NULL, 0, what);
+}
+
+void hold_unprotect(struct hold *hold, uint64_t now)
+{
+	while (hold->oldest)
+		release(hold, hold->oldest, RELEASE_UNPROTECTED, now);
+	hold->protected = false;
+	hold->requested = 0;
+	hold->first_of_epoch = NULL;
+}
+
+uint64_t hold_tick(struct hold *hold, uint64_t now)
+{
+	const struct held *first = hold->first_of_epoch;
+	enum ckpt_cause cause;
+	uint64_t due;
+
+	if (!first)
+		return UINT64_MAX;
+	cause = first->flow ? CKPT_LATE : CKPT_UNCOMPARED;
+	if (hold->requested & (1u << cause))
+		return UINT64_MAX;
+	due = first->arrived + hold->limits.late_ns;
+	if (due > now)
+		return due;
+	request(hold, cause, first->flow, first->packet.class == PACKET_TCP ? first->packet.tcp.seq : 0,
+		first->flow ? "the SVM has not said it in time"
+			    : packet_why_name(first->packet.why));
+	return UINT64_MAX;
+}
+
+/* ---- the rest ---- */
+
+int hold_new(struct hold **ret_hold, const struct hold_limits *limits,
+	     const struct packet_digest_key *key, const struct hold_ops *ops, void *ctx)
+{
+	struct hold *hold = calloc(1, sizeof(*hold));
+	uint32_t buckets = 256;
+
+	if (!hold)
+		return -ENOMEM;
+	while (buckets < limits->max_flows && buckets < 1u << 20)
+		buckets *= 2;
+	hold->buckets = calloc(buckets, sizeof(*hold->buckets));
+	hold->hash = XXH3_createState();
+	if (!hold->buckets || !hold->hash) {
+		hold_free(hold);
+		return -ENOMEM;
+	}
+	hold->bucket_mask = buckets - 1;
+	hold->key = *key;
+	hold->limits = *limits;
+	hold->ops = ops;
+	hold->ctx = ctx;
+	hold->broken_epoch = NO_EPOCH;
+	*ret_hold = hold;
+	return 0;
+}
+
+void hold_free(struct hold *hold)
+{
+	if (!hold)
+		return;
+	while (hold->oldest) {
+		struct held *next = hold->oldest->newer;
+
+		frame_free(hold->oldest->frame);
+		free(hold->oldest);
+		hold->oldest = next;
+	}
+	while (hold->lru_oldest)
+		flow_free(hold, hold->lru_oldest);
+	XXH3_freeState(hold->hash);
+	free(hold->buckets);
+	free(hold);
+}
+
+bool hold_has_room(const struct hold *hold)
+{
+	return hold->stats.now_bytes < hold->limits.max_bytes &&
+	       hold->stats.now_packets < hold->limits.max_packets;
+}
+
+bool hold_is_protected(const struct hold *hold)
+{
+	return hold->protected;
+}
+
+uint32_t hold_epoch(const struct hold *hold)
+{
+	return hold->epoch;
+}
+
+void hold_get_stats(const struct hold *hold, struct hold_stats *ret_stats)
+{
+	*ret_stats = hold->stats;
+}

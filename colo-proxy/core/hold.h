@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_HOLD_H
+#define COLO_CORE_HOLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/records.h"
+
+/*
+ * The primary's hold: what the PVM says waits here until the SVM has been seen to say the same in
+ * the same lineage, or until a later checkpoint is committed (R1). See hold.c for how.
+ *
+ * No I/O, no clock: frames, digests and checkpoint events go in with a time (ns), and releases and
+ * requests come out through the operations. Operations are called from inside the calls below and
+ * must not call back into the hold.
+ */
+
+struct hold;
+
+enum release_why {
+	RELEASE_MATCH,       /* R1 (a) */
+	RELEASE_COMMIT,      /* R1 (b) */
+	RELEASE_UNPROTECTED, /* no secondary is owed anything: nothing is protected */
+	RELEASE_WHY_COUNT,
+};
+
+/* Evidence of a divergence, for the log and the statistics. No payload. */
+struct divergence {
+	enum ckpt_cause cause;
+	uint32_t epoch;
+	struct flow_key key;  /* zero when no single flow is the cause */
+	uint32_t seq;         /* TCP: where */
+	const char *what;     /* static text */
+};
+
+struct hold_ops {
+	/* Lets the frame out; the callee owns it from here. held_ns: how long it waited. */
+	void (*release)(void *ctx, struct frame *frame, const struct packet *packet,
+			enum release_why why, uint64_t held_ns);
+	/* Asks for a checkpoint. Called at most once for each cause and epoch. */
+	void (*request)(void *ctx, const struct divergence *why);
+	/* The secondary must learn this before anything of the connection can match. */
+	void (*flow_open)(void *ctx, uint32_t epoch, const struct flow_open *open);
+	/* The PVM's timestamp clock has been seen this many ticks ahead of the SVM's. Must be told
+	 * to the secondary before the next release (R7). */
+	void (*ts_lead)(void *ctx, uint32_t epoch, uint32_t ticks);
+};
+
+struct hold_limits {
+	uint64_t late_ns;      /* how long the SVM may take before a checkpoint is asked for */
+	uint64_t max_bytes;    /* of held frames */
+	uint32_t max_packets;  /* held */
+	uint32_t max_flows;    /* in the table */
+	uint32_t max_digests;  /* of one flow that wait for the PVM's bytes */
+};
+
+/* Statistics for each class of packets (enum packet_class). */
+struct hold_class_stats {
+	uint64_t held_packets, held_bytes;           /* ever taken in while protected */
+	uint64_t matched_packets, matched_bytes;     /* released by match */
+	uint64_t committed_packets, committed_bytes; /* released by commit */
+	uint64_t unprotected_packets, unprotected_bytes;
+	uint64_t mismatched, late;                   /* packets at which a difference was seen */
+};
+
+struct hold_stats {
+	struct hold_class_stats by_class[PACKET_CLASS_COUNT];
+	uint64_t now_bytes, high_bytes;
+	uint32_t now_packets, high_packets;
+	uint32_t now_flows, high_flows;
+	uint64_t digests, digests_stale, flows_evicted;
+};
+
+/* key: what both daemons share and no guest knows; copied.
+ * Returns 0, or -ENOMEM. The hold starts unprotected, in epoch 0. */
+int hold_new(struct hold **ret_hold, const struct hold_limits *limits, const struct packet_digest_key *key,
+	     const struct hold_ops *ops, void *ctx);
+
+/* Frees the hold and, unreleased, every frame in it. */
+void hold_free(struct hold *hold);
+
+/* The PVM has said this. Takes the frame. Returns 0, or -ENOMEM: the frame was freed, not
+ * released, and a checkpoint for pressure has been asked for. */
+int hold_output(struct hold *hold, struct frame *frame, uint64_t now);
+
+/* The SVM, in this lineage, has said this. Returns 0; -EPROTO for a lineage that does not exist
+ * yet (a peer that lies). Digests of older lineages are counted and ignored. */
+int hold_digest(struct hold *hold, uint32_t lineage, const struct digest *digest, uint64_t now);
+
+/* The PVM stands still and all that it said has gone through hold_output(): epoch `epoch` begins.
+ * From here on everything is held. epoch is 0 (protection begins) or the current one plus 1. */
+void hold_cut(struct hold *hold, uint32_t epoch, uint64_t now);
+
+/* C(epoch) is complete and verified on the secondary host: what was said before it goes out. */
+void hold_commit(struct hold *hold, uint32_t epoch, uint64_t now);
+
+/* What was told to S about a lineage no longer counts: comparison in the current epoch is over and
+ * only a commit releases (the input did not reach the SVM whole). Asks for a checkpoint. */
+void hold_break(struct hold *hold, enum ckpt_cause cause, const char *what, uint64_t now);
+
+/* Nobody needs protecting from anybody: this host is the only one that may speak (the caller has
+ * the right: fence, or no secondary ever took C(0)). Releases everything, and everything to come. */
+void hold_unprotect(struct hold *hold, uint64_t now);
+
+/* Does what is due (late packets). Returns the time to be called next, or UINT64_MAX. */
+uint64_t hold_tick(struct hold *hold, uint64_t now);
+
+/* False while the hold is full: the caller stops reading the VM's output (R8). */
+bool hold_has_room(const struct hold *hold);
+
+bool hold_is_protected(const struct hold *hold);
+uint32_t hold_epoch(const struct hold *hold);
+void hold_get_stats(const struct hold *hold, struct hold_stats *ret_stats);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "colo-proxy/core/records.h"
+
+#include <assert.h>
+#include <string.h>
+#include <xxhash.h>
+
+static const char *const cause_names[] = {
+	"initial", "mismatch", "late", "uncompared", "timer", "pressure", "command",
+};
+static_assert(sizeof(cause_names) / sizeof(cause_names[0]) == CKPT_CAUSE_COUNT,
+	      "one name for each cause");
+
+const char *ckpt_cause_name(enum ckpt_cause cause)
+{
+	return (unsigned)cause < CKPT_CAUSE_COUNT ? cause_names[cause] : "unknown";
+}
+
+void digest_stream(const struct packet_digest_key *key, const uint8_t *bytes, size_t len,
+		   uint8_t ret_hash[16])
+{
+	XXH128_hash_t hash =
+		XXH3_128bits_withSecret(bytes, len, key->secret, sizeof(key->secret));
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, hash);
+	memcpy(ret_hash, canonical.digest, 16);
+}
+
+void digest_syn(const struct packet_digest_key *key, const struct packet_tcp *tcp,
+		uint8_t ret_hash[16])
+{
+	const uint8_t bound[] = {
+		'S',
+		'Y',
+		'N',
+		(uint8_t)(tcp->mss >> 8),
+		(uint8_t)tcp->mss,
+		tcp->has_wscale,
+		tcp->has_wscale ? tcp->wscale : 0,
+		tcp->has_sack_permitted,
+		tcp->ts_off != 0,
+	};
+
+	digest_stream(key, bound, sizeof(bound), ret_hash);
+}
+
+const char *digest_tcp_exempt(const struct packet *packet)
+{
+	const struct packet_tcp *tcp = &packet->tcp;
+
+	if (tcp->has_fastopen)
+		return "TCP Fast Open";
+	if ((tcp->flags & PACKET_SYN) && packet->payload_len)
+		return "data in a SYN";
+	if (tcp->flags & PACKET_URG)
+		return "urgent data";
+	return NULL;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_SHADOW_H
+#define COLO_CORE_SHADOW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/records.h"
+
+/*
+ * The secondary's half: turns what the SVM says into digests in the PVM's number space, turns what
+ * the client says to the PVM into what the SVM must hear, and, after a takeover, translates
+ * between the client and the VM for as long as a connection needs it (R7). See shadow.c for how.
+ *
+ * No I/O, no clock. The digest operation is called from inside the calls below and must not call
+ * back.
+ */
+
+struct shadow;
+
+struct shadow_ops {
+	void (*digest)(void *ctx, uint32_t lineage, const struct digest *digest);
+};
+
+struct shadow_stats {
+	uint64_t packets, bytes;   /* what the SVM said */
+	uint64_t digests;          /* records made of it */
+	uint64_t uncompared;       /* packets that are released by commit only */
+	uint64_t flows_evicted;
+	uint32_t flows, high_flows;
+	uint32_t mapped;           /* connections whose numbers differ from the client's */
+};
+
+/* key: as in hold_new(). Returns 0 or -ENOMEM. */
+int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct packet_digest_key *key,
+	       const struct shadow_ops *ops, void *ctx);
+void shadow_free(struct shadow *shadow);
+
+/* The SVM has loaded C(lineage): it is a clone again, every mapping is zero (DESIGN section 7). */
+void shadow_lineage(struct shadow *shadow, uint32_t lineage);
+
+/* The SVM has said this. Reads the frame, does not keep or change it. */
+void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now);
+
+/* The PVM has opened this connection in `epoch`; that of a lineage to come is kept until
+ * it comes, that of an older one is ignored. */
+void shadow_flow_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open,
+		      uint64_t now);
+
+/* The PVM's timestamp clock leads by this much in `epoch` (see hold_ops.ts_lead). */
+void shadow_ts_lead(struct shadow *shadow, uint32_t epoch, uint32_t ticks);
+
+/* Maps, in place, a frame that is on its way to the SVM. Before the takeover that is the input
+ * which the PVM got; after it, what the client sends. */
+void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now);
+
+/* From here on the VM behind this shadow speaks to the clients: no more digests, and
+ * shadow_translate() must see what it says before it is let out. */
+void shadow_takeover(struct shadow *shadow, uint64_t now);
+
+/* Maps, in place, a frame that the survivor says to a client. */
+void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now);
+
+/* After a takeover: forgets connections that have ended or were idle for longer than idle_ns.
+ * Returns how many connections still need their numbers mapped. */
+uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now);
+
+/* The sources that the VM has been heard to speak from, for announcing it: fills up to max IPv4
+ * addresses (host order) and the MAC. Returns how many addresses; mac is untouched if unknown. */
+uint32_t shadow_addresses(const struct shadow *shadow, uint32_t *ret_ipv4, uint32_t max,
+			  uint8_t ret_mac[6]);
+
+void shadow_get_stats(const struct shadow *shadow, struct shadow_stats *ret_stats);
+
+#endif
