@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "colo-proxy/config/table.h"
+#include "colo-proxy/control/log.h"
+
+#include <string.h>
+
+#define MS  1000000ull
+#define MIB 1048576ull
+
+#define SUN_PATH_MAX 107 /* unix(7): sun_path with its terminator is 108 bytes */
+#define PATH_LEN_MAX 4095
+/* The x86 boot protocol's COMMAND_LINE_SIZE is 2048. */
+#define APPEND_MAX 2047
+
+static const struct config_choice machines[] = {
+        {"pc", CONFIG_MACHINE_PC},
+        {"q35", CONFIG_MACHINE_Q35},
+        {NULL, 0},
+};
+static const struct config_choice accels[] = {
+        {"auto", CONFIG_ACCEL_AUTO},
+        {"tcg", CONFIG_ACCEL_TCG},
+        {"kvm", CONFIG_ACCEL_KVM},
+        {NULL, 0},
+};
+static const struct config_choice datapaths[] = {
+        {"hold-tap", CONFIG_DATAPATH_HOLD_TAP},
+        {"nfqueue", CONFIG_DATAPATH_NFQUEUE},
+        {NULL, 0},
+};
+static const struct config_choice roles[] = {
+        {"primary", CONFIG_ROLE_PRIMARY},
+        {"secondary", CONFIG_ROLE_SECONDARY},
+        {NULL, 0},
+};
+static const struct config_choice encryptions[] = {
+        {"psk", CONFIG_ENCRYPTION_PSK},
+        {"none", CONFIG_ENCRYPTION_NONE},
+        {NULL, 0},
+};
+static const struct config_choice comparators[] = {
+        {"proxy", CONFIG_COMPARATOR_PROXY},
+        {"qemu", CONFIG_COMPARATOR_QEMU},
+        {"none", CONFIG_COMPARATOR_NONE},
+        {NULL, 0},
+};
+static const struct config_choice transports[] = {
+        {"tcp", CONFIG_TRANSPORT_TCP},
+        {"unix", CONFIG_TRANSPORT_UNIX},
+        {NULL, 0},
+};
+static const struct config_choice losses[] = {
+        {"continue", CONFIG_LOSS_CONTINUE},
+        {"hold", CONFIG_LOSS_HOLD},
+        {NULL, 0},
+};
+static const struct config_choice levels[] = {
+        {"error", LOG_LEVEL_ERROR},
+        {"warn", LOG_LEVEL_WARN},
+        {"info", LOG_LEVEL_INFO},
+        {"debug", LOG_LEVEL_DEBUG},
+        {NULL, 0},
+};
+
+#define KEY(s, k, t, member)                                                                       \
+	.section = s, .key = k, .type = t, .offset = offsetof(struct config, member)
+#define MILLISECONDS .unit = "ms", .scale = MS
+#define MEBIBYTES    .unit = "MiB", .scale = MIB
+
+/* clang-format off */
+const struct config_key config_table[] = {
+	{ KEY("vm", "name", CONFIG_NAME, name),
+	  .derived = "the file's name without .conf", .example = "guest1",
+	  .help = "The VM's name, the same on both hosts" },
+	{ KEY("vm", "qemu", CONFIG_PATH, qemu), .max = PATH_LEN_MAX,
+	  .derived = "searched for", .example = "/usr/bin/qemu-system-x86_64",
+	  .help = "QEMU's system emulator, version 11 or later" },
+	{ KEY("vm", "machine", CONFIG_CHOICE, machine), .choices = machines, .preset = "pc",
+	  .help = "QEMU's machine type" },
+	{ KEY("vm", "accel", CONFIG_CHOICE, accel), .choices = accels, .preset = "auto",
+	  .help = "How guest code runs; auto takes KVM where it is usable" },
+	{ KEY("vm", "cpu", CONFIG_STRING, cpu), .max = 1024,
+	  .derived = "QEMU's own", .example = "max",
+	  .help = "QEMU's -cpu; the two hosts must offer the same" },
+	{ KEY("vm", "memory", CONFIG_UINT, memory_mib), .unit = "MiB", .min = 16, .max = 16777216,
+	  .preset = "512", .help = "Guest memory" },
+	{ KEY("vm", "smp", CONFIG_UINT, smp), .unit = "virtual CPUs", .min = 1, .max = 255,
+	  .preset = "1", .help = "Virtual CPUs; more than one makes output differ more often" },
+	{ KEY("vm", "kernel", CONFIG_PATH, kernel), .max = PATH_LEN_MAX,
+	  .example = "/var/lib/colo-proxy/vmlinuz",
+	  .help = "A kernel to boot directly, the same file content on both hosts" },
+	{ KEY("vm", "initrd", CONFIG_PATH, initrd), .max = PATH_LEN_MAX,
+	  .example = "/var/lib/colo-proxy/initrd.img",
+	  .help = "Its initial RAM disk" },
+	{ KEY("vm", "append", CONFIG_STRING, append), .max = APPEND_MAX,
+	  .example = "console=ttyS0 quiet",
+	  .help = "Its command line" },
+	{ KEY("vm", "mac", CONFIG_MAC, mac),
+	  .derived = "made from the name", .example = "52:54:00:12:34:56",
+	  .help = "The NIC's Ethernet address, the same on both hosts" },
+	{ KEY("vm", "extra-args", CONFIG_ARGV, extra_args),
+	  .derived = "none", .example = "-device virtio-rng-pci",
+	  .help = "More arguments for QEMU, split as a shell would, nothing expanded" },
+	{ KEY("vm", "serial-log", CONFIG_PATH, serial_log), .max = PATH_LEN_MAX,
+	  .derived = "not kept", .example = "/var/log/colo-proxy/guest1.serial",
+	  .help = "A file for what the guest writes to its serial port" },
+
+	{ KEY("network", "bridge", CONFIG_IFNAME, bridge), .required = true, .active = true,
+	  .example = "br0", .help = "The bridge that connects the VM to its clients" },
+	{ KEY("network", "tap", CONFIG_IFNAME, tap),
+	  .derived = "tap-NAME, at most 15 characters", .example = "tap-guest1",
+	  .help = "The VM's tap device, created at start and removed at stop" },
+	{ KEY("network", "datapath", CONFIG_CHOICE, datapath), .choices = datapaths,
+	  .preset = "hold-tap",
+	  .help = "How the VM's output is held: by tc BPF and a tap (every frame), or by NFQUEUE (IP only)" },
+	{ KEY("network", "queue-num", CONFIG_UINT, queue_num), .min = 0, .max = 65535,
+	  .preset = "0", .help = "The netfilter queue; datapath = nfqueue, one for each VM" },
+	{ KEY("network", "mark", CONFIG_UINT, mark), .min = 1, .max = UINT32_MAX,
+	  .preset = "0xc010",
+	  .help = "The packet mark of released frames; no other program may set it" },
+	{ KEY("network", "address", CONFIG_ADDRESSES, addresses),
+	  .derived = "learnt from the VM's output", .example = "192.0.2.10",
+	  .help = "The VM's IP addresses, announced after a takeover" },
+
+	{ KEY("replication", "role", CONFIG_CHOICE, role), .choices = roles, .required = true,
+	  .active = true, .example = "primary",
+	  .help = "What this host starts as; a takeover changes it until the daemon ends" },
+	{ KEY("replication", "peer", CONFIG_ENDPOINT, peer), .active = true,
+	  .example = "198.51.100.2:9900",
+	  .help = "The other daemon; the primary connects to it (needed with role = primary)" },
+	{ KEY("replication", "listen", CONFIG_ENDPOINT, listen),
+	  .example = "198.51.100.1:9900",
+	  .help = "Where the secondary is connected to (needed with role = secondary)" },
+	{ KEY("replication", "key-file", CONFIG_PATH, key_file), .max = PATH_LEN_MAX,
+	  .active = true, .example = "/etc/colo-proxy/guest1.key",
+	  .help = "The pre-shared key, the same on both hosts, readable by root only" },
+	{ KEY("replication", "encryption", CONFIG_CHOICE, encryption), .choices = encryptions,
+	  .preset = "psk",
+	  .help = "psk: TLS with the pre-shared key; none: in the clear, for a link that nobody else reaches" },
+	{ KEY("replication", "heartbeat-interval", CONFIG_UINT, heartbeat_interval_ns), MILLISECONDS,
+	  .min = 10, .max = 60000, .preset = "100", .help = "Between two heartbeats" },
+	{ KEY("replication", "heartbeat-loss", CONFIG_UINT, heartbeat_loss), .unit = "heartbeats",
+	  .min = 2, .max = 1000, .preset = "5",
+	  .help = "So many missing in a row, and the peer counts as lost" },
+	{ KEY("replication", "join-timeout", CONFIG_UINT, join_timeout_ns), MILLISECONDS,
+	  .min = 1000, .max = 600000, .preset = "30000",
+	  .help = "The longest silence while a pair is being set up" },
+	{ KEY("replication", "link-buffer", CONFIG_UINT, link_buffer_bytes), MEBIBYTES,
+	  .min = 1, .max = 65536, .preset = "64",
+	  .help = "What may wait to be sent to the peer before checkpoints slow down" },
+
+	{ KEY("checkpoint", "longest-epoch", CONFIG_UINT, longest_epoch_ns), MILLISECONDS,
+	  .min = 20, .max = 600000, .preset = "10000",
+	  .help = "A checkpoint is taken when the last one is that old" },
+	{ KEY("checkpoint", "late-timeout", CONFIG_UINT, late_timeout_ns), MILLISECONDS,
+	  .min = 1, .max = 60000, .preset = "250",
+	  .help = "Output that the secondary has not matched for so long asks for a checkpoint" },
+	{ KEY("checkpoint", "min-interval", CONFIG_UINT, min_interval_ns), MILLISECONDS,
+	  .min = 5, .max = 60000, .preset = "20",
+	  .help = "The shortest time between two checkpoints" },
+	{ KEY("checkpoint", "max-held-bytes", CONFIG_UINT, max_held_bytes), MEBIBYTES,
+	  .min = 1, .max = 65536, .preset = "64",
+	  .help = "Held output; near the limit a checkpoint is taken, at it the VM waits" },
+	{ KEY("checkpoint", "max-held-packets", CONFIG_UINT, max_held_packets), .unit = "packets",
+	  .min = 64, .max = 16777216, .preset = "65536",
+	  .help = "The same, counted in packets" },
+	{ KEY("checkpoint", "max-flows", CONFIG_UINT, max_flows), .unit = "connections",
+	  .min = 16, .max = 16777216, .preset = "65536",
+	  .help = "Connections compared at a time; what is beyond is released by commit only" },
+	{ KEY("checkpoint", "max-input-log", CONFIG_UINT, max_input_log_bytes), MEBIBYTES,
+	  .min = 1, .max = 65536, .preset = "64",
+	  .help = "Client input kept for a secondary that is loading a checkpoint" },
+	{ KEY("checkpoint", "downtime-limit", CONFIG_UINT, downtime_limit_ns), MILLISECONDS,
+	  .min = 1, .max = 10000, .preset = "20",
+	  .help = "How long the VM may stand still when protection begins" },
+	{ KEY("checkpoint", "comparator", CONFIG_CHOICE, comparator), .choices = comparators,
+	  .preset = "proxy",
+	  .help = "proxy: this program; qemu: QEMU's colo-compare and filters; none: release by commit only" },
+	{ KEY("checkpoint", "migration-transport", CONFIG_CHOICE, migration_transport),
+	  .choices = transports, .preset = "tcp",
+	  .help = "With comparator = qemu: what QEMU's migration channel runs over" },
+	{ KEY("checkpoint", "qemu-base-port", CONFIG_UINT, qemu_base_port), .min = 1, .max = 65533,
+	  .preset = "9000",
+	  .help = "With comparator = qemu: the first of three TCP ports on the replication addresses: migration, input mirror, output to compare" },
+	{ KEY("checkpoint", "migration-path", CONFIG_PATH, migration_path), .max = SUN_PATH_MAX,
+	  .example = "/run/colo-proxy/guest1.migration",
+	  .help = "With migration-transport = unix: the socket, for two daemons on one machine" },
+
+	{ KEY("failover", "fence", CONFIG_FENCE, fence),
+	  .derived = "not set: only an operator's `failover --force` takes over",
+	  .example = "/usr/local/sbin/fence-peer",
+	  .help = "A command that ends with 0 when the peer is certainly off; none: take over without one" },
+	{ KEY("failover", "fence-timeout", CONFIG_UINT, fence_timeout_ns), MILLISECONDS,
+	  .min = 100, .max = 600000, .preset = "10000",
+	  .help = "The fence command is killed, and counts as failed, after so long" },
+	{ KEY("failover", "fence-delay", CONFIG_UINT, fence_delay_ns), MILLISECONDS,
+	  .min = 0, .max = 60000, .preset = "0",
+	  .help = "Waited before fencing; set it on one host, so that two do not fence each other" },
+	{ KEY("failover", "on-secondary-loss", CONFIG_CHOICE, on_secondary_loss), .choices = losses,
+	  .preset = "continue",
+	  .help = "The primary without a secondary, once that is fenced: go on unprotected, or hold output until an operator decides" },
+	{ KEY("failover", "auto-failover", CONFIG_BOOL, auto_failover), .preset = "true",
+	  .help = "Take over when the primary is lost; false: only on `colo-proxy failover`" },
+
+	{ KEY("control", "socket", CONFIG_PATH, socket), .max = SUN_PATH_MAX,
+	  .derived = "/run/colo-proxy/NAME.sock", .example = "/run/colo-proxy/guest1.sock",
+	  .help = "The control socket" },
+	{ KEY("control", "admin-group", CONFIG_STRING, admin_group), .max = 64,
+	  .derived = "root only", .example = "colo-admin",
+	  .help = "A group whose members may control the daemon" },
+	{ KEY("control", "log-level", CONFIG_CHOICE, log_level), .choices = levels,
+	  .preset = "info", .help = "What is logged" },
+	{ KEY("control", "run-dir", CONFIG_PATH, run_dir), .max = 80,
+	  .derived = "/run/colo-proxy/NAME", .example = "/run/colo-proxy/guest1",
+	  .help = "Where the daemon keeps its sockets to QEMU; created at start" },
+};
+/* clang-format on */
+
+const size_t config_table_len = G_N_ELEMENTS(config_table);
+
+const struct config_key *config_find(const char *section, const char *key)
+{
+	for (size_t i = 0; i < config_table_len; i++)
+		if (!strcmp(config_table[i].section, section) && !strcmp(config_table[i].key, key))
+			return &config_table[i];
+	return NULL;
+}
+
+bool config_section_known(const char *section)
+{
+	for (size_t i = 0; i < config_table_len; i++)
+		if (!strcmp(config_table[i].section, section))
+			return true;
+	return false;
+}
