@@ -32,7 +32,7 @@ struct shadow_stats {
 	uint32_t mapped;           /* connections whose numbers differ from the client's */
 };
 
-/* key: as in hold_new(). Returns 0 or -ENOMEM. */
+/* key: as in gate_new(). Returns 0 or -ENOMEM. */
 int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct packet_digest_key *key,
 	       const struct shadow_ops *ops, void *ctx);
 void shadow_free(struct shadow *shadow);
@@ -48,7 +48,7 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now);
 void shadow_flow_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open,
 		      uint64_t now);
 
-/* The PVM's timestamp clock leads by this much in `epoch` (see hold_ops.ts_lead). */
+/* The PVM's timestamp clock leads by this much in `epoch` (see gate_ops.ts_lead). */
 void shadow_ts_lead(struct shadow *shadow, uint32_t epoch, uint32_t ticks);
 
 /* Maps, in place, a frame that is on its way to the SVM. Before the takeover that is the input

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The primary's hold: theory of operation
+ * The gate: theory of operation
  *
  * Goal: release what the PVM says at the earliest moment that R1 allows, and never before.
  *
@@ -22,7 +22,7 @@
  * What a fresh lineage has in common with the PVM needs no digest: bytes below the highest
  * sequence number that the PVM had sent at the cut, and acknowledgements up to the highest that it
  * had sent then, are in C(e) itself. What is retransmitted of it in epoch e goes out at once; C(e)
- * is committed then, since no digest of lineage e, and no release in e, can come before (hold_cut
+ * is committed then, since no digest of lineage e, and no release in e, can come before (gate_cut
  * states what is demanded of the caller).
  *
  * Two views are kept for each flow, for the current epoch and the one before, whose checkpoint is
@@ -39,9 +39,9 @@
  *
  * Limits: a table that is full of flows with held frames makes new flows incomparable (commit
  * only), and asks for a checkpoint. Unverified digests of a flow beyond max_digests break its
- * view. A full hold (hold_has_room() is false) makes the caller stop reading.
+ * view. A full gate (gate_has_room() is false) makes the caller stop reading.
  */
-#include "colo-proxy/core/hold.h"
+#include "colo-proxy/core/gate.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -104,45 +104,45 @@ struct flow {
 	bool iss_known, snd_known, ack_known, touched;
 };
 
-struct hold {
+struct gate {
 	struct packet_digest_key key;
 	XXH3_state_t *hash;
-	struct hold_limits limits;
-	const struct hold_ops *ops;
+	struct gate_limits limits;
+	const struct gate_ops *ops;
 	void *ctx;
 	bool protected;
 	uint32_t epoch, committed;
-	uint32_t broken_epoch;        /* of hold_break(); NO_EPOCH */
+	uint32_t broken_epoch;        /* of gate_break(); NO_EPOCH */
 	uint32_t requested;           /* bit mask of enum ckpt_cause, of this epoch */
 	uint32_t ts_lead[2];          /* told in this epoch and the one before */
 	struct held *oldest, *newest, *first_of_epoch;
 	struct flow *lru_oldest, *lru_newest, *touched;
 	struct flow **buckets;
 	uint32_t bucket_mask;
-	struct hold_stats stats;
+	struct gate_stats stats;
 };
 
 /* ---- flows ---- */
 
-static uint32_t key_bucket(const struct hold *hold, const struct flow_key *key)
+static uint32_t key_bucket(const struct gate *gate, const struct flow_key *key)
 {
-	return (uint32_t)XXH3_64bits_withSecret(key, sizeof(*key), hold->key.secret,
-						sizeof(hold->key.secret)) &
-	       hold->bucket_mask;
+	return (uint32_t)XXH3_64bits_withSecret(key, sizeof(*key), gate->key.secret,
+						sizeof(gate->key.secret)) &
+	       gate->bucket_mask;
 }
 
-static void lru_unlink(struct hold *hold, struct flow *flow)
+static void lru_unlink(struct gate *gate, struct flow *flow)
 {
-	*(flow->lru_older ? &flow->lru_older->lru_newer : &hold->lru_oldest) = flow->lru_newer;
-	*(flow->lru_newer ? &flow->lru_newer->lru_older : &hold->lru_newest) = flow->lru_older;
+	*(flow->lru_older ? &flow->lru_older->lru_newer : &gate->lru_oldest) = flow->lru_newer;
+	*(flow->lru_newer ? &flow->lru_newer->lru_older : &gate->lru_newest) = flow->lru_older;
 	flow->lru_older = flow->lru_newer = NULL;
 }
 
-static void lru_push(struct hold *hold, struct flow *flow)
+static void lru_push(struct gate *gate, struct flow *flow)
 {
-	flow->lru_older = hold->lru_newest;
-	*(hold->lru_newest ? &hold->lru_newest->lru_newer : &hold->lru_oldest) = flow;
-	hold->lru_newest = flow;
+	flow->lru_older = gate->lru_newest;
+	*(gate->lru_newest ? &gate->lru_newest->lru_newer : &gate->lru_oldest) = flow;
+	gate->lru_newest = flow;
 }
 
 static void view_clear(struct view *view)
@@ -157,51 +157,51 @@ static void view_clear(struct view *view)
 	view->epoch = NO_EPOCH;
 }
 
-static void flow_free(struct hold *hold, struct flow *flow)
+static void flow_free(struct gate *gate, struct flow *flow)
 {
-	struct flow **at = &hold->buckets[key_bucket(hold, &flow->key)];
+	struct flow **at = &gate->buckets[key_bucket(gate, &flow->key)];
 
 	while (*at != flow)
 		at = &(*at)->bucket_next;
 	*at = flow->bucket_next;
-	lru_unlink(hold, flow);
+	lru_unlink(gate, flow);
 	view_clear(&flow->view[0]);
 	view_clear(&flow->view[1]);
 	free(flow);
-	hold->stats.now_flows--;
+	gate->stats.now_flows--;
 }
 
 /* What an evicted flow knew is lost, which is safe: its next packets wait for the SVM's own. */
-static bool evict_one(struct hold *hold)
+static bool evict_one(struct gate *gate)
 {
-	struct flow *flow = hold->lru_oldest;
+	struct flow *flow = gate->lru_oldest;
 
 	for (uint32_t i = 0; flow && i < EVICT_TRIES; i++, flow = flow->lru_newer) {
 		if (flow->head || flow->touched)
 			continue;
-		flow_free(hold, flow);
-		hold->stats.flows_evicted++;
+		flow_free(gate, flow);
+		gate->stats.flows_evicted++;
 		return true;
 	}
 	return false;
 }
 
 /* The flow of a key, made if need be; NULL when the table is full of busy flows. */
-static struct flow *flow_get(struct hold *hold, const struct flow_key *key)
+static struct flow *flow_get(struct gate *gate, const struct flow_key *key)
 {
-	struct flow **bucket = &hold->buckets[key_bucket(hold, key)];
+	struct flow **bucket = &gate->buckets[key_bucket(gate, key)];
 	struct flow *flow;
 
 	for (flow = *bucket; flow; flow = flow->bucket_next) {
 		if (memcmp(&flow->key, key, sizeof(*key)) == 0) {
-			if (hold->lru_newest != flow) {
-				lru_unlink(hold, flow);
-				lru_push(hold, flow);
+			if (gate->lru_newest != flow) {
+				lru_unlink(gate, flow);
+				lru_push(gate, flow);
 			}
 			return flow;
 		}
 	}
-	if (hold->stats.now_flows >= hold->limits.max_flows && !evict_one(hold))
+	if (gate->stats.now_flows >= gate->limits.max_flows && !evict_one(gate))
 		return NULL;
 	flow = calloc(1, sizeof(*flow));
 	if (!flow)
@@ -211,10 +211,10 @@ static struct flow *flow_get(struct hold *hold, const struct flow_key *key)
 	flow->view[0].epoch = flow->view[1].epoch = NO_EPOCH;
 	flow->bucket_next = *bucket;
 	*bucket = flow;
-	lru_push(hold, flow);
-	hold->stats.now_flows++;
-	if (hold->stats.now_flows > hold->stats.high_flows)
-		hold->stats.high_flows = hold->stats.now_flows;
+	lru_push(gate, flow);
+	gate->stats.now_flows++;
+	if (gate->stats.now_flows > gate->stats.high_flows)
+		gate->stats.high_flows = gate->stats.now_flows;
 	return flow;
 }
 
@@ -246,29 +246,29 @@ static struct view *view_get(struct flow *flow, uint32_t epoch)
 
 /* ---- asking for checkpoints ---- */
 
-static void request(struct hold *hold, enum ckpt_cause cause, const struct flow *flow,
+static void request(struct gate *gate, enum ckpt_cause cause, const struct flow *flow,
 		    uint32_t seq, const char *what)
 {
-	struct divergence why = { .cause = cause, .epoch = hold->epoch, .seq = seq, .what = what };
+	struct divergence why = { .cause = cause, .epoch = gate->epoch, .seq = seq, .what = what };
 
-	if (!hold->protected || (hold->requested & (1u << cause)))
+	if (!gate->protected || (gate->requested & (1u << cause)))
 		return;
-	hold->requested |= 1u << cause;
+	gate->requested |= 1u << cause;
 	if (flow)
 		why.key = flow->key;
-	hold->ops->request(hold->ctx, &why);
+	gate->ops->request(gate->ctx, &why);
 }
 
-static void mismatch(struct hold *hold, struct flow *flow, struct view *view, uint32_t seq,
+static void mismatch(struct gate *gate, struct flow *flow, struct view *view, uint32_t seq,
 		     const char *what)
 {
 	const struct held *held = flow->head;
 
 	view->broken = true;
 	if (held)
-		hold->stats.by_class[held->packet.class].mismatched++;
-	if (view->epoch == hold->epoch)
-		request(hold, CKPT_MISMATCH, flow, seq, what);
+		gate->stats.by_class[held->packet.class].mismatched++;
+	if (view->epoch == gate->epoch)
+		request(gate, CKPT_MISMATCH, flow, seq, what);
 }
 
 /* ---- holding and releasing ---- */
@@ -279,10 +279,10 @@ static void count(uint64_t *packets, uint64_t *bytes, const struct frame *frame)
 	*bytes += frame->len;
 }
 
-static void let_out(struct hold *hold, struct frame *frame, const struct packet *packet,
+static void let_out(struct gate *gate, struct frame *frame, const struct packet *packet,
 		    enum release_why why, uint64_t held_ns)
 {
-	struct hold_class_stats *stats = &hold->stats.by_class[packet->class];
+	struct gate_class_stats *stats = &gate->stats.by_class[packet->class];
 
 	if (why == RELEASE_MATCH)
 		count(&stats->matched_packets, &stats->matched_bytes, frame);
@@ -290,22 +290,22 @@ static void let_out(struct hold *hold, struct frame *frame, const struct packet 
 		count(&stats->committed_packets, &stats->committed_bytes, frame);
 	else
 		count(&stats->unprotected_packets, &stats->unprotected_bytes, frame);
-	if (why != RELEASE_UNPROTECTED && held_ns > hold->limits.late_ns)
+	if (why != RELEASE_UNPROTECTED && held_ns > gate->limits.late_ns)
 		stats->late++;
-	hold->ops->release(hold->ctx, frame, packet, why, held_ns);
+	gate->ops->release(gate->ctx, frame, packet, why, held_ns);
 }
 
-static void unlink_all(struct hold *hold, struct held *held)
+static void unlink_all(struct gate *gate, struct held *held)
 {
-	*(held->older ? &held->older->newer : &hold->oldest) = held->newer;
-	*(held->newer ? &held->newer->older : &hold->newest) = held->older;
-	if (hold->first_of_epoch == held)
-		hold->first_of_epoch = held->newer;
-	hold->stats.now_packets--;
-	hold->stats.now_bytes -= held->frame->len;
+	*(held->older ? &held->older->newer : &gate->oldest) = held->newer;
+	*(held->newer ? &held->newer->older : &gate->newest) = held->older;
+	if (gate->first_of_epoch == held)
+		gate->first_of_epoch = held->newer;
+	gate->stats.now_packets--;
+	gate->stats.now_bytes -= held->frame->len;
 }
 
-static void release(struct hold *hold, struct held *held, enum release_why why, uint64_t now)
+static void release(struct gate *gate, struct held *held, enum release_why why, uint64_t now)
 {
 	struct flow *flow = held->flow;
 
@@ -315,12 +315,12 @@ static void release(struct hold *hold, struct held *held, enum release_why why, 
 		if (!flow->head)
 			flow->tail = NULL;
 	}
-	unlink_all(hold, held);
-	let_out(hold, held->frame, &held->packet, why, now - held->arrived);
+	unlink_all(gate, held);
+	let_out(gate, held->frame, &held->packet, why, now - held->arrived);
 	free(held);
 }
 
-static int append(struct hold *hold, struct frame *frame, const struct packet *packet,
+static int append(struct gate *gate, struct frame *frame, const struct packet *packet,
 		  struct flow *flow, uint64_t now)
 {
 	struct held *held = malloc(sizeof(*held));
@@ -328,40 +328,40 @@ static int append(struct hold *hold, struct frame *frame, const struct packet *p
 	if (!held)
 		return -ENOMEM;
 	*held = (struct held){
-		.older = hold->newest,
+		.older = gate->newest,
 		.flow = flow,
 		.frame = frame,
 		.packet = *packet,
 		.arrived = now,
-		.epoch = hold->epoch,
+		.epoch = gate->epoch,
 		.incarnation = flow ? flow->incarnation : 0,
 	};
 	if (packet->class == PACKET_TCP)
 		held->end = packet->tcp.seq + packet_seq_len(packet);
-	*(hold->newest ? &hold->newest->newer : &hold->oldest) = held;
-	hold->newest = held;
-	if (!hold->first_of_epoch)
-		hold->first_of_epoch = held;
+	*(gate->newest ? &gate->newest->newer : &gate->oldest) = held;
+	gate->newest = held;
+	if (!gate->first_of_epoch)
+		gate->first_of_epoch = held;
 	if (flow) {
 		*(flow->tail ? &flow->tail->flow_next : &flow->head) = held;
 		flow->tail = held;
 	}
-	hold->stats.now_packets++;
-	hold->stats.now_bytes += frame->len;
-	if (hold->stats.now_packets > hold->stats.high_packets)
-		hold->stats.high_packets = hold->stats.now_packets;
-	if (hold->stats.now_bytes > hold->stats.high_bytes)
-		hold->stats.high_bytes = hold->stats.now_bytes;
-	count(&hold->stats.by_class[packet->class].held_packets,
-	      &hold->stats.by_class[packet->class].held_bytes, frame);
+	gate->stats.now_packets++;
+	gate->stats.now_bytes += frame->len;
+	if (gate->stats.now_packets > gate->stats.high_packets)
+		gate->stats.high_packets = gate->stats.now_packets;
+	if (gate->stats.now_bytes > gate->stats.high_bytes)
+		gate->stats.high_bytes = gate->stats.now_bytes;
+	count(&gate->stats.by_class[packet->class].held_packets,
+	      &gate->stats.by_class[packet->class].held_bytes, frame);
 	return 0;
 }
 
 /* Tells the secondary how far the PVM's timestamp clock leads, before a packet shows it. */
-static void note_ts_lead(struct hold *hold, const struct view *view, const struct packet *packet,
+static void note_ts_lead(struct gate *gate, const struct view *view, const struct packet *packet,
 			 uint64_t now)
 {
-	uint32_t *told = &hold->ts_lead[view->epoch & 1];
+	uint32_t *told = &gate->ts_lead[view->epoch & 1];
 	int32_t lead;
 
 	if (!packet->tcp.ts_off || !view->ts_known || now - view->ts_at > TS_SEEN_WITHIN)
@@ -370,7 +370,7 @@ static void note_ts_lead(struct hold *hold, const struct view *view, const struc
 	if (lead <= 0 || (uint32_t)lead <= *told)
 		return;
 	*told = ((uint32_t)lead / TS_LEAD_GRAIN + 1) * TS_LEAD_GRAIN;
-	hold->ops->ts_lead(hold->ctx, view->epoch, *told);
+	gate->ops->ts_lead(gate->ctx, view->epoch, *told);
 }
 
 static bool range_covered(const struct view *view, const struct held *held)
@@ -397,16 +397,16 @@ static bool segment_matches(const struct view *view, const struct held *held)
 	return view->ack_known && seq_leq(tcp->ack, view->ack);
 }
 
-static bool datagram_matches(struct hold *hold, struct flow *flow, struct view *view,
+static bool datagram_matches(struct gate *gate, struct flow *flow, struct view *view,
 			     const struct held *held)
 {
 	struct pending *said = view->head;
 	uint8_t hash[PACKET_DIGEST_LEN];
 
-	if (!said || packet_digest_datagram(&held->packet, &hold->key, hash) != 0)
+	if (!said || packet_digest_datagram(&held->packet, &gate->key, hash) != 0)
 		return false;
 	if (memcmp(said->digest.hash, hash, sizeof(hash)) != 0) {
-		mismatch(hold, flow, view, 0, "the SVM sent another datagram");
+		mismatch(gate, flow, view, 0, "the SVM sent another datagram");
 		return false;
 	}
 	view->head = said->next;
@@ -418,23 +418,23 @@ static bool datagram_matches(struct hold *hold, struct flow *flow, struct view *
 }
 
 /* Releases from the flow's head what matches. */
-static void release_matched(struct hold *hold, struct flow *flow, uint64_t now)
+static void release_matched(struct gate *gate, struct flow *flow, uint64_t now)
 {
 	while (flow->head) {
 		struct held *held = flow->head;
 		struct view *view = &flow->view[held->epoch & 1];
 
-		if (view->epoch != held->epoch || held->epoch == hold->broken_epoch)
+		if (view->epoch != held->epoch || held->epoch == gate->broken_epoch)
 			return;
 		if (held->packet.class == PACKET_TCP) {
 			if (held->incarnation != flow->incarnation ||
 			    !segment_matches(view, held))
 				return;
-			note_ts_lead(hold, view, &held->packet, now);
-		} else if (view->broken || !datagram_matches(hold, flow, view, held)) {
+			note_ts_lead(gate, view, &held->packet, now);
+		} else if (view->broken || !datagram_matches(gate, flow, view, held)) {
 			return;
 		}
-		release(hold, held, RELEASE_MATCH, now);
+		release(gate, held, RELEASE_MATCH, now);
 	}
 }
 
@@ -472,14 +472,14 @@ static const struct held *find_byte(const struct flow *flow, const struct view *
 }
 
 /* Compares `len` bytes from `seq` on with the hash. */
-static enum verdict verify_bytes(const struct hold *hold, const struct flow *flow,
+static enum verdict verify_bytes(const struct gate *gate, const struct flow *flow,
 				 const struct view *view, uint32_t seq, uint32_t len,
 				 const uint8_t hash[16])
 {
 	XXH128_canonical_t canonical;
 	uint32_t done = 0;
 
-	XXH3_128bits_reset_withSecret(hold->hash, hold->key.secret, sizeof(hold->key.secret));
+	XXH3_128bits_reset_withSecret(gate->hash, gate->key.secret, sizeof(gate->key.secret));
 	while (done < len) {
 		bool fin;
 		const struct held *held = find_byte(flow, view, seq + done, &fin);
@@ -491,15 +491,15 @@ static enum verdict verify_bytes(const struct hold *hold, const struct flow *flo
 		part = held->packet.payload_len - skip;
 		if (part > len - done)
 			part = len - done;
-		XXH3_128bits_update(hold->hash,
+		XXH3_128bits_update(gate->hash,
 				    held->frame->data + held->packet.payload_off + skip, part);
 		done += part;
 	}
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hold->hash));
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(gate->hash));
 	return memcmp(canonical.digest, hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
 }
 
-static enum verdict verify_syn(const struct hold *hold, const struct flow *flow,
+static enum verdict verify_syn(const struct gate *gate, const struct flow *flow,
 			       const struct view *view, const struct digest *said)
 {
 	for (const struct held *held = flow->head; held; held = held->flow_next) {
@@ -508,7 +508,7 @@ static enum verdict verify_syn(const struct hold *hold, const struct flow *flow,
 		if (held->epoch != view->epoch || held->incarnation != flow->incarnation ||
 		    !(held->packet.tcp.flags & PACKET_SYN) || held->packet.tcp.seq != said->seq)
 			continue;
-		digest_syn(&hold->key, &held->packet.tcp, hash);
+		digest_syn(&gate->key, &held->packet.tcp, hash);
 		return memcmp(hash, said->hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
 	}
 	return VERDICT_WAIT;
@@ -524,7 +524,7 @@ static enum verdict verify_fin(const struct flow *flow, const struct view *view,
 }
 
 /* Verifies the next part of a digest that begins where coverage ends; advances both. */
-static enum verdict verify_part(const struct hold *hold, const struct flow *flow,
+static enum verdict verify_part(const struct gate *gate, const struct flow *flow,
 				struct view *view, struct digest *said)
 {
 	bool fin = said->tcp_flags & PACKET_FIN;
@@ -533,10 +533,10 @@ static enum verdict verify_part(const struct hold *hold, const struct flow *flow
 
 	if (said->tcp_flags & PACKET_SYN) {
 		part = said->len;
-		verdict = verify_syn(hold, flow, view, said);
+		verdict = verify_syn(gate, flow, view, said);
 	} else if (said->len > fin) {
 		part = said->len - fin;
-		verdict = verify_bytes(hold, flow, view, said->seq, part, said->hash);
+		verdict = verify_bytes(gate, flow, view, said->seq, part, said->hash);
 	} else {
 		part = 1;
 		verdict = verify_fin(flow, view, said->seq);
@@ -561,7 +561,7 @@ static void pop_pending(struct view *view)
 }
 
 /* Verifies as many of the SVM's digests as the PVM's held bytes allow. */
-static void verify(struct hold *hold, struct flow *flow, struct view *view)
+static void verify(struct gate *gate, struct flow *flow, struct view *view)
 {
 	while (view->head && !view->broken) {
 		struct digest *said = &view->head->digest;
@@ -577,17 +577,17 @@ static void verify(struct hold *hold, struct flow *flow, struct view *view)
 			continue;
 		}
 		if (said->seq != view->covered_end) {
-			mismatch(hold, flow, view, said->seq,
+			mismatch(gate, flow, view, said->seq,
 				 "the SVM's stream goes on at another place");
 			return;
 		}
-		switch (verify_part(hold, flow, view, said)) {
+		switch (verify_part(gate, flow, view, said)) {
 		case VERDICT_EQUAL:
 			break;
 		case VERDICT_WAIT:
 			return;
 		case VERDICT_DIFFERENT:
-			mismatch(hold, flow, view, said->seq, "the SVM's stream has other bytes");
+			mismatch(gate, flow, view, said->seq, "the SVM's stream has other bytes");
 			return;
 		}
 	}
@@ -614,7 +614,7 @@ static void new_incarnation(struct flow *flow, struct view *view, const struct p
 	flow->open_epoch = NO_EPOCH;
 }
 
-static void tell_flow_open(struct hold *hold, struct flow *flow, const struct packet_tcp *tcp)
+static void tell_flow_open(struct gate *gate, struct flow *flow, const struct packet_tcp *tcp)
 {
 	struct flow_open open = {
 		.key = flow->key,
@@ -625,10 +625,10 @@ static void tell_flow_open(struct hold *hold, struct flow *flow, const struct pa
 		.tsval = tcp->tsval,
 	};
 
-	if (flow->open_epoch == hold->epoch)
+	if (flow->open_epoch == gate->epoch)
 		return;
-	flow->open_epoch = hold->epoch;
-	hold->ops->flow_open(hold->ctx, hold->epoch, &open);
+	flow->open_epoch = gate->epoch;
+	gate->ops->flow_open(gate->ctx, gate->epoch, &open);
 }
 
 /* What the PVM has sent and acknowledged so far: the base of the next epoch's view. */
@@ -648,30 +648,30 @@ static void note_sent(struct flow *flow, const struct packet *packet)
 }
 
 /* Prepares a TCP segment's flow and view. */
-static void note_segment(struct hold *hold, struct flow *flow, const struct packet *packet)
+static void note_segment(struct gate *gate, struct flow *flow, const struct packet *packet)
 {
-	struct view *view = view_get(flow, hold->epoch);
+	struct view *view = view_get(flow, gate->epoch);
 	const struct packet_tcp *tcp = &packet->tcp;
 
 	assert(view); /* the current epoch's view is never over */
 	if (tcp->flags & PACKET_SYN) {
 		if (!flow->iss_known || flow->iss != tcp->seq)
 			new_incarnation(flow, view, tcp);
-		if (hold->protected)
-			tell_flow_open(hold, flow, tcp);
+		if (gate->protected)
+			tell_flow_open(gate, flow, tcp);
 	}
 	note_sent(flow, packet);
 }
 
-static void note_limits(struct hold *hold)
+static void note_limits(struct gate *gate)
 {
-	if (hold->stats.now_bytes > hold->limits.max_bytes / 2 ||
-	    hold->stats.now_packets > hold->limits.max_packets / 2)
-		request(hold, CKPT_PRESSURE, NULL, 0, "held output nears its limit");
+	if (gate->stats.now_bytes > gate->limits.max_bytes / 2 ||
+	    gate->stats.now_packets > gate->limits.max_packets / 2)
+		request(gate, CKPT_PRESSURE, NULL, 0, "held output nears its limit");
 }
 
 /* The flow that the packet is compared in; NULL: not comparable. */
-static struct flow *flow_of(struct hold *hold, const struct packet *packet)
+static struct flow *flow_of(struct gate *gate, const struct packet *packet)
 {
 	struct flow_key key;
 	struct flow *flow;
@@ -680,13 +680,13 @@ static struct flow *flow_of(struct hold *hold, const struct packet *packet)
 		return NULL;
 	if (packet->class == PACKET_TCP && digest_tcp_exempt(packet))
 		return NULL;
-	flow = flow_get(hold, &key);
+	flow = flow_get(gate, &key);
 	if (!flow)
-		request(hold, CKPT_PRESSURE, NULL, 0, "the flow table is full");
+		request(gate, CKPT_PRESSURE, NULL, 0, "the flow table is full");
 	return flow;
 }
 
-int hold_output(struct hold *hold, struct frame *frame, uint64_t now)
+int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
 	struct flow *flow;
@@ -694,48 +694,48 @@ int hold_output(struct hold *hold, struct frame *frame, uint64_t now)
 
 	if (packet_parse(&packet, frame) != 0)
 		packet = (struct packet){ .frame = frame, .class = PACKET_OTHER };
-	flow = flow_of(hold, &packet);
+	flow = flow_of(gate, &packet);
 	if (flow && packet.class == PACKET_TCP)
-		note_segment(hold, flow, &packet);
-	if (!hold->protected) {
-		let_out(hold, frame, &packet, RELEASE_UNPROTECTED, 0);
+		note_segment(gate, flow, &packet);
+	if (!gate->protected) {
+		let_out(gate, frame, &packet, RELEASE_UNPROTECTED, 0);
 		return 0;
 	}
-	r = append(hold, frame, &packet, flow, now);
+	r = append(gate, frame, &packet, flow, now);
 	if (r < 0) {
 		frame_free(frame);
-		request(hold, CKPT_PRESSURE, flow, 0, "no memory for held output");
+		request(gate, CKPT_PRESSURE, flow, 0, "no memory for held output");
 		return r;
 	}
-	note_limits(hold);
+	note_limits(gate);
 	if (!flow)
 		return 0;
 	if (packet.class == PACKET_TCP)
-		verify(hold, flow, view_get(flow, hold->epoch));
+		verify(gate, flow, view_get(flow, gate->epoch));
 	else
-		(void)view_get(flow, hold->epoch);
-	release_matched(hold, flow, now);
+		(void)view_get(flow, gate->epoch);
+	release_matched(gate, flow, now);
 	return 0;
 }
 
 /* ---- the SVM speaks ---- */
 
-static void add_pending(struct hold *hold, struct flow *flow, struct view *view,
+static void add_pending(struct gate *gate, struct flow *flow, struct view *view,
 			const struct digest *digest)
 {
 	struct pending *pending;
 
 	if (view->broken)
 		return;
-	if (view->pending >= hold->limits.max_digests) {
+	if (view->pending >= gate->limits.max_digests) {
 		view->broken = true;
-		request(hold, CKPT_PRESSURE, flow, digest->seq, "the SVM is too far ahead");
+		request(gate, CKPT_PRESSURE, flow, digest->seq, "the SVM is too far ahead");
 		return;
 	}
 	pending = malloc(sizeof(*pending));
 	if (!pending) {
 		view->broken = true;
-		request(hold, CKPT_PRESSURE, flow, digest->seq, "no memory for a digest");
+		request(gate, CKPT_PRESSURE, flow, digest->seq, "no memory for a digest");
 		return;
 	}
 	pending->next = NULL;
@@ -745,7 +745,7 @@ static void add_pending(struct hold *hold, struct flow *flow, struct view *view,
 	view->pending++;
 }
 
-static void note_svm_segment(struct hold *hold, struct flow *flow, struct view *view,
+static void note_svm_segment(struct gate *gate, struct flow *flow, struct view *view,
 			     const struct digest *digest, uint64_t now)
 {
 	if (digest->tcp_flags & PACKET_ACK) {
@@ -763,124 +763,124 @@ static void note_svm_segment(struct hold *hold, struct flow *flow, struct view *
 		return;
 	}
 	if (digest->len)
-		add_pending(hold, flow, view, digest);
-	verify(hold, flow, view);
+		add_pending(gate, flow, view, digest);
+	verify(gate, flow, view);
 }
 
-int hold_digest(struct hold *hold, uint32_t lineage, const struct digest *digest, uint64_t now)
+int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest, uint64_t now)
 {
 	struct flow *flow;
 	struct view *view;
 
-	if (!hold->protected || lineage < hold->committed) {
-		hold->stats.digests_stale++;
+	if (!gate->protected || lineage < gate->committed) {
+		gate->stats.digests_stale++;
 		return 0;
 	}
-	if (lineage > hold->epoch)
+	if (lineage > gate->epoch)
 		return -EPROTO;
-	hold->stats.digests++;
-	flow = flow_get(hold, &digest->key);
+	gate->stats.digests++;
+	flow = flow_get(gate, &digest->key);
 	if (!flow) {
-		request(hold, CKPT_PRESSURE, NULL, 0, "the flow table is full");
+		request(gate, CKPT_PRESSURE, NULL, 0, "the flow table is full");
 		return 0;
 	}
 	view = view_get(flow, lineage);
 	if (!view) {
-		hold->stats.digests_stale++;
+		gate->stats.digests_stale++;
 		return 0;
 	}
 	if (digest->kind == DIGEST_SEGMENT)
-		note_svm_segment(hold, flow, view, digest, now);
+		note_svm_segment(gate, flow, view, digest, now);
 	else
-		add_pending(hold, flow, view, digest);
-	release_matched(hold, flow, now);
+		add_pending(gate, flow, view, digest);
+	release_matched(gate, flow, now);
 	return 0;
 }
 
 /* ---- checkpoints ---- */
 
-void hold_cut(struct hold *hold, uint32_t epoch, uint64_t now)
+void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now)
 {
 	(void)now;
-	assert(epoch == 0 || (hold->protected && epoch == hold->epoch + 1));
+	assert(epoch == 0 || (gate->protected && epoch == gate->epoch + 1));
 	if (epoch == 0) {
-		assert(!hold->oldest);
-		hold->committed = 0;
-		for (struct flow *flow = hold->lru_oldest; flow; flow = flow->lru_newer) {
+		assert(!gate->oldest);
+		gate->committed = 0;
+		for (struct flow *flow = gate->lru_oldest; flow; flow = flow->lru_newer) {
 			view_clear(&flow->view[0]);
 			view_clear(&flow->view[1]);
 			flow->open_epoch = NO_EPOCH;
 		}
 	}
-	hold->protected = true;
-	hold->epoch = epoch;
-	hold->broken_epoch = NO_EPOCH;
-	hold->requested = 0;
-	hold->ts_lead[epoch & 1] = 0;
-	hold->first_of_epoch = NULL;
+	gate->protected = true;
+	gate->epoch = epoch;
+	gate->broken_epoch = NO_EPOCH;
+	gate->requested = 0;
+	gate->ts_lead[epoch & 1] = 0;
+	gate->first_of_epoch = NULL;
 }
 
-static void touch(struct hold *hold, struct flow *flow)
+static void touch(struct gate *gate, struct flow *flow)
 {
 	if (!flow || flow->touched)
 		return;
 	flow->touched = true;
-	flow->touched_next = hold->touched;
-	hold->touched = flow;
+	flow->touched_next = gate->touched;
+	gate->touched = flow;
 }
 
-void hold_commit(struct hold *hold, uint32_t epoch, uint64_t now)
+void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now)
 {
-	if (!hold->protected || epoch > hold->epoch || epoch <= hold->committed)
+	if (!gate->protected || epoch > gate->epoch || epoch <= gate->committed)
 		return;
-	hold->committed = epoch;
-	while (hold->oldest && hold->oldest->epoch < epoch) {
-		touch(hold, hold->oldest->flow);
-		release(hold, hold->oldest, RELEASE_COMMIT, now);
+	gate->committed = epoch;
+	while (gate->oldest && gate->oldest->epoch < epoch) {
+		touch(gate, gate->oldest->flow);
+		release(gate, gate->oldest, RELEASE_COMMIT, now);
 	}
 	/* What the next epoch has said behind it may have matched already. */
-	while (hold->touched) {
-		struct flow *flow = hold->touched;
+	while (gate->touched) {
+		struct flow *flow = gate->touched;
 
-		hold->touched = flow->touched_next;
+		gate->touched = flow->touched_next;
 		flow->touched = false;
-		release_matched(hold, flow, now);
+		release_matched(gate, flow, now);
 	}
 }
 
-void hold_break(struct hold *hold, enum ckpt_cause cause, const char *what, uint64_t now)
+void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint64_t now)
 {
 	(void)now;
-	if (!hold->protected)
+	if (!gate->protected)
 		return;
-	hold->broken_epoch = hold->epoch;
-	request(hold, cause, NULL, 0, what);
+	gate->broken_epoch = gate->epoch;
+	request(gate, cause, NULL, 0, what);
 }
 
-void hold_unprotect(struct hold *hold, uint64_t now)
+void gate_unprotect(struct gate *gate, uint64_t now)
 {
-	while (hold->oldest)
-		release(hold, hold->oldest, RELEASE_UNPROTECTED, now);
-	hold->protected = false;
-	hold->requested = 0;
-	hold->first_of_epoch = NULL;
+	while (gate->oldest)
+		release(gate, gate->oldest, RELEASE_UNPROTECTED, now);
+	gate->protected = false;
+	gate->requested = 0;
+	gate->first_of_epoch = NULL;
 }
 
-uint64_t hold_tick(struct hold *hold, uint64_t now)
+uint64_t gate_tick(struct gate *gate, uint64_t now)
 {
-	const struct held *first = hold->first_of_epoch;
+	const struct held *first = gate->first_of_epoch;
 	enum ckpt_cause cause;
 	uint64_t due;
 
 	if (!first)
 		return UINT64_MAX;
 	cause = first->flow ? CKPT_LATE : CKPT_UNCOMPARED;
-	if (hold->requested & (1u << cause))
+	if (gate->requested & (1u << cause))
 		return UINT64_MAX;
-	due = first->arrived + hold->limits.late_ns;
+	due = first->arrived + gate->limits.late_ns;
 	if (due > now)
 		return due;
-	request(hold, cause, first->flow, first->packet.class == PACKET_TCP ? first->packet.tcp.seq : 0,
+	request(gate, cause, first->flow, first->packet.class == PACKET_TCP ? first->packet.tcp.seq : 0,
 		first->flow ? "the SVM has not said it in time"
 			    : packet_why_name(first->packet.why));
 	return UINT64_MAX;
@@ -888,67 +888,67 @@ uint64_t hold_tick(struct hold *hold, uint64_t now)
 
 /* ---- the rest ---- */
 
-int hold_new(struct hold **ret_hold, const struct hold_limits *limits,
-	     const struct packet_digest_key *key, const struct hold_ops *ops, void *ctx)
+int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
+	     const struct packet_digest_key *key, const struct gate_ops *ops, void *ctx)
 {
-	struct hold *hold = calloc(1, sizeof(*hold));
+	struct gate *gate = calloc(1, sizeof(*gate));
 	uint32_t buckets = 256;
 
-	if (!hold)
+	if (!gate)
 		return -ENOMEM;
 	while (buckets < limits->max_flows && buckets < 1u << 20)
 		buckets *= 2;
-	hold->buckets = calloc(buckets, sizeof(*hold->buckets));
-	hold->hash = XXH3_createState();
-	if (!hold->buckets || !hold->hash) {
-		hold_free(hold);
+	gate->buckets = calloc(buckets, sizeof(*gate->buckets));
+	gate->hash = XXH3_createState();
+	if (!gate->buckets || !gate->hash) {
+		gate_free(gate);
 		return -ENOMEM;
 	}
-	hold->bucket_mask = buckets - 1;
-	hold->key = *key;
-	hold->limits = *limits;
-	hold->ops = ops;
-	hold->ctx = ctx;
-	hold->broken_epoch = NO_EPOCH;
-	*ret_hold = hold;
+	gate->bucket_mask = buckets - 1;
+	gate->key = *key;
+	gate->limits = *limits;
+	gate->ops = ops;
+	gate->ctx = ctx;
+	gate->broken_epoch = NO_EPOCH;
+	*ret_gate = gate;
 	return 0;
 }
 
-void hold_free(struct hold *hold)
+void gate_free(struct gate *gate)
 {
-	if (!hold)
+	if (!gate)
 		return;
-	while (hold->oldest) {
-		struct held *next = hold->oldest->newer;
+	while (gate->oldest) {
+		struct held *next = gate->oldest->newer;
 
-		frame_free(hold->oldest->frame);
-		free(hold->oldest);
-		hold->oldest = next;
+		frame_free(gate->oldest->frame);
+		free(gate->oldest);
+		gate->oldest = next;
 	}
-	while (hold->lru_oldest)
-		flow_free(hold, hold->lru_oldest);
-	XXH3_freeState(hold->hash);
-	free(hold->buckets);
-	free(hold);
+	while (gate->lru_oldest)
+		flow_free(gate, gate->lru_oldest);
+	XXH3_freeState(gate->hash);
+	free(gate->buckets);
+	free(gate);
 }
 
-bool hold_has_room(const struct hold *hold)
+bool gate_has_room(const struct gate *gate)
 {
-	return hold->stats.now_bytes < hold->limits.max_bytes &&
-	       hold->stats.now_packets < hold->limits.max_packets;
+	return gate->stats.now_bytes < gate->limits.max_bytes &&
+	       gate->stats.now_packets < gate->limits.max_packets;
 }
 
-bool hold_is_protected(const struct hold *hold)
+bool gate_is_protected(const struct gate *gate)
 {
-	return hold->protected;
+	return gate->protected;
 }
 
-uint32_t hold_epoch(const struct hold *hold)
+uint32_t gate_epoch(const struct gate *gate)
 {
-	return hold->epoch;
+	return gate->epoch;
 }
 
-void hold_get_stats(const struct hold *hold, struct hold_stats *ret_stats)
+void gate_get_stats(const struct gate *gate, struct gate_stats *ret_stats)
 {
-	*ret_stats = hold->stats;
+	*ret_stats = gate->stats;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#ifndef COLO_CORE_HOLD_H
-#define COLO_CORE_HOLD_H
+#ifndef COLO_CORE_GATE_H
+#define COLO_CORE_GATE_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -9,15 +9,15 @@
 #include "colo-proxy/core/records.h"
 
 /*
- * The primary's hold: what the PVM says waits here until the SVM has been seen to say the same in
- * the same lineage, or until a later checkpoint is committed (R1). See hold.c for how.
+ * The primary's gate: what the PVM says waits here until the SVM has been seen to say the same in
+ * the same lineage, or until a later checkpoint is committed (R1). See gate.c for how.
  *
  * No I/O, no clock: frames, digests and checkpoint events go in with a time (ns), and releases and
  * requests come out through the operations. Operations are called from inside the calls below and
- * must not call back into the hold.
+ * must not call back into the gate.
  */
 
-struct hold;
+struct gate;
 
 enum release_why {
 	RELEASE_MATCH,       /* R1 (a) */
@@ -35,7 +35,7 @@ struct divergence {
 	const char *what;     /* static text */
 };
 
-struct hold_ops {
+struct gate_ops {
 	/* Lets the frame out; the callee owns it from here. held_ns: how long it waited. */
 	void (*release)(void *ctx, struct frame *frame, const struct packet *packet,
 			enum release_why why, uint64_t held_ns);
@@ -48,7 +48,7 @@ struct hold_ops {
 	void (*ts_lead)(void *ctx, uint32_t epoch, uint32_t ticks);
 };
 
-struct hold_limits {
+struct gate_limits {
 	uint64_t late_ns;      /* how long the SVM may take before a checkpoint is asked for */
 	uint64_t max_bytes;    /* of held frames */
 	uint32_t max_packets;  /* held */
@@ -57,7 +57,7 @@ struct hold_limits {
 };
 
 /* Statistics for each class of packets (enum packet_class). */
-struct hold_class_stats {
+struct gate_class_stats {
 	uint64_t held_packets, held_bytes;           /* ever taken in while protected */
 	uint64_t matched_packets, matched_bytes;     /* released by match */
 	uint64_t committed_packets, committed_bytes; /* released by commit */
@@ -65,8 +65,8 @@ struct hold_class_stats {
 	uint64_t mismatched, late;                   /* packets at which a difference was seen */
 };
 
-struct hold_stats {
-	struct hold_class_stats by_class[PACKET_CLASS_COUNT];
+struct gate_stats {
+	struct gate_class_stats by_class[PACKET_CLASS_COUNT];
 	uint64_t now_bytes, high_bytes;
 	uint32_t now_packets, high_packets;
 	uint32_t now_flows, high_flows;
@@ -74,44 +74,44 @@ struct hold_stats {
 };
 
 /* key: what both daemons share and no guest knows; copied.
- * Returns 0, or -ENOMEM. The hold starts unprotected, in epoch 0. */
-int hold_new(struct hold **ret_hold, const struct hold_limits *limits, const struct packet_digest_key *key,
-	     const struct hold_ops *ops, void *ctx);
+ * Returns 0, or -ENOMEM. The gate starts unprotected, in epoch 0. */
+int gate_new(struct gate **ret_gate, const struct gate_limits *limits, const struct packet_digest_key *key,
+	     const struct gate_ops *ops, void *ctx);
 
-/* Frees the hold and, unreleased, every frame in it. */
-void hold_free(struct hold *hold);
+/* Frees the gate and, unreleased, every frame in it. */
+void gate_free(struct gate *gate);
 
 /* The PVM has said this. Takes the frame. Returns 0, or -ENOMEM: the frame was freed, not
  * released, and a checkpoint for pressure has been asked for. */
-int hold_output(struct hold *hold, struct frame *frame, uint64_t now);
+int gate_output(struct gate *gate, struct frame *frame, uint64_t now);
 
 /* The SVM, in this lineage, has said this. Returns 0; -EPROTO for a lineage that does not exist
  * yet (a peer that lies). Digests of older lineages are counted and ignored. */
-int hold_digest(struct hold *hold, uint32_t lineage, const struct digest *digest, uint64_t now);
+int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest, uint64_t now);
 
-/* The PVM stands still and all that it said has gone through hold_output(): epoch `epoch` begins.
+/* The PVM stands still and all that it said has gone through gate_output(): epoch `epoch` begins.
  * From here on everything is held. epoch is 0 (protection begins) or the current one plus 1. */
-void hold_cut(struct hold *hold, uint32_t epoch, uint64_t now);
+void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now);
 
 /* C(epoch) is complete and verified on the secondary host: what was said before it goes out. */
-void hold_commit(struct hold *hold, uint32_t epoch, uint64_t now);
+void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now);
 
 /* What was told to S about a lineage no longer counts: comparison in the current epoch is over and
  * only a commit releases (the input did not reach the SVM whole). Asks for a checkpoint. */
-void hold_break(struct hold *hold, enum ckpt_cause cause, const char *what, uint64_t now);
+void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint64_t now);
 
 /* Nobody needs protecting from anybody: this host is the only one that may speak (the caller has
  * the right: fence, or no secondary ever took C(0)). Releases everything, and everything to come. */
-void hold_unprotect(struct hold *hold, uint64_t now);
+void gate_unprotect(struct gate *gate, uint64_t now);
 
 /* Does what is due (late packets). Returns the time to be called next, or UINT64_MAX. */
-uint64_t hold_tick(struct hold *hold, uint64_t now);
+uint64_t gate_tick(struct gate *gate, uint64_t now);
 
-/* False while the hold is full: the caller stops reading the VM's output (R8). */
-bool hold_has_room(const struct hold *hold);
+/* False while the gate is full: the caller stops reading the VM's output (R8). */
+bool gate_has_room(const struct gate *gate);
 
-bool hold_is_protected(const struct hold *hold);
-uint32_t hold_epoch(const struct hold *hold);
-void hold_get_stats(const struct hold *hold, struct hold_stats *ret_stats);
+bool gate_is_protected(const struct gate *gate);
+uint32_t gate_epoch(const struct gate *gate);
+void gate_get_stats(const struct gate *gate, struct gate_stats *ret_stats);
 
 #endif
