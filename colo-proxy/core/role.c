@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who may speak: theory of operation
+ *
+ * Goal: at no time do two hosts speak for one VM (R6), and one does as soon as it has the right.
+ *
+ * Silence on the link proves nothing: the peer may be dead, or speak. So losing the peer leads to
+ * DECIDING, in which nothing more is said than R1 allows without the peer, that is nothing. Out of it
+ * there are four ways: the fence says that the peer is dead; the operator wrote `fence = none` or
+ * forces the decision; the peer itself says that it does not speak (it yields); or nobody knows,
+ * and the state is STUCK, silent, until one of those comes.
+ *
+ * Before lineage 0 exists the secondary has no right to anything, and the primary speaks freely.
+ * The primary counts as protected from the moment at which it is about to tell the secondary so:
+ * from there on the secondary may take over, whether or not the telling arrives back.
+ *
+ * When a link comes up again after a loss, the lineage is broken all the same (messages are lost).
+ * The secondary that has not taken over then yields: the primary lives.
+ */
+#include "colo-proxy/core/role.h"
+
+#include <assert.h>
+
+static const char *const state_names[] = {
+	"waiting",  "unprotected", "joining",	  "protected", "standby",
+	"deciding", "stuck",	   "taking-over", "retired",
+};
+static_assert(sizeof(state_names) / sizeof(state_names[0]) == ROLE_STATE_COUNT,
+	      "one name for each state");
+
+const char *role_state_name(enum role_state state)
+{
+	return (unsigned)state < ROLE_STATE_COUNT ? state_names[state] : "unknown";
+}
+
+void role_init(struct role *role, const struct role_params *params, uint64_t now)
+{
+	*role = (struct role){
+		.params = *params,
+		.state = params->primary ? ROLE_ALONE : ROLE_WAITING,
+		.since = now,
+	};
+}
+
+static uint32_t enter(struct role *role, enum role_state state, uint64_t now)
+{
+	role->state = state;
+	role->since = now;
+	return ROLE_ACT_TELL;
+}
+
+/* Somebody vouches that the peer is silent. */
+static uint32_t granted(struct role *role, uint64_t now)
+{
+	if (role->params.primary)
+		return enter(role, ROLE_ALONE, now) | ROLE_ACT_GO_ALONE;
+	return enter(role, ROLE_TAKING_OVER, now) | ROLE_ACT_TAKE_OVER;
+}
+
+static uint32_t ask(struct role *role, uint64_t now)
+{
+	if (!role->params.automatic || role->params.fence == ROLE_FENCE_OPERATOR)
+		return enter(role, ROLE_STUCK, now);
+	if (role->params.fence == ROLE_FENCE_NONE)
+		return granted(role, now);
+	role->asked = true;
+	return ROLE_ACT_ASK;
+}
+
+static uint32_t lost(struct role *role, uint64_t now)
+{
+	uint32_t actions = enter(role, ROLE_DECIDING, now) | ROLE_ACT_DROP_LINK;
+
+	role->lost_at = now;
+	role->asked = false;
+	if (role->params.fence_delay_ns == 0)
+		actions |= ask(role, now);
+	return actions;
+}
+
+static uint64_t loss_deadline(const struct role *role)
+{
+	return role->heard_at + role->params.interval_ns * role->params.loss;
+}
+
+static uint32_t tick(struct role *role, uint64_t now)
+{
+	switch (role->state) {
+	case ROLE_JOINING:
+		if (now < loss_deadline(role))
+			return 0;
+		return enter(role, role->params.primary ? ROLE_ALONE : ROLE_WAITING, now) |
+		       ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
+	case ROLE_PROTECTED:
+	case ROLE_STANDBY:
+		return now < loss_deadline(role) ? 0 : lost(role, now);
+	case ROLE_DECIDING:
+		if (role->asked || now < role->lost_at + role->params.fence_delay_ns)
+			return 0;
+		return ask(role, now);
+	default:
+		return 0;
+	}
+}
+
+static uint32_t link_up(struct role *role, uint64_t now)
+{
+	role->link = true;
+	role->heard_at = now;
+	switch (role->state) {
+	case ROLE_ALONE:
+		return role->params.primary ? enter(role, ROLE_JOINING, now) | ROLE_ACT_COPY : 0;
+	case ROLE_WAITING:
+		return enter(role, ROLE_JOINING, now);
+	case ROLE_STANDBY:
+	case ROLE_DECIDING:
+	case ROLE_STUCK:
+		/* The primary lives. If the fence has been asked, its answer decides. */
+		if (role->params.primary || role->asked)
+			return 0;
+		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_YIELD;
+	default:
+		return 0;
+	}
+}
+
+static uint32_t link_down(struct role *role, uint64_t now)
+{
+	role->link = false;
+	if (role->state != ROLE_JOINING)
+		return 0; /* the missing heartbeats will say */
+	return enter(role, role->params.primary ? ROLE_ALONE : ROLE_WAITING, now) |
+	       ROLE_ACT_STOP_COPY;
+}
+
+static bool undecided(const struct role *role)
+{
+	return role->state == ROLE_DECIDING || role->state == ROLE_STUCK;
+}
+
+static uint32_t peer_yielded(struct role *role, uint64_t now)
+{
+	if (role->params.primary) {
+		if (role->state == ROLE_PROTECTED || undecided(role))
+			return granted(role, now);
+		if (role->state == ROLE_JOINING)
+			return enter(role, ROLE_ALONE, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
+		return 0;
+	}
+	if (role->state == ROLE_STANDBY || undecided(role))
+		return granted(role, now);
+	return 0;
+}
+
+static uint32_t vm_lost(struct role *role, uint64_t now)
+{
+	switch (role->state) {
+	case ROLE_PROTECTED:
+	case ROLE_DECIDING:
+	case ROLE_STUCK:
+	case ROLE_STANDBY:
+	case ROLE_JOINING:
+	case ROLE_TAKING_OVER:
+		return enter(role, role->params.primary ? ROLE_RETIRED : ROLE_WAITING, now) |
+		       ROLE_ACT_YIELD;
+	case ROLE_ALONE:
+		return enter(role, ROLE_RETIRED, now);
+	default:
+		return 0;
+	}
+}
+
+uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
+{
+	switch (event) {
+	case ROLE_EV_TICK:
+		return tick(role, now);
+	case ROLE_EV_LINK_UP:
+		return link_up(role, now);
+	case ROLE_EV_LINK_DOWN:
+		return link_down(role, now);
+	case ROLE_EV_HEARD:
+		role->heard_at = now;
+		return 0;
+	case ROLE_EV_COPY_FAILED:
+		if (role->state != ROLE_JOINING)
+			return 0;
+		return enter(role, role->params.primary ? ROLE_ALONE : ROLE_WAITING, now) |
+		       ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
+	case ROLE_EV_LINEAGE_0:
+		if (role->state != ROLE_JOINING)
+			return 0;
+		return enter(role, role->params.primary ? ROLE_PROTECTED : ROLE_STANDBY, now);
+	case ROLE_EV_RIGHT:
+		return undecided(role) ? granted(role, now) : 0;
+	case ROLE_EV_NO_RIGHT:
+		role->asked = false;
+		return role->state == ROLE_DECIDING ? enter(role, ROLE_STUCK, now) : 0;
+	case ROLE_EV_FORCE:
+		return undecided(role) ? granted(role, now) : 0;
+	case ROLE_EV_PEER_YIELDED:
+		return peer_yielded(role, now);
+	case ROLE_EV_PEER_ALONE:
+		if (role->params.primary || (role->state != ROLE_STANDBY && !undecided(role)))
+			return 0;
+		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
+	case ROLE_EV_HANDED_OVER:
+		return role->state == ROLE_PROTECTED ? enter(role, ROLE_RETIRED, now) : 0;
+	case ROLE_EV_TAKEN_OVER:
+		return role->state == ROLE_TAKING_OVER ? enter(role, ROLE_ALONE, now) : 0;
+	case ROLE_EV_VM_LOST:
+		return vm_lost(role, now);
+	case ROLE_EV_COUNT:
+		break;
+	}
+	return 0;
+}
+
+uint64_t role_deadline(const struct role *role)
+{
+	switch (role->state) {
+	case ROLE_JOINING:
+	case ROLE_PROTECTED:
+	case ROLE_STANDBY:
+		return loss_deadline(role);
+	case ROLE_DECIDING:
+		return role->asked ? UINT64_MAX : role->lost_at + role->params.fence_delay_ns;
+	default:
+		return UINT64_MAX;
+	}
+}
+
+bool role_speaks(const struct role *role)
+{
+	return role->state == ROLE_ALONE ||
+	       (role->params.primary && role->state == ROLE_JOINING);
+}
