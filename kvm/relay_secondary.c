@@ -328,7 +328,7 @@ static int check_checkpoint(struct relay_secondary *r, const struct ckpt *ckpt)
 		(void)snprintf(r->err, sizeof(r->err),
 		               "checkpoint %" PRIu64 " has %zu bytes and does not end there",
 		               ckpt->epoch, ckpt->buf.len);
-	return -EPROTO;
+	return -EBADMSG;
 }
 
 int relay_secondary_load(struct relay_secondary *r, struct ckpt *ckpt)
