@@ -16,7 +16,8 @@
  *   event    {"event": ...}             after the command "events", until the client closes
  *
  * Limits: a request line is at most CONTROL_REQUEST_MAX bytes and CONTROL_DEPTH_MAX levels deep, a
- * reply at most CONTROL_REPLY_MAX; CONTROL_CLIENTS clients; one request of a client at a time (the
+ * reply at most CONTROL_REPLY_MAX; CONTROL_CLIENTS clients, of which the unprivileged
+ * may be half; one request of a client at a time (the
  * next is not read before the last one's reply is sent). Nothing is done before a request's line
  * is complete. A client that does not read blocks nobody: its output is bounded, and a subscriber
  * that falls CONTROL_EVENTS_MAX bytes behind is disconnected. A connection on which nothing
@@ -55,7 +56,8 @@ int control_server_new(const char *path, gid_t admin_gid, control_handler *handl
 
 /*
  * Closes every connection after an attempt to send what is queued, and removes the socket file.
- * Requests not yet answered stay valid and still have to be answered. NULL is allowed.
+ * Requests not yet answered stay valid and still have to be answered. Not from within the
+ * handler. NULL is allowed.
  */
 void control_server_free(struct control_server *server);
 
