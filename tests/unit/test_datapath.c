@@ -1,0 +1,819 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The data path in a network namespace of its own, with real taps, a bridge and a veth pair:
+ *
+ *   VM: this program reads and writes the descriptor of vm0
+ *   br0: ports vm0, side0 (a tap for sentinels), c0;  c0 = c1, where the "client" listens
+ *
+ * "Nothing passes" is shown with a sentinel: a frame written to side0 afterwards arrives at c1, and
+ * nothing of the VM before it. Needs root; is skipped without.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "colo-proxy/datapath/counters.h"
+#include "colo-proxy/datapath/hold.h"
+#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/tapdev.h"
+
+#define MARK       0xc0100001u /* the top bit set: must not be sign-extended anywhere */
+#define QUEUE      77
+#define WAIT_MS    5000
+#define SENTINEL   0x88b6
+#define IPV4_BYTES 20
+#define TCP_BYTES  20
+
+static const uint8_t vm_mac[6] = {0x52, 0x54, 0, 0, 0, 1};
+static const uint8_t client_mac[6] = {2, 0, 0, 0, 0, 2};
+
+static int vm_fd = -1;
+static int side_fd = -1;
+static int client_fd = -1;
+
+/* ---- the namespace ---- */
+
+static void run(const char *command)
+{
+	int status = system(command);
+
+	if (status != 0)
+		g_error("%s: status %d", command, status);
+}
+
+/* What QEMU does for a guest that negotiates everything. */
+static void act_as_qemu(int fd)
+{
+	int header = sizeof(struct virtio_net_hdr_v1);
+	unsigned offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+
+	g_assert_cmpint(ioctl(fd, TUNSETVNETHDRSZ, &header), ==, 0);
+	g_assert_cmpint(ioctl(fd, TUNSETOFFLOAD, (unsigned long)offloads), ==, 0);
+}
+
+static int make_tap(const char *name, const char *bridge)
+{
+	struct tapdev_params params = {.name = name, .bridge = bridge};
+	char got[IFNAMSIZ];
+	char err[200] = "";
+	int fd = -1;
+	int ret = tapdev_create(&params, &fd, got, err, sizeof(err));
+
+	if (ret < 0)
+		g_error("tapdev_create: %s", err);
+	g_assert_cmpstr(got, ==, name);
+	act_as_qemu(fd);
+	return fd;
+}
+
+static int packet_socket(const char *ifname)
+{
+	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int on = 1;
+	int size = 64 << 20;
+
+	g_assert_cmpint(fd, >=, 0);
+	to.sll_ifindex = link_index(ifname);
+	g_assert_cmpint(setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)), ==, 0);
+	g_assert_cmpint(setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)), ==, 0);
+	g_assert_cmpint(setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)), ==, 0);
+	g_assert_cmpint(setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)), ==, 0);
+	g_assert_cmpint(bind(fd, (struct sockaddr *)&to, sizeof(to)), ==, 0);
+	return fd;
+}
+
+static void set_up(void)
+{
+	run("for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do "
+	    "[ ! -e $f ] || echo 0 >$f; done");
+	run("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up");
+	run("ip link add c0 type veth peer name c1 && ip link set c0 master br0 up && "
+	    "ip link set c1 up");
+	vm_fd = make_tap("vm0", "br0");
+	side_fd = make_tap("side0", "br0");
+	client_fd = packet_socket("c1");
+}
+
+static void tear_down(void)
+{
+	close(vm_fd);
+	close(side_fd);
+	close(client_fd);
+	run("ip link del c0 && ip link del br0");
+}
+
+/* ---- frames ---- */
+
+static uint16_t checksum(const uint8_t *data, size_t len, uint32_t sum)
+{
+	for (size_t i = 0; i + 1 < len; i += 2)
+		sum += (uint32_t)data[i] << 8 | data[i + 1];
+	if (len & 1)
+		sum += (uint32_t)data[len - 1] << 8;
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)~sum;
+}
+
+static void put16(uint8_t *at, unsigned value)
+{
+	at[0] = (uint8_t)(value >> 8);
+	at[1] = (uint8_t)value;
+}
+
+static struct frame *ethernet(unsigned type, size_t payload)
+{
+	struct frame *f = frame_new(14 + payload);
+
+	memcpy(f->data, client_mac, 6);
+	memcpy(f->data + 6, vm_mac, 6);
+	put16(f->data + 12, type);
+	memset(f->data + 14, 0x5a, payload);
+	f->len = (uint32_t)(14 + payload);
+	return f;
+}
+
+static void ipv4_header(uint8_t *ip, size_t total, uint8_t proto, unsigned frag)
+{
+	memset(ip, 0, IPV4_BYTES);
+	ip[0] = 0x45;
+	put16(ip + 2, (unsigned)total);
+	put16(ip + 4, 0x1234);
+	put16(ip + 6, frag);
+	ip[8] = 64;
+	ip[9] = proto;
+	memcpy(ip + 12, "\x0a\x00\x00\x01\x0a\x00\x00\x02", 8);
+	put16(ip + 10, checksum(ip, IPV4_BYTES, 0));
+}
+
+/* UDP over IPv4; checksum 0: none. The number is the payload's first word. */
+static struct frame *udp4(uint32_t number, size_t payload)
+{
+	struct frame *f = ethernet(ETH_P_IP, IPV4_BYTES + 8 + payload);
+	uint8_t *udp = f->data + 14 + IPV4_BYTES;
+
+	ipv4_header(f->data + 14, IPV4_BYTES + 8 + payload, IPPROTO_UDP, 0);
+	put16(udp, 1000);
+	put16(udp + 2, 2000);
+	put16(udp + 4, (unsigned)(8 + payload));
+	put16(udp + 6, 0);
+	put16(udp + 8, number >> 16);
+	put16(udp + 10, number & 0xffff);
+	return f;
+}
+
+static uint32_t udp4_number(const struct frame *f)
+{
+	const uint8_t *at = f->data + (f->start == FRAME_AT_IP ? 0 : 14) + IPV4_BYTES + 8;
+
+	return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+static uint32_t tcp4_pseudo(const uint8_t *ip, size_t tcp_len)
+{
+	uint32_t sum = IPPROTO_TCP + (uint32_t)tcp_len;
+
+	for (int i = 12; i < 20; i += 2)
+		sum += (uint32_t)ip[i] << 8 | ip[i + 1];
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static struct frame *tcp4(size_t payload)
+{
+	struct frame *f = ethernet(ETH_P_IP, IPV4_BYTES + TCP_BYTES + payload);
+	uint8_t *tcp = f->data + 14 + IPV4_BYTES;
+
+	ipv4_header(f->data + 14, IPV4_BYTES + TCP_BYTES + payload, IPPROTO_TCP, 0);
+	memset(tcp, 0, TCP_BYTES);
+	put16(tcp, 80);
+	put16(tcp + 2, 3000);
+	tcp[12] = 5 << 4;
+	tcp[13] = 0x10;
+	put16(tcp + 16,
+	      checksum(tcp, TCP_BYTES + payload, tcp4_pseudo(f->data + 14, TCP_BYTES + payload)));
+	return f;
+}
+
+/* The checksum left to the next one who segments. */
+static struct frame *tcp4_partial(size_t payload, unsigned gso_size)
+{
+	struct frame *f = tcp4(payload);
+	uint8_t *tcp = f->data + 14 + IPV4_BYTES;
+
+	put16(tcp + 16, tcp4_pseudo(f->data + 14, TCP_BYTES + payload));
+	f->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	f->vnet.csum_start = 14 + IPV4_BYTES;
+	f->vnet.csum_offset = 16;
+	if (gso_size) {
+		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+		f->vnet.gso_size = (uint16_t)gso_size;
+		f->vnet.hdr_len = 14 + IPV4_BYTES + TCP_BYTES;
+	}
+	return f;
+}
+
+static struct frame *make_udp4(void)
+{
+	return udp4(1, 100);
+}
+
+static struct frame *make_tcp4(void)
+{
+	return tcp4(1400);
+}
+
+static struct frame *make_bad_tcp_checksum(void)
+{
+	struct frame *f = tcp4(100);
+
+	f->data[14 + IPV4_BYTES + 16] ^= 0xff;
+	return f;
+}
+
+static struct frame *make_bad_ip_checksum(void)
+{
+	struct frame *f = udp4(1, 100);
+
+	f->data[14 + 10] ^= 0xff;
+	return f;
+}
+
+static struct frame *make_partial(void)
+{
+	return tcp4_partial(1000, 0);
+}
+
+static struct frame *make_gso(void)
+{
+	return tcp4_partial(45 * 1448 - 300, 1448);
+}
+
+static struct frame *make_fragment(void)
+{
+	struct frame *f = ethernet(ETH_P_IP, 1500);
+
+	ipv4_header(f->data + 14, 1500, IPPROTO_UDP, 0x2000 | 185);
+	return f;
+}
+
+static struct frame *make_ipv6(void)
+{
+	struct frame *f = ethernet(ETH_P_IPV6, 40 + 60);
+	uint8_t *ip = f->data + 14;
+
+	memset(ip, 0, 40);
+	ip[0] = 0x60;
+	put16(ip + 4, 60);
+	ip[6] = 253; /* an experimental protocol (RFC 3692): no checksum to be wrong */
+	ip[7] = 64;
+	ip[8] = ip[24] = 0xfd;
+	ip[23] = 1;
+	ip[39] = 2;
+	return f;
+}
+
+static struct frame *make_arp(void)
+{
+	struct frame *f = ethernet(ETH_P_ARP, 46);
+
+	memcpy(f->data + 14, "\0\1\x08\0\6\4\0\1", 8);
+	return f;
+}
+
+static struct frame *tagged(struct frame *inner, unsigned tpid)
+{
+	struct frame *f = frame_new(inner->len + 4);
+
+	memcpy(f->data, inner->data, 12);
+	put16(f->data + 12, tpid);
+	put16(f->data + 14, 0x6007); /* priority 3, VLAN 7 */
+	memcpy(f->data + 16, inner->data + 12, inner->len - 12);
+	f->len = inner->len + 4;
+	frame_free(inner);
+	return f;
+}
+
+static struct frame *make_vlan(void)
+{
+	return tagged(tcp4(1460), ETH_P_8021Q);
+}
+
+static struct frame *make_qinq(void)
+{
+	return tagged(tagged(tcp4(1460), ETH_P_8021Q), ETH_P_8021AD);
+}
+
+static struct frame *make_llc(void)
+{
+	return ethernet(100, 100);
+}
+
+static struct frame *make_stp(void)
+{
+	struct frame *f = ethernet(38, 46);
+
+	memcpy(f->data, "\x01\x80\xc2\0\0\0", 6);
+	memcpy(f->data + 14, "\x42\x42\x03", 3);
+	return f;
+}
+
+static struct frame *make_unknown(void)
+{
+	return ethernet(0x88b5, 200);
+}
+
+/* IPv4 to a reserved group address: a bridge hands it to another hook than the rest. */
+static struct frame *make_reserved_ipv4(void)
+{
+	struct frame *f = udp4(1, 100);
+
+	memcpy(f->data, "\x01\x80\xc2\0\0\x0e", 6);
+	return f;
+}
+
+static const struct frame_kind {
+	const char *name;
+	struct frame *(*make)(void);
+	bool stays;  /* a bridge keeps it for the host: held, but never seen at the client */
+	bool bad_ip; /* br_netfilter drops it */
+} kinds[] = {
+        {.name = "udp4", .make = make_udp4},
+        {.name = "tcp4", .make = make_tcp4},
+        {.name = "bad-tcp-checksum", .make = make_bad_tcp_checksum},
+        {.name = "bad-ip-checksum", .make = make_bad_ip_checksum, .bad_ip = true},
+        {.name = "partial-checksum", .make = make_partial},
+        {.name = "gso-64k", .make = make_gso},
+        {.name = "fragment", .make = make_fragment},
+        {.name = "ipv6", .make = make_ipv6},
+        {.name = "arp", .make = make_arp},
+        {.name = "vlan", .make = make_vlan},
+        {.name = "qinq", .make = make_qinq},
+        {.name = "llc", .make = make_llc},
+        {.name = "stp", .make = make_stp},
+        {.name = "unknown", .make = make_unknown},
+        {.name = "reserved-ipv4", .make = make_reserved_ipv4, .stays = true},
+};
+
+/* ---- sending and waiting ---- */
+
+static void send_from(int fd, struct frame *f)
+{
+	g_assert_cmpint(tapdev_write(fd, f), ==, 0);
+	frame_free(f);
+}
+
+static bool wait_readable(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	return poll(&p, 1, WAIT_MS) == 1;
+}
+
+/* The next frame at the client; the VLAN tag put back. */
+static struct frame *client_next(void)
+{
+	struct frame *f = frame_new(FRAME_MAX_LEN);
+	struct iovec iov[2] = {{&f->vnet, 10}, {f->data, f->room}};
+	char control[128];
+	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control};
+	struct tpacket_auxdata aux;
+	ssize_t got;
+
+	msg.msg_controllen = sizeof(control);
+	if (!wait_readable(client_fd))
+		g_error("nothing arrives at the client");
+	got = recvmsg(client_fd, &msg, 0);
+	g_assert_cmpint(got, >, 10);
+	f->len = (uint32_t)got - 10;
+	memcpy(&aux, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(aux));
+	if (aux.tp_status & TP_STATUS_VLAN_VALID) {
+		memmove(f->data + 16, f->data + 12, f->len - 12);
+		put16(f->data + 12, aux.tp_vlan_tpid);
+		put16(f->data + 14, aux.tp_vlan_tci);
+		f->len += 4;
+	}
+	return f;
+}
+
+static bool is_sentinel(const struct frame *f)
+{
+	return f->data[12] == SENTINEL >> 8 && f->data[13] == (SENTINEL & 0xff);
+}
+
+/* Fails when anything but the sentinel arrives. */
+static void assert_silence(void)
+{
+	struct frame *f = ethernet(SENTINEL, 60);
+
+	f->data[11] = 9; /* not the VM's address */
+	send_from(side_fd, f);
+	f = client_next();
+	if (!is_sentinel(f))
+		g_error("a frame of type %02x%02x got out", f->data[12], f->data[13]);
+	frame_free(f);
+}
+
+static void assert_same(const struct frame *got, const struct frame *want)
+{
+	unsigned skip = got->start == FRAME_AT_IP ? 14 : 0;
+
+	g_assert_cmpmem(got->data, got->len, want->data + skip, want->len - skip);
+	g_assert_cmpint(got->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM, ==,
+	                want->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
+	g_assert_cmpint(got->vnet.gso_type, ==, want->vnet.gso_type);
+	if (want->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
+		g_assert_cmpint(got->vnet.csum_start, ==, want->vnet.csum_start - skip);
+		g_assert_cmpint(got->vnet.csum_offset, ==, want->vnet.csum_offset);
+	}
+	if (!skip) /* NFQUEUE does not tell it */
+		g_assert_cmpint(got->vnet.gso_size, ==, want->vnet.gso_size);
+}
+
+static void client_expect(const struct frame *want)
+{
+	struct frame *got = client_next();
+
+	assert_same(got, want);
+	frame_free(got);
+}
+
+/* ---- holds ---- */
+
+static struct hold *open_hold_with(const struct hold_ops *ops, struct hold_params params)
+{
+	struct hold *hold = NULL;
+	char err[300] = "";
+
+	params.port = "vm0";
+	params.mark = MARK;
+	params.queue = QUEUE;
+	if (hold_open(ops, &params, &hold, err, sizeof(err)) < 0)
+		g_error("hold_open %s: %s", ops->name, err);
+	return hold;
+}
+
+static struct hold *open_hold(const struct hold_ops *ops)
+{
+	return open_hold_with(ops, (struct hold_params){.mode = HOLD_MODE_HOLD});
+}
+
+/* Waits until `n` frames are held; a list in order of arrival. */
+static struct frame *hold_wait(struct hold *hold, unsigned n)
+{
+	struct frame *list = NULL;
+	struct frame **end = &list;
+	int fds[2];
+	int count = hold_fds(hold, fds);
+	struct pollfd p[2] = {{.events = POLLIN}, {.events = POLLIN}};
+
+	p[0].fd = fds[0];
+	p[1].fd = count > 1 ? fds[1] : -1;
+	for (unsigned have = 0; have < n;) {
+		int got;
+
+		if (poll(p, 2, WAIT_MS) < 1)
+			g_error("%u of %u frames are held", have, n);
+		got = hold_receive(hold, end, n - have);
+		g_assert_cmpint(got, >=, 0);
+		have += (unsigned)got;
+		while (*end)
+			end = &(*end)->next;
+	}
+	return list;
+}
+
+static void release(struct hold *hold, struct frame *f, bool rewritten)
+{
+	g_assert_cmpint(hold_release(hold, f, rewritten), ==, 0);
+	g_assert_cmpint(hold_flush(hold), ==, 0);
+}
+
+/* Held is the same packet; a back end that starts at IP has the Ethernet header taken off. */
+static void check_held(struct hold *hold, const struct frame_kind *kind)
+{
+	struct frame *f = kind->make();
+	struct frame *held;
+
+	g_test_message("%s", kind->name);
+	g_assert_cmpint(tapdev_write(vm_fd, f), ==, 0);
+	assert_silence();
+	if (kind->bad_ip && hold->ops == &hold_nfqueue) {
+		frame_free(f);
+		return;
+	}
+	held = hold_wait(hold, 1);
+	g_assert_null(held->next);
+	assert_same(held, f);
+	release(hold, held, false);
+	if (kind->stays)
+		assert_silence();
+	else
+		client_expect(f);
+	frame_free(f);
+}
+
+static void test_every_kind(const void *data)
+{
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold(data);
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++)
+		check_held(hold, &kinds[i]);
+	hold_close(hold);
+	tear_down();
+}
+
+static void test_order(const void *data)
+{
+	struct hold_counters count;
+	struct frame *list;
+	struct hold *hold;
+	unsigned n = 600;
+
+	set_up();
+	hold = open_hold(data);
+	for (unsigned i = 0; i < n; i++)
+		send_from(vm_fd, udp4(i, 20 + i * 2));
+	assert_silence();
+	list = hold_wait(hold, n);
+	for (unsigned i = 0; i < n; i++) {
+		struct frame *f = list;
+
+		list = f->next;
+		g_assert_cmpuint(udp4_number(f), ==, i);
+		if (i % 3 == 2)
+			hold_discard(hold, f);
+		else
+			g_assert_cmpint(hold_release(hold, f, false), ==, 0);
+	}
+	g_assert_cmpint(hold_flush(hold), ==, 0);
+	for (unsigned i = 0; i < n; i++) {
+		struct frame *want;
+
+		if (i % 3 == 2)
+			continue;
+		want = udp4(i, 20 + i * 2);
+		client_expect(want);
+		frame_free(want);
+	}
+	assert_silence();
+	hold_get_counters(hold, &count);
+	g_assert_cmpuint(count.received, ==, n);
+	g_assert_cmpuint(count.released, ==, n / 3 * 2);
+	g_assert_cmpuint(count.discarded, ==, n / 3);
+	g_assert_cmpuint(count.kernel_dropped, ==, 0);
+	g_assert_cmpuint(count.verdict_lost, ==, 0);
+	hold_close(hold);
+	tear_down();
+}
+
+/* Bytes changed in place go out changed: no checksum, a partial one, a superframe. */
+static void test_rewrite(const void *data)
+{
+	struct frame *(*const make[])(void) = {make_udp4, make_partial, make_gso};
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold(data);
+	for (size_t i = 0; i < G_N_ELEMENTS(make); i++) {
+		struct frame *want = make[i]();
+		struct frame *got;
+		struct frame *held;
+
+		g_assert_cmpint(tapdev_write(vm_fd, want), ==, 0);
+		held = hold_wait(hold, 1);
+		held->data[held->len - 1] ^= 0xff;
+		want->data[want->len - 1] ^= 0xff;
+		release(hold, held, true);
+		got = client_next();
+		if (!(got->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) && make[i] == make_partial) {
+			/* completed on the way: must be right, and then is not compared */
+			uint8_t *ip = got->data + 14;
+			size_t len = got->len - 14 - IPV4_BYTES;
+
+			g_assert_cmpint(checksum(ip + IPV4_BYTES, len, tcp4_pseudo(ip, len)), ==,
+			                0);
+			memcpy(got->data + 14 + IPV4_BYTES + 16, want->data + 14 + IPV4_BYTES + 16,
+			       2);
+		}
+		g_assert_cmpmem(got->data, got->len, want->data, want->len);
+		g_assert_cmpint(got->vnet.gso_type, ==, want->vnet.gso_type);
+		g_assert_cmpint(got->vnet.gso_size, ==, want->vnet.gso_size);
+		frame_free(got);
+		frame_free(want);
+	}
+	hold_close(hold);
+	tear_down();
+}
+
+static void say_everything(void)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++)
+		send_from(vm_fd, kinds[i].make());
+}
+
+/* R1: a dead owner lets nothing out, neither what it held nor what comes; the next one can go on.
+ */
+static void test_death(const void *data)
+{
+	struct frame *f = udp4(5, 50);
+	struct hold *hold;
+	int ready[2];
+	char byte;
+	pid_t pid;
+
+	set_up();
+	g_assert_cmpint(pipe(ready), ==, 0);
+	pid = fork();
+	if (pid == 0) {
+		hold = open_hold(data);
+		if (write(ready[1], "o", 1) != 1)
+			_exit(1);
+		hold_wait(hold, 2);
+		if (write(ready[1], "h", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
+	send_from(vm_fd, frame_copy(f));
+	send_from(vm_fd, make_arp());
+	g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
+	send_from(vm_fd, frame_copy(f)); /* held by the kernel */
+	kill(pid, SIGKILL);
+	g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+	assert_silence();
+	say_everything();
+	assert_silence();
+	hold = open_hold(data);
+	say_everything();
+	assert_silence();
+	hold_close(hold);
+	say_everything();
+	assert_silence();
+	hold = open_hold(data);
+	send_from(vm_fd, frame_copy(f));
+	release(hold, hold_wait(hold, 1), false);
+	client_expect(f);
+	frame_free(f);
+	close(ready[0]);
+	close(ready[1]);
+	hold_close(hold);
+	tear_down();
+}
+
+static void test_modes(const void *data)
+{
+	struct frame *f = tcp4(100);
+	struct frame *list = NULL;
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold_with(data, (struct hold_params){.mode = HOLD_MODE_PASS});
+	send_from(vm_fd, frame_copy(f));
+	client_expect(f);
+	g_assert_cmpint(hold_set_mode(hold, HOLD_MODE_HOLD), ==, 0);
+	say_everything();
+	assert_silence();
+	list = hold_wait(hold, 1);
+	g_assert_cmpint(hold_set_mode(hold, HOLD_MODE_DROP), ==, 0);
+	say_everything();
+	assert_silence();
+	g_assert_cmpint(hold_release(hold, list, false), ==, -EPERM);
+	hold_discard(hold, list);
+	g_assert_cmpint(hold_flush(hold), ==, 0);
+	assert_silence();
+	g_assert_cmpint(hold_set_mode(hold, HOLD_MODE_PASS), ==, 0);
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+		struct frame *want = kinds[i].make();
+
+		send_from(vm_fd, frame_copy(want));
+		if (!kinds[i].stays && !kinds[i].bad_ip)
+			client_expect(want);
+		else if (kinds[i].bad_ip && data == &hold_tap)
+			client_expect(want);
+		frame_free(want);
+	}
+	hold_close(hold);
+	send_from(vm_fd, frame_copy(f));
+	client_expect(f);
+	run("! tc filter show dev vm0 ingress | grep -q bpf");
+	run("! iptables -t raw -S 2>/dev/null | grep -q vm0");
+	run("! ip6tables -t raw -S 2>/dev/null | grep -q vm0");
+	frame_free(f);
+	tear_down();
+}
+
+/* R8: what does not fit is counted, and does not get out. */
+static void test_overflow(const void *data)
+{
+	struct hold_counters count;
+	struct frame *list;
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold_with(data, (struct hold_params){.mode = HOLD_MODE_HOLD, .max_frames = 16});
+	for (unsigned i = 0; i < 100; i++)
+		send_from(vm_fd, udp4(i, 30));
+	assert_silence();
+	hold_get_counters(hold, &count);
+	g_assert_cmpuint(count.kernel_dropped, ==, 84);
+	list = hold_wait(hold, 16);
+	for (unsigned i = 0; i < 16; i++) {
+		struct frame *f = list;
+
+		list = f->next;
+		g_assert_cmpuint(udp4_number(f), ==, i);
+		hold_discard(hold, f);
+	}
+	g_assert_null(list);
+	g_assert_cmpint(hold_flush(hold), ==, 0);
+	assert_silence();
+	hold_close(hold);
+	tear_down();
+}
+
+/* A secondary: no bridge, nothing can be released; at takeover the same hold goes on. */
+static void test_secondary(const void *data)
+{
+	struct frame *f = udp4(1, 40);
+	struct frame *held;
+	struct hold *hold;
+	int fds[2];
+
+	set_up();
+	g_assert_cmpint(link_release("vm0"), ==, 0);
+	g_assert_cmpint(link_master("vm0"), ==, 0);
+	hold = open_hold_with(data, (struct hold_params){.mode = HOLD_MODE_HOLD, .mute = true});
+	send_from(vm_fd, frame_copy(f));
+	held = hold_wait(hold, 1);
+	g_assert_cmpint(hold_release(hold, held, false), ==, -EPERM);
+	hold_fds(hold, fds);
+	g_assert_cmpint(link_enslave("vm0", "br0"), ==, 0);
+	g_assert_cmpint(link_master("vm0"), ==, link_index("br0"));
+	g_assert_cmpint(tapdev_write(fds[0], held), ==, 0); /* also past hold_release() */
+	assert_silence();
+	g_assert_cmpint(hold_set_mute(hold, false), ==, 0);
+	release(hold, held, false);
+	client_expect(f);
+	frame_free(f);
+	hold_close(hold);
+	tear_down();
+}
+
+/* ---- main ---- */
+
+static void add(const char *name, const struct hold_ops *ops, void (*test)(const void *))
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), "/datapath/%s/%s", ops->name, name);
+	g_test_add_data_func(path, ops, test);
+}
+
+static void test_skip(void)
+{
+	g_test_skip("needs root and network namespaces");
+}
+
+int main(int argc, char **argv)
+{
+	const struct hold_ops *const all[] = {&hold_tap, &hold_nfqueue};
+
+	g_test_init(&argc, &argv, NULL);
+	if (geteuid() != 0 || unshare(CLONE_NEWNET) < 0) {
+		g_test_add_func("/datapath/skip", test_skip);
+		return g_test_run();
+	}
+	run("for f in default all; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done");
+	for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
+		add("every-kind", all[i], test_every_kind);
+		add("order", all[i], test_order);
+		add("rewrite", all[i], test_rewrite);
+		add("death", all[i], test_death);
+		add("modes", all[i], test_modes);
+		add("overflow", all[i], test_overflow);
+	}
+	add("secondary", &hold_tap, test_secondary);
+	return g_test_run();
+}
