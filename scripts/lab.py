@@ -139,6 +139,7 @@ class Process(subprocess.Popen):
                 with self._news:
                     self.lines.append(raw.decode(errors="replace").rstrip("\r\n"))
                     self._news.notify_all()
+        self.stdout.close()
         with self._news:
             self._ended = True
             self._news.notify_all()
@@ -162,6 +163,10 @@ class Process(subprocess.Popen):
                     raise LabError(f"{self.log.stem}: {why} "
                                    f"/{pattern}/; log {self.log}, its end:\n  {tail}")
                 self._news.wait(left)
+
+    def end_log(self):
+        """Wait for the last of the output; the processes that could write it are gone."""
+        self._reader.join(5)
 
     def stop(self, seconds=5):
         """SIGTERM, and SIGKILL after @seconds; returns the exit status."""
@@ -227,6 +232,8 @@ class Lab:
                 for child in self._children:
                     child.wait()
                 remove_namespaces(self.prefix)
+                for child in self._children:
+                    child.end_log()
                 if not self.keep_logs:
                     shutil.rmtree(self.dir, ignore_errors=True)
                 lock_path(self.prefix).unlink(missing_ok=True)
@@ -262,11 +269,15 @@ class Lab:
     def _build(self):
         ns = {host: self.ns(host) for host in HOSTS}
         ip_batch(None, [f"netns add {name}" for name in ns.values()])
+        # The kernel is up to a second late with the carrier of a link whose index is that of its
+        # other end, as it takes it for one without another end: so all indexes differ.
         ip_batch(None, [
-            f"link add lan0 netns {ns[host]} type veth peer name to-{host} netns {ns['client']}"
-            for host in ("primary", "secondary")
-        ] + [f"link add repl0 netns {ns['primary']} type veth peer name repl0 "
-             f"netns {ns['secondary']}"])
+            f"link add lan0 index 11 netns {ns['primary']} type veth "
+            f"peer name to-primary index 12 netns {ns['client']}",
+            f"link add lan0 index 21 netns {ns['secondary']} type veth "
+            f"peer name to-secondary index 22 netns {ns['client']}",
+            f"link add repl0 index 31 netns {ns['primary']} type veth "
+            f"peer name repl0 index 32 netns {ns['secondary']}"])
         if not self.ipv6:
             for host in HOSTS:
                 self.sysctl(host, "net.ipv6.conf.all.disable_ipv6", 1)
@@ -283,6 +294,8 @@ class Lab:
             else:
                 lines += [f"addr add {REPLICATION_IP[host]}/24 dev repl0", "link set repl0 up"]
             ip_batch(ns[host], lines + ["link set br0 up"])
+        for host in HOSTS:
+            wait_for(lambda: not links_without_carrier(ns[host]), 5, f"links of {host} up")
 
     # --- processes ------------------------------------------------------------------------------
 
@@ -416,6 +429,14 @@ def ip_batch(ns, lines):
 def netns_links(ns):
     done = subprocess.run(["ip", "-n", ns, "-o", "link"], capture_output=True, text=True, check=True)
     return [line.split(": ")[1].split("@")[0] for line in done.stdout.splitlines()]
+
+
+def links_without_carrier(ns):
+    """Links that are set up but not running yet: what is sent on them is dropped."""
+    done = subprocess.run(["ip", "-n", ns, "-o", "link"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines()
+            if ",UP" in line and ("NO-CARRIER" in line or "state DOWN" in line
+                                  or "qdisc noop " in line)]
 
 
 def netns_pids(ns):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
 # Shared by the shell scripts: progress lines with elapsed time, errors, the cache's place.
 # Source it; it changes no option of the shell.
 

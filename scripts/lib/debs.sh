@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
 # Debian packages of another suite, downloaded and not installed: an apt state of its own, with its
 # own sources, lists and an empty record of what is installed. The machine's apt is not touched.
 # Archives are checked against Debian's archive keys.
