@@ -4,7 +4,8 @@
  * through a small relay that passes every byte and counts the secondary's answers.
  *
  *   qemu-smoke --qemu BIN --kernel FILE --initrd FILE [--append TEXT] [--plugin tcg-flush.so]
- *              [--accel tcg|kvm] [--machine pc|q35] [--checkpoints N] [--dir DIR] [--keep]
+ *              [--accel tcg|kvm] [--machine pc|q35] [--smp N] [--extra "ARGS"]
+ *              [--reboot] [--checkpoints N] [--dir DIR] [--keep]
  *
  * Enters COLO, triggers checkpoints, shows that requests coalesce and none is lost, kills the
  * primary, fails over, protects the survivor again, hangs it in its channel, frees it out of band
@@ -52,6 +53,7 @@ static struct {
 	int checkpoints;
 	int smp;
 	gboolean keep;
+	gboolean reboot;
 } opt = {.checkpoints = 20, .smp = 1};
 
 static char err[1024];
@@ -455,6 +457,15 @@ static void checkpoints(struct vm *p, struct relay *r)
 	print_median("primary's pause", pause, opt.checkpoints);
 }
 
+static void checkpoint_now(struct vm *p, struct relay *r)
+{
+	unsigned int loads = r->loads;
+
+	step("trigger",
+	     colo_trigger_checkpoint(p->qmp, COLO_DELAY_NEVER, DEADLINE_MS, err, sizeof(err)));
+	check("the checkpoint is loaded", relay_wait(r, &r->loads, loads + 1, 20000));
+}
+
 /* No checkpoint within a time: the only way to see that none comes is to wait for one. */
 static void no_more(struct relay *r, const char *what)
 {
@@ -499,27 +510,64 @@ static void check_flushes(const struct vm *s, unsigned int checkpoints_seen)
 	              tcg_flush_count(s->flush) == checkpoints_seen);
 }
 
-/* The survivor stalls while it sends memory: its main loop hangs until the channel is yanked. */
+/* QEMU appends; a file cut to nothing starts again at its beginning. */
+static void truncate_serial(const struct vm *vm)
+{
+	check("empty the serial log", truncate(vm->serial, 0) == 0);
+}
+
+/* Waits until the guest has started again, which has dirtied much memory and replaced its code. */
+static void reboot_guest(struct vm *vm)
+{
+	truncate_serial(vm);
+	step("reset the guest",
+	     qmp_execute(vm->qmp, "system_reset", NULL, DEADLINE_MS, NULL, err, sizeof(err)));
+	check("the guest is up again", serial_says(vm->serial, "GUEST READY", 60000));
+}
+
+/*
+ * The primary stalls while it sends memory, more than the socket holds: its main loop hangs until
+ * the channel is yanked.
+ */
 static void wedge(struct vm *p, struct relay *r)
 {
 	bool running;
-	int ret;
+	int ret = 0;
 
+	reboot_guest(p);
 	relay_set(r, false, true, false);
-	/* REQUEST is small and passes into the socket; the relay does not see it: feed a reply. */
+	qmp_drop_events(p->qmp, NULL);
 	step("trigger",
 	     colo_trigger_checkpoint(p->qmp, COLO_DELAY_NEVER, DEADLINE_MS, err, sizeof(err)));
+	/* The request waits unread in the socket; the secondary never sees it. */
 	check("answer for the secondary", send_all(r->p, "\0\0\0\2", 4) == 0);
-	qmp_drop_events(p->qmp, "RESUME");
 	step("it stops for the copy",
 	     qmp_wait_event(p->qmp, "STOP", DEADLINE_MS, NULL, err, sizeof(err)));
-	ret = colo_query_status(p->qmp, 1000, &running, NULL, 0, err, sizeof(err));
+	for (int i = 0; i < 20 && ret != -ETIMEDOUT; i++) {
+		qmp_wait_event(p->qmp, "nothing", 50, NULL, err, sizeof(err)); /* time to stall */
+		ret = colo_query_status(p->qmp, 1000, &running, NULL, 0, err, sizeof(err));
+	}
 	printf("     query-status while stalled: %s\n", ret ? err : "answered");
+	check("its main loop hangs", ret == -ETIMEDOUT);
 	step("out-of-band yank on the same connection",
 	     colo_unwedge(p->qmp, DEADLINE_MS, err, sizeof(err)));
 	step("fail over on the primary's side",
 	     colo_failover_primary(p->qmp, DEADLINE_MS, err, sizeof(err)));
 	expect_running(p, "the freed primary runs");
+}
+
+/*
+ * After a reboot of the guest, a checkpoint and a failover, the survivor must execute the new code:
+ * its guest goes on without a panic (which would reset it: panic=-1).
+ */
+static void expect_no_panic(struct vm *vm)
+{
+	int ret = qmp_wait_event(vm->qmp, "RESET", 3000, NULL, err, sizeof(err));
+	g_autofree char *text = NULL;
+
+	g_file_get_contents(vm->serial, &text, NULL, NULL);
+	check("no panic after the failover",
+	      ret == -ETIMEDOUT && !(text && strstr(text, "Kernel panic")));
 }
 
 static void run(void)
@@ -537,6 +585,10 @@ static void run(void)
 	r = protect(&p, &s, "p");
 	checkpoints(&p, r);
 	coalesce(&p, r);
+	if (opt.reboot) {
+		reboot_guest(&p);
+		checkpoint_now(&p, r);
+	}
 	qmp_drop_events(s.qmp, NULL);
 	step("kill the primary", qemu_process_kill(p.process));
 	start = g_get_monotonic_time();
@@ -546,6 +598,8 @@ static void run(void)
 	step("fail over", colo_failover_secondary(s.qmp, DEADLINE_MS, err, sizeof(err)));
 	printf("     %.1f ms from the primary's death\n", (g_get_monotonic_time() - start) / 1e3);
 	expect_running(&s, "the secondary runs alone");
+	if (opt.reboot)
+		expect_no_panic(&s);
 	step("announce", colo_announce_self(s.qmp, DEADLINE_MS, err, sizeof(err)));
 	check_flushes(&s, r->loads);
 	relay_end(r);
@@ -573,6 +627,7 @@ int main(int argc, char **argv)
 	        {"smp", 0, 0, G_OPTION_ARG_INT, &opt.smp, "vCPUs", "N"},
 	        {"extra", 0, 0, G_OPTION_ARG_STRING, &opt.extra, "more arguments for QEMU", "ARGS"},
 	        {"checkpoints", 0, 0, G_OPTION_ARG_INT, &opt.checkpoints, "how many", "N"},
+	        {"reboot", 0, 0, G_OPTION_ARG_NONE, &opt.reboot, "reboot before failover", NULL},
 	        {"dir", 0, 0, G_OPTION_ARG_FILENAME, &opt.dir, "run directory", "DIR"},
 	        {"keep", 0, 0, G_OPTION_ARG_NONE, &opt.keep, "keep the run directory", NULL},
 	        {NULL},
