@@ -530,3 +530,18 @@ char *config_path(const char *name_or_path)
 		return g_strdup(name_or_path);
 	return g_strdup_printf(CONFIG_DIR "/%s.conf", name_or_path);
 }
+
+char *config_qemu_path(const struct config *config)
+{
+	const char *cache = g_getenv("COLO_CACHE");
+	char *path;
+
+	if (config && config->qemu)
+		return g_strdup(config->qemu);
+	path = g_build_filename(cache && *cache ? cache : "/var/cache/colo-proxy", "qemu", "bin",
+	                        "qemu-system-x86_64", NULL);
+	if (g_file_test(path, G_FILE_TEST_IS_EXECUTABLE))
+		return path;
+	g_free(path);
+	return g_find_program_in_path("qemu-system-x86_64");
+}

@@ -152,6 +152,13 @@ void config_free(struct config *config);
 /* NAME -> /etc/colo-proxy/NAME.conf; what holds a '/' is a path already. g_free(). */
 char *config_path(const char *name_or_path);
 
+/*
+ * The QEMU to run: the configured one, else the one that scripts/setup installs
+ * (${COLO_CACHE:-/var/cache/colo-proxy}/qemu/bin), else qemu-system-x86_64 in PATH. `config` may be
+ * NULL. NULL when there is none; a configured one is not looked for. g_free().
+ */
+char *config_qemu_path(const struct config *config);
+
 /* True for a VM name: 1 to 32 of [A-Za-z0-9._-], starting with a letter or a digit. */
 bool config_name_valid(const char *name);
 

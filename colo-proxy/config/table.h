@@ -64,7 +64,7 @@ char *config_allowed(const struct config_key *key);
  * found and what is allowed.
  */
 int config_set(struct config *config, const struct config_key *key, const char *value,
-	       char **ret_why);
+               char **ret_why);
 
 /* The member as it would be written, or NULL when it is not set. g_free(). */
 char *config_get(const struct config *config, const struct config_key *key);

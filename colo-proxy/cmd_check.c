@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The pre-flight check: each part of the host that is needed, how it stands, what to do. */
+#include "colo-proxy/cmd.h"
+#include "colo-proxy/config/config.h"
+#include "colo-proxy/core/finding.h"
+#include "kvm/probe.h"
+#include "qemu-glue/versions.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A struct finding with room for any path. */
+struct item {
+	char *name;
+	enum finding_level level;
+	char *text;
+	char *advice;
+};
+
+struct check {
+	GPtrArray *items;
+	struct config *config; /* NULL: none was given, or it has problems */
+};
+
+static void item_free(void *data)
+{
+	struct item *item = data;
+
+	g_free(item->name);
+	g_free(item->text);
+	g_free(item->advice);
+	g_free(item);
+}
+
+static void add(struct check *check, const char *name, enum finding_level level, const char *advice,
+                const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+static void add(struct check *check, const char *name, enum finding_level level, const char *advice,
+                const char *format, ...)
+{
+	struct item *item = g_new0(struct item, 1);
+	va_list args;
+
+	va_start(args, format);
+	item->text = g_strdup_vprintf(format, args);
+	va_end(args);
+	item->name = g_strdup(name);
+	item->level = level;
+	item->advice = g_strdup(advice ? advice : "");
+	g_ptr_array_add(check->items, item);
+}
+
+static void check_config(struct check *check, const char *path)
+{
+	GPtrArray *problems = config_problems_new();
+
+	if (config_load(path, problems, &check->config) == 0)
+		add(check, "config", FINDING_OK, NULL, "%s: VM %s, %s", path, check->config->name,
+		    check->config->role == CONFIG_ROLE_PRIMARY ? "primary" : "secondary");
+	for (unsigned i = 0; i < problems->len; i++) {
+		char *text = config_problem_text(g_ptr_array_index(problems, i));
+
+		add(check, "config", FINDING_FAIL,
+		    i + 1 < problems->len ? NULL
+		                          : "correct the file; 'colo-proxy check --example' "
+		                            "shows every key",
+		    "%s", text);
+		g_free(text);
+	}
+	g_ptr_array_unref(problems);
+}
+
+static void check_readable(struct check *check, const char *name, const char *path)
+{
+	if (!path)
+		return;
+	if (access(path, R_OK) == 0)
+		add(check, name, FINDING_OK, NULL, "%s is readable", path);
+	else
+		add(check, name, FINDING_FAIL, "correct the path in the configuration", "%s: %s",
+		    path, strerror(errno));
+}
+
+/* The key opens the VM's memory to whoever has it: nobody but the owner may read it. */
+static void check_key(struct check *check)
+{
+	const struct config *config = check->config;
+	struct stat st;
+
+	if (config->encryption == CONFIG_ENCRYPTION_NONE)
+		add(check, "replication-key", FINDING_WARN,
+		    "set encryption = psk unless nobody else reaches the replication link",
+		    "the replication link is neither encrypted nor authenticated");
+	else if (stat(config->key_file, &st) < 0)
+		add(check, "replication-key", FINDING_FAIL,
+		    "make one (umask 077; psktool -u colo -p FILE, or 32 random bytes in "
+		    "hexadecimal) and copy it to both hosts",
+		    "%s: %s", config->key_file, strerror(errno));
+	else if (st.st_mode & 077)
+		add(check, "replication-key", FINDING_FAIL, "chmod 600 the file",
+		    "%s is readable by others (mode %04o)", config->key_file,
+		    (unsigned)st.st_mode & 07777);
+	else
+		add(check, "replication-key", FINDING_OK, NULL, "%s", config->key_file);
+}
+
+static void check_fence(struct check *check)
+{
+	const struct config *config = check->config;
+
+	switch (config->fence) {
+	case CONFIG_FENCE_OPERATOR:
+		add(check, "fence", FINDING_WARN,
+		    "set fence in [failover] to a command that switches the other host off",
+		    "no fence: a lost peer is taken over only by 'colo-proxy failover --force'");
+		break;
+	case CONFIG_FENCE_NONE:
+		add(check, "fence", FINDING_WARN,
+		    "use a fence command wherever the link can fail while both hosts live",
+		    "fence = none: takes over on lost heartbeats alone; two hosts may speak at "
+		    "once");
+		break;
+	case CONFIG_FENCE_COMMAND:
+		if (access(config->fence_argv[0], X_OK) == 0)
+			add(check, "fence", FINDING_OK, NULL, "%s", config->fence_argv[0]);
+		else
+			add(check, "fence", FINDING_FAIL, "correct the path of the fence command",
+			    "%s: %s", config->fence_argv[0], strerror(errno));
+		break;
+	}
+}
+
+static void check_configured(struct check *check)
+{
+	const struct config *config = check->config;
+
+	if (!config)
+		return;
+	check_readable(check, "kernel", config->kernel);
+	check_readable(check, "initrd", config->initrd);
+	check_key(check);
+	check_fence(check);
+}
+
+/* The effective capabilities of this process (proc(5)); 0 when they cannot be read. */
+static uint64_t effective_capabilities(void)
+{
+	uint64_t caps = 0;
+	char line[256];
+	FILE *file = fopen("/proc/self/status", "re");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (g_str_has_prefix(line, "CapEff:"))
+			caps = strtoull(line + strlen("CapEff:"), NULL, 16);
+	if (file)
+		fclose(file);
+	return caps;
+}
+
+static void check_capabilities(struct check *check)
+{
+	static const struct {
+		unsigned bit;
+		const char *name;
+	} needed[] = {
+	        {CAP_NET_ADMIN, "CAP_NET_ADMIN"}, /* taps, bridge ports, tc, nfqueue */
+	        {CAP_NET_RAW, "CAP_NET_RAW"},     /* packet sockets */
+	        {CAP_BPF, "CAP_BPF"},             /* the hold's programs */
+	        {CAP_KILL, "CAP_KILL"},           /* QEMU, where it runs as another user */
+	};
+	uint64_t caps = effective_capabilities();
+	GString *missing = g_string_new(NULL);
+
+	for (size_t i = 0; i < G_N_ELEMENTS(needed); i++)
+		if (!(caps >> needed[i].bit & 1) &&
+		    !(needed[i].bit == CAP_BPF && (caps >> CAP_SYS_ADMIN & 1)))
+			g_string_append_printf(missing, " %s", needed[i].name);
+	if (missing->len)
+		add(check, "capabilities", FINDING_FAIL, "run as root", "missing:%s", missing->str);
+	else
+		add(check, "capabilities", FINDING_OK, NULL, "all that are needed");
+	g_string_free(missing, TRUE);
+}
+
+static enum finding_level verdict_level(enum qemu_verdict verdict)
+{
+	switch (verdict) {
+	case QEMU_VERDICT_WORKS:
+		return FINDING_OK;
+	case QEMU_VERDICT_UNTESTED:
+		return FINDING_WARN;
+	case QEMU_VERDICT_KVM_ONLY:
+	case QEMU_VERDICT_BROKEN:
+		break;
+	}
+	return FINDING_FAIL;
+}
+
+static void check_qemu(struct check *check)
+{
+	char *path = config_qemu_path(check->config);
+	const struct qemu_support *support;
+	struct qemu_version version;
+	char err[160];
+
+	if (!path) {
+		add(check, "qemu", FINDING_FAIL,
+		    "run scripts/setup, or install qemu-system-x86 from trixie-backports",
+		    "no qemu-system-x86_64 found");
+	} else if (qemu_version_probe(path, &version, err, sizeof(err)) < 0) {
+		add(check, "qemu", FINDING_FAIL, "correct qemu in [vm], or run scripts/setup", "%s",
+		    err);
+	} else {
+		support = qemu_support_for(version);
+		add(check, "qemu", verdict_level(support->verdict), support->remedy,
+		    "%d.%d.%d, COLO %s: %s (%s)", version.major, version.minor, version.micro,
+		    qemu_verdict_name(support->verdict), support->reason, path);
+	}
+	g_free(path);
+}
+
+static void check_kvm(struct check *check)
+{
+	bool wanted = check->config && check->config->accel == CONFIG_ACCEL_KVM;
+	struct probe_result result;
+
+	probe_kvm("/dev/kvm", "/proc/cpuinfo", &result);
+	if (probe_kvm_usable(&result)) {
+		add(check, "kvm", FINDING_OK, NULL, "runs guests and tracks what they write");
+		if (result.items[PROBE_CPU_FLAGS].verdict == PROBE_NO)
+			add(check, "kvm-processor", FINDING_WARN,
+			    "if the guest does not boot, set accel = tcg in [vm]",
+			    "%s; a KVM of another kind may not boot a full guest",
+			    result.items[PROBE_CPU_FLAGS].text);
+		return;
+	}
+	for (unsigned i = 0; i < PROBE_ITEM_COUNT; i++) {
+		if (result.items[i].verdict != PROBE_NO)
+			continue;
+		add(check, "kvm", wanted ? FINDING_FAIL : FINDING_WARN,
+		    wanted ? "set accel = tcg or auto in [vm], or enable virtualization"
+		           : "the VM will run under TCG, which is many times slower",
+		    "not usable: %s: %s", probe_item_name(i), result.items[i].text);
+		return;
+	}
+}
+
+static const char *level_word(enum finding_level level)
+{
+	switch (level) {
+	case FINDING_OK:
+		return "ok";
+	case FINDING_WARN:
+		return "warn";
+	case FINDING_FAIL:
+		break;
+	}
+	return "fail";
+}
+
+/* The worst of all findings. */
+static enum finding_level worst(const struct check *check)
+{
+	enum finding_level level = FINDING_OK;
+
+	for (unsigned i = 0; i < check->items->len; i++) {
+		const struct item *item = g_ptr_array_index(check->items, i);
+
+		level = MAX(level, item->level);
+	}
+	return level;
+}
+
+static void print_text(const struct check *check)
+{
+	for (unsigned i = 0; i < check->items->len; i++) {
+		const struct item *item = g_ptr_array_index(check->items, i);
+
+		printf("%-4s  %-16s %s\n", level_word(item->level), item->name, item->text);
+		if (item->advice[0])
+			printf("%22s -> %s\n", "", item->advice);
+	}
+}
+
+static void print_json(const struct check *check)
+{
+	json_t *findings = json_array();
+	json_t *object;
+
+	for (unsigned i = 0; i < check->items->len; i++) {
+		const struct item *item = g_ptr_array_index(check->items, i);
+		char *text = g_utf8_make_valid(item->text, -1); /* a path may be anything */
+
+		json_array_append_new(findings,
+		                      json_pack("{s:s, s:s, s:s, s:s}", "name", item->name, "level",
+		                                level_word(item->level), "text", text, "advice",
+		                                item->advice));
+		g_free(text);
+	}
+	object = json_pack("{s:b, s:o}", "ok", worst(check) != FINDING_FAIL, "findings", findings);
+	cmd_print_json(object);
+	json_decref(object);
+}
+
+static int run(const char *file, bool offline, bool json)
+{
+	struct check check = {.items = g_ptr_array_new_with_free_func(item_free)};
+	int ret;
+
+	if (file)
+		check_config(&check, file);
+	if (!offline) {
+		check_configured(&check);
+		check_capabilities(&check);
+		check_qemu(&check);
+		check_kvm(&check);
+	}
+	if (json)
+		print_json(&check);
+	else
+		print_text(&check);
+	ret = worst(&check) == FINDING_FAIL ? CMD_FAILED : CMD_OK;
+	g_ptr_array_unref(check.items);
+	config_free(check.config);
+	return ret;
+}
+
+static void print_owned(char *text)
+{
+	fputs(text, stdout);
+	g_free(text);
+}
+
+int cmd_check(const struct command *command, int argc, char **argv)
+{
+	char *file = NULL;
+	gboolean json = FALSE;
+	gboolean offline = FALSE;
+	gboolean example = FALSE;
+	gboolean reference = FALSE;
+	const GOptionEntry entries[] = {
+	        {"config", 'c', 0, G_OPTION_ARG_FILENAME, &file,
+	         "Check this file, and the host for what it asks for", "FILE"},
+	        {"offline", 0, 0, G_OPTION_ARG_NONE, &offline,
+	         "With --config: the file only, nothing of the host", NULL},
+	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
+	        {"example", 0, 0, G_OPTION_ARG_NONE, &example,
+	         "Print an example configuration with every key", NULL},
+	        {"reference", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &reference,
+	         "Print the key reference as scdoc text", NULL},
+	        {NULL, 0, 0, 0, NULL, NULL, NULL},
+	};
+	int ret = cmd_parse(
+	        command, entries,
+	        "Each finding is ok, warn (works, with a loss) or fail. Exit status 1 when "
+	        "one fails.",
+	        &argc, &argv, 0);
+
+	if (ret == CMD_OK && offline && !file)
+		ret = cmd_usage_error(command, "--offline needs --config");
+	else if (ret == CMD_OK && example)
+		print_owned(config_example());
+	else if (ret == CMD_OK && reference)
+		print_owned(config_reference());
+	else if (ret == CMD_OK)
+		ret = run(file, offline, json);
+	g_free(file);
+	return ret;
+}
