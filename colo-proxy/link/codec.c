@@ -153,10 +153,9 @@ static int check_magic(struct link_decoder *d, const uint8_t *p, size_t have, ch
 
 	if (!memcmp(p, magic, n))
 		return 0;
-	if (p[0] == 0x16)
-		return bad(
-		        d, -EPROTO, err, errlen,
-		        "this is a TLS handshake; is encryption switched off on this side only?");
+	if (p[0] >= 0x14 && p[0] <= 0x17) /* the record types of RFC 8446 section 5.1 */
+		return bad(d, -EPROTO, err, errlen,
+		           "the peer speaks TLS; is encryption switched off on this side only?");
 	if (memcmp(p, magic, n < 4 ? n : 4) != 0)
 		return bad(d, -EPROTO, err, errlen,
 		           "magic is %02x.., the peer speaks another protocol", p[0]);

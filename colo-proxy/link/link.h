@@ -66,7 +66,7 @@ struct link_params {
 
 struct link_peer {
 	uint64_t session; /* id, chosen anew by the primary for each session; never 0 */
-	char address[64]; /* numeric */
+	char address[64]; /* numeric, with the port of the fast connection */
 	const uint8_t *caps;
 	size_t caps_len;
 };
