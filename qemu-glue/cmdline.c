@@ -286,6 +286,9 @@ int qemu_cmdline(const struct qemu_params *params, char ***ret_argv, char *err, 
 	add(argv, "-nodefaults", NULL);
 	add(argv, "-display", "none");
 	add(argv, "-msg", "timestamp=on");
+	if (!params->no_sandbox)
+		add(argv, "-sandbox",
+		    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 	add_machine(argv, params);
 	add_boot(argv, params);
 	add_serial(argv, params);

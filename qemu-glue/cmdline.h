@@ -52,6 +52,7 @@ struct qemu_params {
 	uint16_t mirror_port;  /* default 9003 */
 	uint16_t compare_port; /* default 9004 */
 	const char *run_dir;   /* comparator qemu, primary: for its two local sockets */
+	bool no_sandbox;       /* for a QEMU that was built without seccomp */
 	char *const *extra;    /* NULL-terminated further arguments, appended as they are */
 };
 
@@ -59,9 +60,7 @@ struct qemu_params {
 #define QEMU_NETDEV_ID "hn0"
 #define QEMU_NIC_ID    "e0"
 
-/*
- * Sets the fields that have no usable zero: no descriptors (-1), defaults otherwise.
- */
+/* Sets all fields to their defaults: no descriptors (-1), machine pc, one vCPU, the usual ports. */
 void qemu_params_init(struct qemu_params *params);
 
 /*
