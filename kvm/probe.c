@@ -138,6 +138,12 @@ static void guest_fini(struct guest *g)
 		(void)munmap(g->memory, GUEST_PAGES * GUEST_PAGE);
 }
 
+/* Why the last system call failed; never 0. */
+static int last_error(void)
+{
+	return errno > 0 ? -errno : -EIO;
+}
+
 /* Returns 0, or a negative errno with the failed step's name. */
 static int guest_memory(struct guest *g, const char **ret_step)
 {
@@ -151,12 +157,12 @@ static int guest_memory(struct guest *g, const char **ret_step)
 	memory = mmap(NULL, GUEST_PAGES * GUEST_PAGE, PROT_READ | PROT_WRITE,
 	              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
-		return -errno;
+		return last_error();
 	g->memory = memory;
 	memcpy(g->memory + GUEST_CODE, guest_code, sizeof(guest_code));
 	region.userspace_addr = (uintptr_t)g->memory;
 	*ret_step = "KVM_SET_USER_MEMORY_REGION";
-	return ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? -errno : 0;
+	return ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? last_error() : 0;
 }
 
 static int guest_registers(struct guest *g, const char **ret_step)
@@ -166,14 +172,14 @@ static int guest_registers(struct guest *g, const char **ret_step)
 
 	*ret_step = "KVM_GET_SREGS";
 	if (ioctl(g->vcpu, KVM_GET_SREGS, &sregs) < 0)
-		return -errno;
+		return last_error();
 	sregs.cs.base = sregs.cs.selector = 0;
 	sregs.ds.base = sregs.ds.selector = 0;
 	*ret_step = "KVM_SET_SREGS";
 	if (ioctl(g->vcpu, KVM_SET_SREGS, &sregs) < 0)
-		return -errno;
+		return last_error();
 	*ret_step = "KVM_SET_REGS";
-	return ioctl(g->vcpu, KVM_SET_REGS, &regs) < 0 ? -errno : 0;
+	return ioctl(g->vcpu, KVM_SET_REGS, &regs) < 0 ? last_error() : 0;
 }
 
 static int guest_vcpu(int kvm, struct guest *g, const char **ret_step)
@@ -184,15 +190,15 @@ static int guest_vcpu(int kvm, struct guest *g, const char **ret_step)
 	*ret_step = "KVM_CREATE_VCPU";
 	g->vcpu = ioctl(g->vm, KVM_CREATE_VCPU, 0UL);
 	if (g->vcpu < 0)
-		return -errno;
+		return last_error();
 	*ret_step = "KVM_GET_VCPU_MMAP_SIZE";
 	len = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0UL);
 	if (len < (int)sizeof(struct kvm_run))
-		return len < 0 ? -errno : -EINVAL;
+		return len < 0 ? last_error() : -EINVAL;
 	*ret_step = "mmap of the vCPU";
 	run = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED, g->vcpu, 0);
 	if (run == MAP_FAILED)
-		return -errno;
+		return last_error();
 	g->run = run;
 	g->run_len = (size_t)len;
 	return guest_registers(g, ret_step);
@@ -206,7 +212,7 @@ static int guest_init(int kvm, struct guest *g, const char **ret_step)
 	*ret_step = "KVM_CREATE_VM";
 	g->vm = ioctl(kvm, KVM_CREATE_VM, 0UL);
 	if (g->vm < 0)
-		return -errno;
+		return last_error();
 	rc = guest_memory(g, ret_step);
 	if (rc < 0)
 		return rc;
@@ -218,6 +224,7 @@ static bool guest_run(struct guest *g, struct probe_result *result)
 {
 	int tries;
 
+	assert(g->run && g->memory);
 	for (tries = 0; tries < RUN_TRIES; tries++) {
 		if (ioctl(g->vcpu, KVM_RUN, 0UL) == 0)
 			break;

@@ -83,10 +83,10 @@ int relay_primary_from_peer(struct relay_primary *r, const uint8_t *data, size_t
  * The peer says that lineage 0 runs: READY goes to the PVM. Returns 0, -EAGAIN while return-path
  * bytes are pending, -EBUSY when not in INITIAL.
  *
- * The PVM's QEMU reads the return path through a buffer of its own which it throws away when the
- * SHUT message has come; a READY that it reads together with SHUT is lost, and it waits for ever.
- * So do not call this before SHUT has left the socket: its state (query-migrate) is "colo", or
- * ioctl(SIOCOUTQ) on the unix socket says 0.
+ * QEMUs before 11 read the return path through a buffer that they throw away when SHUT has come
+ * (read in migration/migration.c): a READY that is read together with SHUT is lost, and the PVM
+ * waits for ever. 11.1.3 takes both in one piece (tried). Where it costs nothing, let SHUT leave
+ * the socket first: ioctl(SIOCOUTQ) on it says 0, or query-migrate says "colo".
  */
 int relay_primary_start(struct relay_primary *r);
 

@@ -180,28 +180,25 @@ static pid_t spawn(struct vm *vm, const char *incoming)
 {
 	const struct options *o = &pair.opt;
 	char chardev_qmp[128], chardev_serial[128], memory[32];
-	const char *argv[48];
-	int n = 0;
+	const char *argv[48] = {
+	        o->qemu,    "-nodefaults",
+	        "-display", "none",
+	        "-machine", "pc",
+	        "-accel",   o->accel,
+	        "-m",       memory,
+	        "-smp",     "1",
+	        "-qmp",     chardev_qmp,
+	        "-serial",  chardev_serial,
+	        "-netdev",  "hubport,id=n0,hubid=0",
+	        "-device",  "virtio-net-pci,netdev=n0,romfile=",
+	};
+	size_t n = 20;
 	pid_t pid;
 
 	(void)snprintf(chardev_qmp, sizeof(chardev_qmp), "unix:%s/%s.qmp", pair.dir, vm->name);
 	(void)snprintf(chardev_serial, sizeof(chardev_serial), "unix:%s/%s.ser", pair.dir,
 	               vm->name);
 	(void)snprintf(memory, sizeof(memory), "%u", o->memory_mib);
-	for (const char *const *arg =
-	             (const char *const[]){o->qemu,    "-nodefaults",
-	                                   "-display", "none",
-	                                   "-machine", "pc",
-	                                   "-accel",   o->accel,
-	                                   "-m",       memory,
-	                                   "-smp",     "1",
-	                                   "-qmp",     chardev_qmp,
-	                                   "-serial",  chardev_serial,
-	                                   "-netdev",  "hubport,id=n0,hubid=0",
-	                                   "-device",  "virtio-net-pci,netdev=n0,romfile=",
-	                                   NULL};
-	     *arg; arg++)
-		argv[n++] = *arg;
 	if (o->kernel) {
 		argv[n++] = "-kernel";
 		argv[n++] = o->kernel;
@@ -488,7 +485,7 @@ static void read_secondary(void)
 		die("%s", relay_secondary_error(pair.secondary));
 }
 
-/* Returns whether bytes are left. With --join-shut, SHUT waits for READY. */
+/* Returns whether bytes are left. */
 static bool write_primary(void)
 {
 	const uint8_t *ptr;
@@ -756,8 +753,10 @@ static int compare_u64(const void *a, const void *b)
 
 static double percentile_ms(uint64_t *values, unsigned int n, unsigned int percent)
 {
+	unsigned int rank = ((n - 1) * percent + 99) / 100;
+
 	qsort(values, n, sizeof(*values), compare_u64);
-	return (double)values[((n - 1) * percent + 99) / 100] / (double)NS_PER_MS;
+	return (double)values[rank] / (double)NS_PER_MS;
 }
 
 static void print_results(void)
@@ -778,19 +777,19 @@ static void print_results(void)
 
 static void usage(FILE *f)
 {
-	(void)fprintf(
-	        f, "usage: relay-pair [option...]\n"
-	           "  --qemu PATH         QEMU >= 11\n"
-	           "  --kernel PATH --initrd PATH  the guest; --firmware: none, SeaBIOS only\n"
-	           "  --accel NAME        tcg (default) or kvm\n"
-	           "  --memory MIB        256\n"
-	           "  --checkpoints N     50\n"
-	           "  --delay MS          100: between capture and load\n"
-	           "  --interval MS       50: between triggers\n"
-	           "  --dirty KIB         the guest rewrites a file of this size all the time\n"
-	           "  --keep-still        the SVM stands still between checkpoints\n"
-	           "  --join-shut         write SHUT and READY to the PVM in one piece (hangs it)\n"
-	           "  --dump DIR          write each checkpoint to DIR/checkpoint-N\n");
+	(void)fprintf(f,
+	              "usage: relay-pair [option...]\n"
+	              "  --qemu PATH         QEMU >= 11\n"
+	              "  --kernel PATH --initrd PATH  the guest; --firmware: none, SeaBIOS only\n"
+	              "  --accel NAME        tcg (default) or kvm\n"
+	              "  --memory MIB        256\n"
+	              "  --checkpoints N     50\n"
+	              "  --delay MS          100: between capture and load\n"
+	              "  --interval MS       50: between triggers\n"
+	              "  --dirty KIB         the guest rewrites a file of this size all the time\n"
+	              "  --keep-still        the SVM stands still between checkpoints\n"
+	              "  --join-shut         write SHUT and READY to the PVM in one piece\n"
+	              "  --dump DIR          write each checkpoint to DIR/checkpoint-N\n");
 }
 
 static unsigned int number(const char *text)

@@ -318,21 +318,21 @@ static void test_malformed(void)
 }
 
 struct expected_page {
-	enum stream_page_kind kind;
 	const char *block;
 	uint64_t offset;
-	uint8_t first;
 	size_t data_len;
+	enum stream_page_kind kind;
+	uint8_t first;
 	bool same_block;
 };
 
 static const struct expected_page sample_pages[] = {
-        {STREAM_PAGE_FULL, "pc.ram", 0x1000, 0xa1, 4096, false},
-        {STREAM_PAGE_ZERO, "pc.ram", 0x2000, 0x00, 1, true},
-        {STREAM_PAGE_FULL, "pc.ram", 0x7000, 0xa2, 4096, true},
-        {STREAM_PAGE_XBZRLE, "0000:00:02.0/vga.vram", 0x3000, 0xee, 19, false},
-        {STREAM_PAGE_ZERO, "0000:00:02.0/vga.vram", 0x4000, 0x00, 1, true},
-        {STREAM_PAGE_FULL, "pc.ram", UINT64_C(0xfffff000), 0xa3, 4096, false},
+        {"pc.ram", 0x1000, 4096, STREAM_PAGE_FULL, 0xa1, false},
+        {"pc.ram", 0x2000, 1, STREAM_PAGE_ZERO, 0x00, true},
+        {"pc.ram", 0x7000, 4096, STREAM_PAGE_FULL, 0xa2, true},
+        {"0000:00:02.0/vga.vram", 0x3000, 19, STREAM_PAGE_XBZRLE, 0xee, false},
+        {"0000:00:02.0/vga.vram", 0x4000, 1, STREAM_PAGE_ZERO, 0x00, true},
+        {"pc.ram", UINT64_C(0xfffff000), 4096, STREAM_PAGE_FULL, 0xa3, false},
 };
 
 static void assert_page(const struct stream_page *p, const struct expected_page *e)
