@@ -19,7 +19,7 @@ struct inject;
 struct inject_counters {
 	uint64_t sent;    /* accepted by the kernel */
 	uint64_t waiting; /* of these, not yet taken by the VM */
-	uint64_t lost;    /* frames that the tap dropped since the injector was opened */
+	uint64_t lost;    /* frames that the tap dropped since, without those of -ENOBUFS */
 };
 
 /*
@@ -31,7 +31,9 @@ int inject_open(const char *port, uint32_t mark, unsigned limit, struct inject *
 
 /*
  * Sends one frame, which stays the caller's. 0; -EAGAIN: the tap or the socket is full, keep the
- * frame and try again when the VM has taken some; -EMSGSIZE: longer than the tap's MTU; -EINVAL:
+ * frame and try again when the VM has taken some; -ENOBUFS: the
+ * kernel dropped it (a tap filled by others, or a filter), it did not go in, try again; -EMSGSIZE:
+ * longer than the tap's MTU allows; -EINVAL:
  * the virtio-net header contradicts the frame; -ENETDOWN, -ENXIO: no such tap any more.
  */
 int inject_send(struct inject *in, const struct frame *f);

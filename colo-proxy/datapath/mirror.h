@@ -16,8 +16,7 @@
  *
  * The n-th frame of the mirror (from 0) is taken when mirror_taken() > n. The kernel counts for a
  * tap what its reader takes; frames from before the mirror was opened are told apart by
- * mirror_align(). A mirror that is opened before the VM's tap gets its first frame is aligned from
- * the start.
+ * mirror_align().
  */
 
 struct mirror;
@@ -47,12 +46,13 @@ int mirror_receive(struct mirror *m, struct frame **ret_list, unsigned max);
 
 /*
  * Finds which frame is the first that the VM takes after those that the mirror did not see. tap_fd
- * is a descriptor of the VM's tap. 0: aligned. -EAGAIN: frames are on their way; receive them and
- * call again. It succeeds as soon as the VM's queue has run empty for a moment.
+ * is a descriptor of the VM's tap (a duplicate of QEMU's will do). 0: aligned. -EAGAIN: receive
+ * what there is and call again. It succeeds when two calls in turn have found the VM's queue empty,
+ * and agree.
  */
 int mirror_align(struct mirror *m, int tap_fd);
 
-/* True from a successful mirror_align() until copies or frames are lost. */
+/* True from a successful mirror_align() until copies or frames are found lost. */
 bool mirror_aligned(const struct mirror *m);
 
 /*

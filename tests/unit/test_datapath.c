@@ -28,9 +28,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "colo-proxy/datapath/announce.h"
+#include "colo-proxy/datapath/capture.h"
 #include "colo-proxy/datapath/counters.h"
 #include "colo-proxy/datapath/hold.h"
+#include "colo-proxy/datapath/inject.h"
+#include "colo-proxy/datapath/intercept.h"
 #include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/mirror.h"
+#include "colo-proxy/datapath/netcheck.h"
 #include "colo-proxy/datapath/tapdev.h"
 
 #define MARK       0xc0100001u /* the top bit set: must not be sign-extended anywhere */
@@ -781,6 +787,494 @@ static void test_secondary(const void *data)
 	tear_down();
 }
 
+/* ---- input ---- */
+
+static struct tapdev_reader vm_reader;
+
+/* The next frame that the VM gets. */
+static struct frame *vm_next(void)
+{
+	struct frame *f = NULL;
+
+	if (!wait_readable(vm_fd))
+		g_error("nothing arrives at the VM");
+	g_assert_cmpint(tapdev_read(&vm_reader, vm_fd, &f), ==, 0);
+	return f;
+}
+
+static void vm_expect(const struct frame *want)
+{
+	struct frame *got = vm_next();
+
+	g_assert_cmpmem(got->data, got->len, want->data, want->len);
+	g_assert_cmpint(got->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM, ==,
+	                want->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
+	g_assert_cmpint(got->vnet.gso_type, ==, want->vnet.gso_type);
+	g_assert_cmpint(got->vnet.gso_size, ==, want->vnet.gso_size);
+	g_assert_cmpint(got->vnet.csum_start, ==, want->vnet.csum_start);
+	frame_free(got);
+}
+
+/* To the VM, from the tap beside it. */
+static void say_to_vm(struct frame *f)
+{
+	memcpy(f->data, vm_mac, 6);
+	memcpy(f->data + 6, client_mac, 6);
+	send_from(side_fd, f);
+}
+
+static struct frame *to_vm(struct frame *f)
+{
+	memcpy(f->data, vm_mac, 6);
+	memcpy(f->data + 6, client_mac, 6);
+	return f;
+}
+
+static struct mirror *open_mirror(unsigned buffer)
+{
+	struct mirror *m = NULL;
+	char err[200] = "";
+
+	if (mirror_open("vm0", buffer, &m, err, sizeof(err)) < 0)
+		g_error("mirror_open: %s", err);
+	return m;
+}
+
+/* Every kind is mirrored as the VM gets it; what the VM says is not. */
+static void test_mirror_kinds(void)
+{
+	struct mirror *m;
+
+	set_up();
+	m = open_mirror(0);
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+		struct frame *want = to_vm(kinds[i].make());
+		struct frame *copy = NULL;
+
+		g_test_message("%s", kinds[i].name);
+		send_from(vm_fd, kinds[i].make());
+		say_to_vm(kinds[i].make());
+		g_assert_true(wait_readable(mirror_fd(m)));
+		g_assert_cmpint(mirror_receive(m, &copy, 10), ==, 1);
+		g_assert_null(copy->next);
+		assert_same(copy, want);
+		vm_expect(want);
+		frame_free(copy);
+		frame_free(want);
+	}
+	mirror_close(m);
+	tear_down();
+}
+
+static void drain_mirror(struct mirror *m, unsigned n)
+{
+	struct frame *list = NULL;
+
+	g_assert_cmpint(mirror_receive(m, &list, n + 1), ==, (int)n);
+	while (list) {
+		struct frame *next = list->next;
+
+		frame_free(list);
+		list = next;
+	}
+}
+
+static void vm_takes(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		frame_free(vm_next());
+}
+
+/* R5: which input the VM has taken is known to the frame, also when the mirror came late. */
+static void test_cut(void)
+{
+	struct mirror_counters count;
+	struct mirror *m;
+	uint64_t taken = 99;
+
+	set_up();
+	for (unsigned i = 0; i < 7; i++)
+		say_to_vm(udp4(i, 30));
+	vm_takes(3);
+	m = open_mirror(0);
+	g_assert_cmpint(mirror_taken(m, &taken), ==, -ESTALE);
+	g_assert_cmpint(mirror_align(m, vm_fd), ==, -EAGAIN); /* four are in the tap */
+	for (unsigned i = 0; i < 5; i++)
+		say_to_vm(udp4(i, 30));
+	vm_takes(4);
+	drain_mirror(m, 5);
+	g_assert_cmpint(mirror_align(m, vm_fd), ==, -EAGAIN);
+	vm_takes(5);
+	g_assert_cmpint(mirror_align(m, vm_fd), ==, -EAGAIN); /* one finding is none */
+	g_assert_cmpint(mirror_align(m, vm_fd), ==, 0);
+	g_assert_true(mirror_aligned(m));
+	g_assert_cmpint(mirror_taken(m, &taken), ==, 0);
+	g_assert_cmpuint(taken, ==, 5);
+	for (unsigned i = 0; i < 40; i++) {
+		say_to_vm(udp4(i, 30));
+		if (i % 2)
+			vm_takes(1);
+		g_assert_cmpint(mirror_taken(m, &taken), ==, 0);
+		g_assert_cmpuint(taken, ==, 5 + (i + 1) / 2);
+	}
+	drain_mirror(m, 40);
+	mirror_get_counters(m, &count);
+	g_assert_cmpuint(count.received, ==, 45);
+	g_assert_cmpuint(count.kernel_dropped, ==, 0);
+	g_assert_cmpuint(count.port_dropped, ==, 0);
+	/* the tap overflows: the cut is unknown, and says so */
+	g_assert_cmpint(link_set_txqueuelen("vm0", 25), ==, 0);
+	for (unsigned i = 0; i < 10; i++)
+		say_to_vm(udp4(i, 30));
+	g_assert_cmpint(mirror_taken(m, &taken), ==, -ESTALE);
+	g_assert_false(mirror_aligned(m));
+	mirror_get_counters(m, &count);
+	g_assert_cmpuint(count.port_dropped, >, 0);
+	mirror_close(m);
+	tear_down();
+}
+
+/* R8: copies that are lost are counted and reported. */
+static void test_mirror_overflow(void)
+{
+	struct mirror_counters count;
+	struct frame *list = NULL;
+	struct mirror *m;
+	unsigned got = 0;
+	int ret;
+
+	set_up();
+	m = open_mirror(8192);
+	for (unsigned i = 0; i < 200; i++)
+		say_to_vm(udp4(i, 1000));
+	g_assert_cmpint(mirror_receive(m, &list, 1), ==, -ENOBUFS);
+	while ((ret = mirror_receive(m, &list, 10)) > 0) {
+		got += (unsigned)ret;
+		while (list) {
+			struct frame *next = list->next;
+
+			frame_free(list);
+			list = next;
+		}
+	}
+	g_assert_cmpint(ret, ==, 0);
+	mirror_get_counters(m, &count);
+	g_assert_cmpuint(count.received, ==, got);
+	g_assert_cmpuint(count.kernel_dropped, ==, 200 - got);
+	mirror_close(m);
+	tear_down();
+}
+
+static struct inject *open_inject(unsigned limit)
+{
+	struct inject *in = NULL;
+	char err[200] = "";
+
+	if (inject_open("vm0", MARK, limit, &in, err, sizeof(err)) < 0)
+		g_error("inject_open: %s", err);
+	return in;
+}
+
+/* A secondary: on no bridge, its input is injected; a full tap pushes back and loses nothing. */
+static void test_inject(void)
+{
+	struct inject_counters count;
+	struct inject *in;
+	unsigned sent = 0;
+	unsigned taken = 0;
+
+	set_up();
+	g_assert_cmpint(link_release("vm0"), ==, 0);
+	in = open_inject(16);
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+		struct frame *f = to_vm(kinds[i].make());
+
+		g_test_message("%s", kinds[i].name);
+		g_assert_cmpint(inject_send(in, f), ==,
+		                f->len > 1518 && !f->vnet.gso_type ? -EMSGSIZE : 0);
+		if (f->len <= 1518 || f->vnet.gso_type)
+			vm_expect(f);
+		frame_free(f);
+	}
+	while (taken < 1000) {
+		struct frame *f = udp4(sent, 40);
+		int ret = inject_send(in, f);
+
+		frame_free(f);
+		if (ret == 0) {
+			sent++;
+			continue;
+		}
+		g_assert_cmpint(ret, ==, -EAGAIN);
+		g_assert_cmpuint(sent - taken, ==, 16);
+		g_assert_cmpint(inject_get_counters(in, &count), ==, 0);
+		g_assert_cmpuint(count.waiting, ==, 16);
+		for (int i = 0; i < 5; i++) {
+			f = vm_next();
+			g_assert_cmpuint(udp4_number(f), ==, taken++);
+			frame_free(f);
+		}
+	}
+	g_assert_cmpint(inject_get_counters(in, &count), ==, 0);
+	g_assert_cmpuint(count.lost, ==, 0);
+	inject_close(in);
+	tear_down();
+}
+
+/* A tap that is smaller than it was said to be: the loss is reported or counted, never silent. */
+static void test_inject_overflow(void)
+{
+	struct inject_counters count;
+	struct inject *in;
+	unsigned accepted = 0;
+	unsigned n;
+
+	set_up();
+	g_assert_cmpint(link_set_txqueuelen("vm0", 8), ==, 0);
+	in = open_inject(1000);
+	for (unsigned i = 0; i < 50; i++) {
+		struct frame *f = udp4(i, 40);
+		int ret = inject_send(in, f);
+
+		g_assert_true(ret == 0 || ret == -ENOBUFS);
+		accepted += ret == 0;
+		frame_free(f);
+	}
+	g_assert_cmpint(inject_get_counters(in, &count), ==, 0);
+	for (n = 0; tapdev_pending(vm_fd); n++)
+		frame_free(vm_next());
+	g_assert_cmpuint(n, ==, 8);
+	g_assert_cmpuint(accepted, ==, n + count.lost);
+	g_assert_cmpuint(count.sent, ==, accepted);
+	inject_close(in);
+	tear_down();
+}
+
+static void assert_vm_silence(void)
+{
+	g_assert_false(tapdev_pending(vm_fd)); /* a write to side_fd goes all the way by itself */
+}
+
+/* A survivor: input comes here first, and goes in by the injector; with a mirror behind it. */
+static void test_intercept(void)
+{
+	struct intercept_counters count;
+	struct intercept *x = NULL;
+	struct inject *in;
+	struct mirror *m;
+	char err[200] = "";
+
+	set_up();
+	if (intercept_open("vm0", NULL, MARK, 0, &x, err, sizeof(err)) < 0)
+		g_error("intercept_open: %s", err);
+	in = open_inject(0);
+	m = open_mirror(0);
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+		struct frame *want = to_vm(kinds[i].make());
+		struct frame *got = NULL;
+
+		g_test_message("%s", kinds[i].name);
+		say_to_vm(kinds[i].make());
+		assert_vm_silence();
+		g_assert_true(wait_readable(intercept_fd(x)));
+		g_assert_cmpint(intercept_receive(x, &got, 5), ==, 1);
+		assert_same(got, want);
+		if (inject_send(in, got) == 0) {
+			vm_expect(want);
+			drain_mirror(m, 1);
+		} else {
+			g_assert_cmpuint(want->len, >, 1518);
+		}
+		frame_free(got);
+		frame_free(want);
+	}
+	drain_mirror(m, 0);
+	g_assert_cmpint(intercept_set(x, false), ==, 0);
+	say_to_vm(make_tcp4());
+	frame_free(vm_next());
+	intercept_get_counters(x, &count);
+	g_assert_cmpuint(count.received, ==, G_N_ELEMENTS(kinds));
+	g_assert_cmpuint(count.kernel_dropped, ==, 0);
+	intercept_close(x);
+	run("! tc filter show dev vm0 egress | grep -q bpf");
+	say_to_vm(make_tcp4());
+	frame_free(vm_next());
+	inject_close(in);
+	mirror_close(m);
+	tear_down();
+}
+
+/* Closed while on: the VM gets no unmapped input. */
+static void test_intercept_closed(void)
+{
+	struct intercept *x = NULL;
+	char err[200] = "";
+
+	set_up();
+	if (intercept_open("vm0", NULL, MARK, 0, &x, err, sizeof(err)) < 0)
+		g_error("intercept_open: %s", err);
+	intercept_close(x);
+	say_to_vm(make_tcp4());
+	assert_vm_silence();
+	tear_down();
+}
+
+/* The host itself says nothing into a new tap, and the tap goes with its descriptor. */
+static void test_silent_tap(void)
+{
+	int fd;
+
+	run("echo 0 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
+	fd = make_tap("quiet0", NULL);
+	run("grep -q 1 /proc/sys/net/ipv6/conf/quiet0/disable_ipv6");
+	run("! ip -o addr show dev quiet0 | grep -q inet");
+	run("ip -o link show dev quiet0 | grep -q 'NOARP.*UP.*noqueue.*qlen 10000'");
+	g_assert_false(tapdev_pending(fd));
+	close(fd);
+	g_assert_cmpint(link_index("quiet0"), ==, -ENODEV);
+	run("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
+}
+
+/* ---- the pure parts ---- */
+
+static void test_announce(void)
+{
+	struct in_addr v4[2];
+	struct in6_addr v6;
+	struct frame *list = NULL;
+	struct frame *f;
+	uint8_t *na;
+	uint32_t pseudo = IPPROTO_ICMPV6 + 32;
+
+	inet_pton(AF_INET, "192.0.2.1", &v4[0]);
+	inet_pton(AF_INET, "192.0.2.2", &v4[1]);
+	inet_pton(AF_INET6, "2001:db8::7", &v6);
+	g_assert_cmpint(announce_build(vm_mac, v4, 2, &v6, 1, &list), ==, 4);
+	f = list;
+	g_assert_cmpmem(f->data, 14, "\xff\xff\xff\xff\xff\xff\x52\x54\0\0\0\1\x80\x35", 14);
+	g_assert_cmpmem(f->data + 14, 28,
+	                "\0\1\x08\0\6\4\0\3\x52\x54\0\0\0\1\0\0\0\0\x52\x54\0\0\0\1\0\0\0\0", 28);
+	g_assert_cmpuint(f->len, ==, 60);
+	list = f->next;
+	frame_free(f);
+	for (int i = 1; i <= 2; i++) {
+		uint8_t want[29] =
+		        "\0\1\x08\0\6\4\0\1\x52\x54\0\0\0\1\xc0\0\2\0\0\0\0\0\0\0\xc0\0\2";
+
+		want[17] = want[27] = (uint8_t)i;
+		f = list;
+		g_assert_cmpmem(f->data + 12, 2, "\x08\x06", 2);
+		g_assert_cmpmem(f->data + 14, 28, want, 28);
+		list = f->next;
+		frame_free(f);
+	}
+	f = list;
+	g_assert_null(f->next);
+	g_assert_cmpuint(f->len, ==, 86);
+	g_assert_cmpmem(f->data, 6, "\x33\x33\0\0\0\1", 6);
+	g_assert_cmpint(f->data[14 + 7], ==, 255);
+	na = f->data + 54;
+	g_assert_cmpmem(na, 2, "\x88\0", 2);
+	g_assert_cmpmem(na + 4, 4, "\x20\0\0\0", 4);
+	g_assert_cmpmem(na + 8, 16, &v6, 16);
+	g_assert_cmpmem(na + 24, 8, "\2\1\x52\x54\0\0\0\1", 8);
+	for (int i = 22; i < 54; i += 2)
+		pseudo += (uint32_t)f->data[i] << 8 | f->data[i + 1];
+	g_assert_cmpint(checksum(na, 32, pseudo), ==, 0);
+	frame_free(f);
+}
+
+static void test_capture(void)
+{
+	char path[] = "/tmp/test_datapath_XXXXXX";
+	char err[200] = "";
+	char *bytes = NULL;
+	gsize len = 0;
+	struct capture *c = NULL;
+	struct frame *f = make_arp();
+	struct frame *ip = udp4(3, 10);
+
+	close(mkstemp(path));
+	memmove(ip->data, ip->data + 14, ip->len -= 14);
+	ip->start = FRAME_AT_IP;
+	g_assert_cmpint(capture_open(path, 24 + 16 + 60 + 16 + 14 + 38, &c, err, sizeof(err)), ==,
+	                0);
+	g_assert_cmpint(capture_frame(c, f, 5), ==, 0);
+	g_assert_cmpint(capture_frame(c, ip, 6), ==, 0);
+	g_assert_cmpint(capture_frame(c, ip, 7), ==, -ENOSPC);
+	g_assert_cmpint(capture_close(c), ==, 0);
+	g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
+	g_assert_cmpuint(len, ==, 24 + 16 + 60 + 16 + 52);
+	g_assert_cmpmem(bytes, 4, "\x4d\x3c\xb2\xa1", 4); /* nanoseconds, little endian */
+	g_assert_cmpmem(bytes + 40, 60, f->data, 60);
+	g_assert_cmpmem(bytes + 100 + 16 + 12, 2, "\x08\0", 2);
+	g_assert_cmpmem(bytes + 100 + 16 + 14, 38, ip->data, 38);
+	g_assert_cmpint(capture_open("/nonexistent/x", 0, &c, err, sizeof(err)), ==, -ENOENT);
+	g_assert_nonnull(strstr(err, "/nonexistent/x"));
+	g_free(bytes);
+	frame_free(f);
+	frame_free(ip);
+	unlink(path);
+}
+
+static void test_netcheck(void)
+{
+	struct netcheck_params params = {.bridge = "br0", .port = "vm0", .nfqueue = true};
+	struct finding findings[NETCHECK_MAX];
+	static const char *const names[] = {"capabilities", "tap",    "bpf-tc", "br-netfilter",
+	                                    "nfqueue",      "bridge", "port"};
+
+	set_up();
+	g_assert_cmpuint(netcheck_run(&params, findings, NETCHECK_MAX), ==, G_N_ELEMENTS(names));
+	for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+		g_test_message("%s: %d %s", findings[i].name, findings[i].level, findings[i].text);
+		g_assert_cmpstr(findings[i].name, ==, names[i]);
+		g_assert_cmpint(findings[i].level, ==, FINDING_OK);
+		g_assert_cmpstr(findings[i].advice, ==, "");
+	}
+	g_assert_cmpint(link_index("colochk0"), ==, -ENODEV);
+	params.bridge = "c0";
+	params.port = "side0";
+	g_assert_cmpuint(netcheck_run(&params, findings, NETCHECK_MAX), ==, G_N_ELEMENTS(names));
+	g_assert_cmpint(findings[5].level, ==, FINDING_FAIL);
+	g_assert_cmpint(findings[6].level, ==, FINDING_FAIL);
+	g_assert_cmpint(strlen(findings[5].advice), >, 0);
+	params.bridge = NULL;
+	params.port = NULL;
+	g_assert_cmpuint(netcheck_run(&params, findings, 3), ==, 3);
+	tear_down();
+}
+
+/* Setup that cannot work says what and why, and leaves nothing behind. */
+static void test_errors(void)
+{
+	struct hold_params params = {.port = "none0", .mark = MARK, .mode = HOLD_MODE_HOLD};
+	struct hold *hold = NULL;
+	struct mirror *m = NULL;
+	struct inject *in = NULL;
+	char err[200] = "";
+
+	g_assert_cmpint(hold_open(&hold_tap, &params, &hold, err, sizeof(err)), ==, -ENODEV);
+	g_assert_nonnull(strstr(err, "none0"));
+	g_assert_cmpint(hold_open(&hold_nfqueue, &params, &hold, err, sizeof(err)), ==, -ENODEV);
+	params.mark = 0;
+	g_assert_cmpint(hold_open(&hold_tap, &params, &hold, err, sizeof(err)), ==, -EINVAL);
+	g_assert_cmpint(mirror_open("none0", 0, &m, err, sizeof(err)), ==, -ENODEV);
+	g_assert_cmpint(inject_open("none0", MARK, 0, &in, err, sizeof(err)), ==, -ENODEV);
+	g_assert_null(hold);
+	g_assert_null(m);
+	g_assert_null(in);
+	g_assert_cmpint(link_master("none0"), ==, -ENODEV);
+	g_assert_cmpint(link_enslave("lo", "none0"), ==, -ENODEV);
+	g_assert_true(hold_by_name("hold-tap") == &hold_tap);
+	g_assert_true(hold_by_name("nfqueue") == &hold_nfqueue);
+	g_assert_null(hold_by_name("pcap"));
+	hold_close(NULL);
+	mirror_close(NULL);
+	inject_close(NULL);
+	intercept_close(NULL);
+}
+
 /* ---- main ---- */
 
 static void add(const char *name, const struct hold_ops *ops, void (*test)(const void *))
@@ -815,5 +1309,17 @@ int main(int argc, char **argv)
 		add("overflow", all[i], test_overflow);
 	}
 	add("secondary", &hold_tap, test_secondary);
+	g_test_add_func("/datapath/announce", test_announce);
+	g_test_add_func("/datapath/capture", test_capture);
+	g_test_add_func("/datapath/errors", test_errors);
+	g_test_add_func("/datapath/silent-tap", test_silent_tap);
+	g_test_add_func("/datapath/mirror/every-kind", test_mirror_kinds);
+	g_test_add_func("/datapath/mirror/cut", test_cut);
+	g_test_add_func("/datapath/mirror/overflow", test_mirror_overflow);
+	g_test_add_func("/datapath/inject/every-kind", test_inject);
+	g_test_add_func("/datapath/inject/overflow", test_inject_overflow);
+	g_test_add_func("/datapath/intercept/every-kind", test_intercept);
+	g_test_add_func("/datapath/intercept/closed", test_intercept_closed);
+	g_test_add_func("/datapath/netcheck", test_netcheck);
 	return g_test_run();
 }
