@@ -3,16 +3,15 @@
 #include "colo-proxy/cmd.h"
 #include "colo-proxy/config/config.h"
 #include "colo-proxy/core/finding.h"
+#include "colo-proxy/datapath/netcheck.h"
+#include "colo-proxy/link/link.h"
 #include "kvm/probe.h"
 #include "qemu-glue/versions.h"
 
 #include <errno.h>
-#include <linux/capability.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* A struct finding with room for any path. */
@@ -87,27 +86,28 @@ static void check_readable(struct check *check, const char *name, const char *pa
 		    path, strerror(errno));
 }
 
-/* The key opens the VM's memory to whoever has it: nobody but the owner may read it. */
 static void check_key(struct check *check)
 {
 	const struct config *config = check->config;
-	struct stat st;
+	struct link_key key;
+	char err[256];
 
-	if (config->encryption == CONFIG_ENCRYPTION_NONE)
-		add(check, "replication-key", FINDING_WARN,
-		    "set encryption = psk unless nobody else reaches the replication link",
-		    "the replication link is neither encrypted nor authenticated");
-	else if (stat(config->key_file, &st) < 0)
-		add(check, "replication-key", FINDING_FAIL,
-		    "make one (umask 077; psktool -u colo -p FILE, or 32 random bytes in "
-		    "hexadecimal) and copy it to both hosts",
-		    "%s: %s", config->key_file, strerror(errno));
-	else if (st.st_mode & 077)
-		add(check, "replication-key", FINDING_FAIL, "chmod 600 the file",
-		    "%s is readable by others (mode %04o)", config->key_file,
-		    (unsigned)st.st_mode & 07777);
-	else
+	if (link_key_read(config->key_file, &key, err, sizeof(err)) == 0) {
+		link_key_wipe(&key);
 		add(check, "replication-key", FINDING_OK, NULL, "%s", config->key_file);
+	} else {
+		add(check, "replication-key", FINDING_FAIL,
+		    "make one (umask 077; od -An -tx1 -N32 /dev/urandom > FILE) and copy it to "
+		    "both hosts",
+		    "%s", err);
+	}
+	if (config->encryption == CONFIG_ENCRYPTION_NONE)
+		add(check, "encryption", FINDING_WARN,
+		    "set encryption = psk unless nobody else reaches the replication link",
+		    "the VM's memory and disk cross the replication link in the clear");
+	if (config->comparator == CONFIG_COMPARATOR_QEMU)
+		add(check, "comparator", FINDING_WARN, "use comparator = proxy",
+		    "QEMU's own COLO channels are neither encrypted nor authenticated");
 }
 
 static void check_fence(struct check *check)
@@ -148,44 +148,20 @@ static void check_configured(struct check *check)
 	check_fence(check);
 }
 
-/* The effective capabilities of this process (proc(5)); 0 when they cannot be read. */
-static uint64_t effective_capabilities(void)
+/* Capabilities, the kernel's means of holding output, and the bridge. */
+static void check_network(struct check *check)
 {
-	uint64_t caps = 0;
-	char line[256];
-	FILE *file = fopen("/proc/self/status", "re");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (g_str_has_prefix(line, "CapEff:"))
-			caps = strtoull(line + strlen("CapEff:"), NULL, 16);
-	if (file)
-		fclose(file);
-	return caps;
-}
-
-static void check_capabilities(struct check *check)
-{
-	static const struct {
-		unsigned bit;
-		const char *name;
-	} needed[] = {
-	        {CAP_NET_ADMIN, "CAP_NET_ADMIN"}, /* taps, bridge ports, tc, nfqueue */
-	        {CAP_NET_RAW, "CAP_NET_RAW"},     /* packet sockets */
-	        {CAP_BPF, "CAP_BPF"},             /* the hold's programs */
-	        {CAP_KILL, "CAP_KILL"},           /* QEMU, where it runs as another user */
+	const struct config *config = check->config;
+	struct netcheck_params params = {
+	        .bridge = config ? config->bridge : NULL,
+	        .nfqueue = config && config->datapath == CONFIG_DATAPATH_NFQUEUE,
 	};
-	uint64_t caps = effective_capabilities();
-	GString *missing = g_string_new(NULL);
+	struct finding findings[NETCHECK_MAX];
+	size_t n = netcheck_run(&params, findings, NETCHECK_MAX);
 
-	for (size_t i = 0; i < G_N_ELEMENTS(needed); i++)
-		if (!(caps >> needed[i].bit & 1) &&
-		    !(needed[i].bit == CAP_BPF && (caps >> CAP_SYS_ADMIN & 1)))
-			g_string_append_printf(missing, " %s", needed[i].name);
-	if (missing->len)
-		add(check, "capabilities", FINDING_FAIL, "run as root", "missing:%s", missing->str);
-	else
-		add(check, "capabilities", FINDING_OK, NULL, "all that are needed");
-	g_string_free(missing, TRUE);
+	for (size_t i = 0; i < n; i++)
+		add(check, findings[i].name, findings[i].level, findings[i].advice, "%s",
+		    findings[i].text);
 }
 
 static enum finding_level verdict_level(enum qemu_verdict verdict)
@@ -317,7 +293,7 @@ static int run(const char *file, bool offline, bool json)
 		check_config(&check, file);
 	if (!offline) {
 		check_configured(&check);
-		check_capabilities(&check);
+		check_network(&check);
 		check_qemu(&check);
 		check_kvm(&check);
 	}

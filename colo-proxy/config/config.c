@@ -224,6 +224,8 @@ static void scan_line(struct parse *parse, unsigned line, char *text, size_t len
 		scan_section(parse, line, text + 1, (size_t)(end - text) - 1);
 		return;
 	}
+	if (*text == '[') /* what follows belongs to nothing that we know */
+		parse->section_known = false;
 	equals = strchr(text, '=');
 	if (!equals || equals == text || *text == '[')
 		add_problem(parse, line, NULL, NULL,
@@ -388,9 +390,6 @@ static void check_replication(struct parse *parse)
 	if (role && role->known && config->role == CONFIG_ROLE_SECONDARY && !config->listen.host)
 		clash(parse, "replication", "listen",
 		      "missing; role = secondary needs an ADDRESS:PORT of this host");
-	if (config->encryption == CONFIG_ENCRYPTION_PSK && !config->key_file)
-		clash(parse, "replication", "key-file",
-		      "missing; encryption = psk needs a key file (or write encryption = none)");
 	if (config->comparator == CONFIG_COMPARATOR_QEMU &&
 	    ((config->peer.host && in_qemu_ports(config, config->peer.port)) ||
 	     (config->listen.host && in_qemu_ports(config, config->listen.port))))

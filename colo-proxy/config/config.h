@@ -39,7 +39,7 @@ enum config_fence {
 	CONFIG_FENCE_COMMAND,  /* a command has to end with status 0 first */
 };
 
-/* host:port or [v6]:port. host NULL: the key was not given. */
+/* IPv4:port or [IPv6]:port; host is numeric, without brackets. host NULL: the key was not given. */
 struct config_endpoint {
 	char *host;
 	uint16_t port;

@@ -47,7 +47,8 @@ char *config_allowed(const struct config_key *key)
 	case CONFIG_MAC:
 		return g_strdup("a unicast Ethernet address such as 52:54:00:12:34:56");
 	case CONFIG_ENDPOINT:
-		return g_strdup("ADDRESS:PORT or [IPV6]:PORT with a port from 1 to 65535");
+		return g_strdup(
+		        "IPV4:PORT or [IPV6]:PORT, in numbers, with a port from 1 to 65535");
 	case CONFIG_ADDRESSES:
 		return g_strdup("IPv4 or IPv6 addresses, separated by spaces or commas");
 	case CONFIG_ARGV:
@@ -223,30 +224,17 @@ static int set_bool(struct config *config, const struct config_key *key, const c
 	return 0;
 }
 
-/* A host name or address: what getaddrinfo() can be asked. */
+/* IPv6 in brackets, IPv4 without. Names are not resolved: a link must not depend on DNS. */
 static bool host_valid(const char *host, size_t len, bool bracketed)
 {
 	unsigned char address[16];
-	char text[256];
+	char text[INET6_ADDRSTRLEN];
 
 	if (len < 1 || len >= sizeof(text))
 		return false;
 	memcpy(text, host, len);
 	text[len] = '\0';
-	if (bracketed) {
-		char *zone = strchr(text, '%');
-
-		if (zone)
-			*zone = '\0';
-		return inet_pton(AF_INET6, text, address) == 1;
-	}
-	for (size_t i = 0; i < len; i++)
-		if (!g_ascii_isalnum(text[i]) && !strchr(".-_", text[i]))
-			return false;
-	/* Digits and dots only: an IPv4 address, or a slip of the hand. */
-	if (strspn(text, "0123456789.") == len)
-		return inet_pton(AF_INET, text, address) == 1;
-	return true;
+	return inet_pton(bracketed ? AF_INET6 : AF_INET, text, address) == 1;
 }
 
 static int set_endpoint(struct config *config, const struct config_key *key, const char *value,
