@@ -89,6 +89,8 @@ static int check_channels(const struct qemu_params *p, char *err, size_t errlen)
 	if (p->flush_plugin && (!p->flush_counter || p->accel != QEMU_ACCEL_TCG))
 		return words(-EINVAL, err, errlen,
 		             "flush_plugin: needs a counter file and accelerator tcg");
+	if (p->paused && p->role == QEMU_ROLE_SECONDARY)
+		return words(-EINVAL, err, errlen, "paused: a secondary is started by COLO alone");
 	if (p->comparator != QEMU_COMPARATOR_QEMU)
 		return 0;
 	if (!has_net(p) || !p->compare_host)
@@ -262,6 +264,8 @@ static void add_role(GPtrArray *argv, const struct qemu_params *p)
 		add_filters_primary(argv, p);
 	else if (p->comparator == QEMU_COMPARATOR_QEMU)
 		add_filters_secondary(argv, p);
+	if (p->paused)
+		add(argv, "-S", NULL);
 	if (p->role == QEMU_ROLE_SECONDARY)
 		add(argv, "-incoming", "defer");
 	if (p->flush_plugin) {

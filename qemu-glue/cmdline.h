@@ -27,33 +27,39 @@ struct qemu_params {
 	const char *name; /* the VM's name: letters, digits, "-", "_", "." */
 	enum qemu_role role;
 	enum qemu_accel accel;
-	uint32_t dirty_ring;      /* KVM: entries of the dirty ring, a power of two; 0: dirty log */
 	const char *machine;      /* "pc" (default), "q35" or a versioned name of these */
 	const char *cpu;          /* default: "qemu64" under TCG, "host" under KVM */
+	uint32_t dirty_ring;      /* KVM: entries of the dirty ring, a power of two; 0: dirty log */
 	uint32_t memory_mib;      /* required */
-	bool memory_memfd;        /* guest memory from a shared memfd, so that others can map it */
 	uint32_t smp;             /* vCPUs, default 1 */
+	bool memory_memfd;        /* guest memory from a shared memfd, so that others can map it */
+	bool net_rom;             /* keep the NIC's boot ROM, for guests that boot by network */
+	bool rtc_follows_vm;      /* the real-time clock stands still while the VM does */
+	bool paused;              /* do not start the guest: `cont`, or COLO, will */
+	bool no_sandbox;          /* for a QEMU that was built without seccomp */
 	const char *kernel;       /* boot this directly; NULL: the firmware boots */
 	const char *initrd;       /* with kernel */
 	const char *append;       /* with kernel */
 	const char *mac;          /* required with a tap, "52:54:00:..." */
-	int tap_fd;               /* an open tap (IFF_VNET_HDR), inherited; -1: use tap_ifname */
 	const char *tap_ifname;   /* an existing tap; NULL with tap_fd -1: no network */
-	bool net_rom;             /* keep the NIC's boot ROM, for guests that boot by network */
-	bool rtc_follows_vm;      /* the real-time clock stands still while the VM does */
+	int tap_fd;               /* an open tap (IFF_VNET_HDR), inherited; -1: use tap_ifname */
 	int qmp_fd;               /* listening socket from qemu_listen(), inherited; -1: qmp_path */
 	const char *qmp_path;     /* QEMU makes the socket itself */
 	const char *serial_path;  /* the serial port's output is appended here; NULL: none */
 	const char *flush_plugin; /* TCG secondary: path of tcg-flush.so; NULL: none */
 	const char *flush_counter; /* with flush_plugin: the counter file */
+	/*
+	 * Comparator qemu: the primary's replication address and two ports there; and, on the
+	 * primary, a directory for two local sockets. A primary with these objects says nothing
+	 * until it is in COLO (colo-compare holds it back): start it paused, as QEMU's document
+	 * does, or add the objects later (colo_stock_prepare_primary()).
+	 */
 	enum qemu_comparator comparator;
-	/* Comparator qemu: the primary's replication address and two ports there. */
-	const char *compare_host;
 	uint16_t mirror_port;  /* default 9003 */
 	uint16_t compare_port; /* default 9004 */
-	const char *run_dir;   /* comparator qemu, primary: for its two local sockets */
-	bool no_sandbox;       /* for a QEMU that was built without seccomp */
-	char *const *extra;    /* NULL-terminated further arguments, appended as they are */
+	const char *compare_host;
+	const char *run_dir;
+	char *const *extra; /* NULL-terminated further arguments, appended as they are */
 };
 
 /* The ids of devices and objects, as QMP sees them. */

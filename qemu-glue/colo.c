@@ -408,7 +408,7 @@ int colo_stock_prepare_primary(struct qmp *q, const struct colo_stock_channels *
                                bool was_secondary, uint64_t timeout_ms, char *err, size_t errlen)
 {
 	struct budget budget = budget_of(timeout_ms);
-	int ret = was_secondary ? add_channels(q, channels, budget, err, errlen) : 0;
+	int ret = channels ? add_channels(q, channels, budget, err, errlen) : 0;
 
 	if (!ret)
 		ret = add_filter(q, "filter-mirror", "m0", "tx", "outdev", "mirror0", was_secondary,

@@ -107,6 +107,7 @@ int colo_query_status(struct qmp *q, uint64_t timeout_ms, bool *ret_running, cha
 int colo_stock_failover_primary(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen);
 int colo_stock_failover_secondary(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen);
 
+/* Where the primary's channels listen. */
 struct colo_stock_channels {
 	const char *host; /* this host's replication address */
 	uint16_t mirror_port;
@@ -114,8 +115,9 @@ struct colo_stock_channels {
 	const char *run_dir;
 };
 /*
- * A survivor becomes a primary again, before colo_start_primary(): makes the channels that are
- * missing and the filters. `was_secondary`: the filters go before the rewriter.
+ * A VM becomes a primary, before colo_start_primary(): adds the filters and the comparator, which
+ * hold its output back from then on. `channels` are made first; NULL if it has them (it was a
+ * primary before). `was_secondary`: it has a rewriter, and the filters go before it.
  */
 int colo_stock_prepare_primary(struct qmp *q, const struct colo_stock_channels *channels,
                                bool was_secondary, uint64_t timeout_ms, char *err, size_t errlen);

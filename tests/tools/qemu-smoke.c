@@ -5,7 +5,7 @@
  *
  *   qemu-smoke --qemu BIN --kernel FILE --initrd FILE [--append TEXT] [--plugin tcg-flush.so]
  *              [--accel tcg|kvm] [--machine pc|q35] [--smp N] [--extra "ARGS"]
- *              [--reboot] [--checkpoints N] [--dir DIR] [--keep]
+ *              [--reboot] [--stock-tap PREFIX] [--checkpoints N] [--dir DIR] [--keep]
  *
  * Enters COLO, triggers checkpoints, shows that requests coalesce and none is lost, kills the
  * primary, fails over, protects the survivor again, hangs it in its channel, frees it out of band
@@ -54,6 +54,7 @@ static struct {
 	int smp;
 	gboolean keep;
 	gboolean reboot;
+	char *stock_tap;
 } opt = {.checkpoints = 20, .smp = 1};
 
 static char err[1024];
@@ -311,6 +312,7 @@ static void vm_start(struct vm *vm, const char *name, enum qemu_role role)
 	g_autofree char *qmp_path = in_dir(name, "qmp");
 	g_autofree char *log = in_dir(name, "log");
 	g_autofree char *counter = in_dir(name, "flush");
+	g_autofree char *tap = g_strdup_printf("%s%s", opt.stock_tap ? opt.stock_tap : "", name);
 	g_auto(GStrv) argv = NULL;
 	g_auto(GStrv) extra = opt.extra ? g_strsplit(opt.extra, " ", -1) : NULL;
 	struct qemu_spawn spawn = {.log_path = log};
@@ -332,6 +334,14 @@ static void vm_start(struct vm *vm, const char *name, enum qemu_role role)
 	params.append = opt.append;
 	params.serial_path = vm->serial;
 	params.extra = extra;
+	if (opt.stock_tap) {
+		params.comparator = QEMU_COMPARATOR_QEMU;
+		params.compare_host = "127.0.0.1";
+		params.run_dir = opt.dir;
+		params.paused = role == QEMU_ROLE_PRIMARY;
+		params.tap_ifname = tap;
+		params.mac = "52:54:00:c0:10:01";
+	}
 	if (role == QEMU_ROLE_SECONDARY && params.accel == QEMU_ACCEL_TCG && opt.plugin) {
 		step("counter file", tcg_flush_create(counter, &vm->flush, err, sizeof(err)));
 		params.flush_plugin = opt.plugin;
@@ -614,6 +624,44 @@ static void run(void)
 	vm_end(&s);
 }
 
+/* The same with QEMU's own comparator: its objects, and its documented order of failing over. */
+static void run_stock(void)
+{
+	struct colo_stock_channels channels = {
+	        .host = "127.0.0.1", .mirror_port = 9003, .compare_port = 9004, .run_dir = opt.dir};
+	struct vm p;
+	struct vm s;
+	struct vm s2;
+	struct relay *r;
+
+	vm_start(&p, "p", QEMU_ROLE_PRIMARY);
+	vm_start(&s, "s", QEMU_ROLE_SECONDARY);
+	r = protect(&p, &s, "p"); /* which starts the guest */
+	check("the guest is up", serial_says(p.serial, "GUEST READY", 60000));
+	checkpoint_now(&p, r);
+	step("kill the primary", qemu_process_kill(p.process));
+	step("fail over", colo_stock_failover_secondary(s.qmp, DEADLINE_MS, err, sizeof(err)));
+	expect_running(&s, "the secondary runs alone");
+	relay_end(r);
+	vm_end(&p);
+
+	step("the survivor's filters",
+	     colo_stock_prepare_primary(s.qmp, &channels, true, DEADLINE_MS, err, sizeof(err)));
+	vm_start(&s2, "s2", QEMU_ROLE_SECONDARY);
+	r = protect(&s, &s2, "s");
+	checkpoint_now(&s, r);
+	step("kill the secondary", qemu_process_kill(s2.process));
+	step("fail over on the primary's side",
+	     colo_stock_failover_primary(s.qmp, DEADLINE_MS, err, sizeof(err)));
+	expect_running(&s, "the primary runs alone");
+	relay_end(r);
+	vm_end(&s2);
+
+	step("its filters again",
+	     colo_stock_prepare_primary(s.qmp, NULL, false, DEADLINE_MS, err, sizeof(err)));
+	vm_end(&s);
+}
+
 int main(int argc, char **argv)
 {
 	const GOptionEntry entries[] = {
@@ -627,6 +675,8 @@ int main(int argc, char **argv)
 	        {"smp", 0, 0, G_OPTION_ARG_INT, &opt.smp, "vCPUs", "N"},
 	        {"extra", 0, 0, G_OPTION_ARG_STRING, &opt.extra, "more arguments for QEMU", "ARGS"},
 	        {"checkpoints", 0, 0, G_OPTION_ARG_INT, &opt.checkpoints, "how many", "N"},
+	        {"stock-tap", 0, 0, G_OPTION_ARG_STRING, &opt.stock_tap,
+	         "QEMU's own comparator, on taps PREFIXp, PREFIXs, PREFIXs2", "PREFIX"},
 	        {"reboot", 0, 0, G_OPTION_ARG_NONE, &opt.reboot, "reboot before failover", NULL},
 	        {"dir", 0, 0, G_OPTION_ARG_FILENAME, &opt.dir, "run directory", "DIR"},
 	        {"keep", 0, 0, G_OPTION_ARG_NONE, &opt.keep, "keep the run directory", NULL},
@@ -644,7 +694,10 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (!opt.dir)
 		opt.dir = g_dir_make_tmp("qemu-smoke-XXXXXX", NULL);
-	run();
+	if (opt.stock_tap)
+		run_stock();
+	else
+		run();
 	if (!opt.keep) {
 		static const char *const names[] = {"p", "s", "s2"};
 		static const char *const suffixes[] = {"qmp", "log", "serial", "mig", "relay"};

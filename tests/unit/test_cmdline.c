@@ -145,6 +145,9 @@ static void test_comparator_qemu(void)
 	            "-object\niothread,id=iothread1\n"
 	            "-object\ncolo-compare,id=comp0,primary_in=compare0-0,secondary_in=compare1,"
 	            "outdev=compare_out0,vnet_hdr_support=on,iothread=iothread1");
+	p.paused = true;
+	expect_tail(&p, "vnet_hdr_support=on,iothread=iothread1\n", "-S");
+	p.paused = false;
 	p.role = QEMU_ROLE_SECONDARY;
 	p.mirror_port = 9103;
 	p.compare_port = 9104;
@@ -198,6 +201,7 @@ static void test_refused(void)
 	REFUSE("flush_plugin", p.flush_plugin = "x.so");
 	REFUSE("flush_plugin",
 	       (p.flush_plugin = "x.so", p.flush_counter = "c", p.accel = QEMU_ACCEL_KVM));
+	REFUSE("paused", (p.paused = true, p.role = QEMU_ROLE_SECONDARY));
 	REFUSE("comparator", p.comparator = QEMU_COMPARATOR_QEMU);
 }
 
