@@ -26,8 +26,8 @@
 
 #include <glib.h>
 
-#include "qemu-glue/cmdline.h"
 #include "qemu-glue/colo.h"
+#include "qemu-glue/launch.h"
 #include "qemu-glue/process.h"
 #include "qemu-glue/qmp.h"
 #include "qemu-glue/tcg_flush.h"
@@ -313,12 +313,9 @@ static void vm_start(struct vm *vm, const char *name, enum qemu_role role)
 	g_autofree char *log = in_dir(name, "log");
 	g_autofree char *counter = in_dir(name, "flush");
 	g_autofree char *tap = g_strdup_printf("%s%s", opt.stock_tap ? opt.stock_tap : "", name);
-	g_auto(GStrv) argv = NULL;
 	g_auto(GStrv) extra = opt.extra ? g_strsplit(opt.extra, " ", -1) : NULL;
-	struct qemu_spawn spawn = {.log_path = log};
 	struct qemu_params params;
 	gint64 start = g_get_monotonic_time();
-	int fds[2];
 
 	*vm = (struct vm){.serial = in_dir(name, "serial"), .incoming = in_dir(name, "mig")};
 	qemu_params_init(&params);
@@ -347,15 +344,8 @@ static void vm_start(struct vm *vm, const char *name, enum qemu_role role)
 		params.flush_plugin = opt.plugin;
 		params.flush_counter = counter;
 	}
-	step("listen for QMP", qemu_listen(qmp_path, &params.qmp_fd, err, sizeof(err)));
-	step("command line", qemu_cmdline(&params, &argv, err, sizeof(err)));
-	spawn.argv = argv;
-	spawn.fds = fds;
-	spawn.n_fds = qemu_params_fds(&params, fds);
-	step("start QEMU", qemu_process_spawn(&spawn, &vm->process, err, sizeof(err)));
-	close(params.qmp_fd);
-	step("QMP",
-	     qemu_process_qmp(vm->process, qmp_path, DEADLINE_MS, &vm->qmp, err, sizeof(err)));
+	step("start QEMU", qemu_launch(&params, qmp_path, log, DEADLINE_MS, &vm->process, &vm->qmp,
+	                               err, sizeof(err)));
 	printf("     %s: QEMU %s, %.0f ms to QMP\n", name, qmp_version(vm->qmp),
 	       (g_get_monotonic_time() - start) / 1e3);
 }
