@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "colo-proxy/datapath/counters.h"
 
+#include "colo-proxy/datapath/netlink.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +26,9 @@ static int read_number(int fd, uint64_t *ret_value)
 	ssize_t got = pread(fd, text, sizeof(text) - 1, 0);
 
 	if (got < 0)
-		return errno == EINVAL ? -ENODEV
-		                       : -errno; /* the kernel's answer for a gone device */
+		return errno == EINVAL
+		               ? -ENODEV
+		               : netlink_errno(); /* the kernel's answer for a gone device */
 	if (got == 0)
 		return -ENODEV;
 	text[got] = '\0';
@@ -65,7 +68,7 @@ static int open_dir_of_own_mount(const char *ifname)
 	if (mount >= 0)
 		dir = open_dir(mount, "", ifname);
 	if (dir < 0)
-		dir = -errno;
+		dir = netlink_errno();
 	if (mount >= 0)
 		close(mount);
 	if (fs >= 0)
@@ -91,7 +94,7 @@ int tap_counters_open(struct tap_counters *c, const char *ifname)
 	for (int i = 0; i < TAP_COUNTERS; i++) {
 		c->fd[i] = openat(dir, files[i], O_RDONLY | O_CLOEXEC);
 		if (c->fd[i] < 0) {
-			int code = -errno;
+			int code = netlink_errno();
 
 			close(dir);
 			tap_counters_close(c);

@@ -37,7 +37,7 @@ static int refresh(struct inject *in)
 
 	if (ret == 0)
 		ret = tap_counter_read(&in->port, TAP_TX_DROPPED, &dropped);
-	if (ret < 0)
+	if (ret != 0)
 		return ret;
 	in->taken = taken - in->taken_base;
 	in->dropped = dropped - in->dropped_base;
@@ -59,11 +59,11 @@ static int open_socket(struct inject *in, int ifindex, uint32_t mark)
 
 	in->fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (in->fd < 0)
-		return -errno;
+		return netlink_errno();
 	if (setsockopt(in->fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) < 0 ||
 	    setsockopt(in->fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) < 0 ||
 	    bind(in->fd, (struct sockaddr *)&to, sizeof(to)) < 0) /* protocol 0: hears nothing */
-		return -errno;
+		return netlink_errno();
 	return 0;
 }
 
@@ -134,7 +134,7 @@ int inject_send(struct inject *in, const struct frame *f)
 	if (ret < 0)
 		return ret;
 	if (writev(in->fd, iov, 2) < 0) {
-		ret = -errno;
+		ret = netlink_errno();
 		if (ret == -ENOBUFS)
 			note_refusal(in);
 		return ret;

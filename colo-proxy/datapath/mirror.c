@@ -57,8 +57,9 @@ static int attach_filter(int fd)
 	};
 	struct sock_fprog filter = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
 
-	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) < 0 ? -errno
-	                                                                                 : 0;
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) < 0
+	               ? netlink_errno()
+	               : 0;
 }
 
 static int set_options(int fd, unsigned buffer)
@@ -68,10 +69,10 @@ static int set_options(int fd, unsigned buffer)
 
 	if (setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) < 0 ||
 	    setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) < 0)
-		return -errno;
+		return netlink_errno();
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0 &&
 	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)) < 0)
-		return -errno;
+		return netlink_errno();
 	return attach_filter(fd);
 }
 
@@ -83,12 +84,12 @@ static int open_socket(struct mirror *m, int ifindex, unsigned buffer, char *err
 	/* Protocol 0 until it is bound: no frame gets in before the filter. */
 	m->fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (m->fd < 0)
-		return netlink_error(err, errlen, -errno,
+		return netlink_error(err, errlen, netlink_errno(),
 		                     "packet socket: %s; CAP_NET_RAW is needed", strerror(errno));
 	ret = set_options(m->fd, buffer);
 	at.sll_ifindex = ifindex;
 	if (ret == 0 && bind(m->fd, (struct sockaddr *)&at, sizeof(at)) < 0)
-		ret = -errno;
+		ret = netlink_errno();
 	if (ret < 0)
 		return netlink_error(err, errlen, ret, "packet socket for the mirror: %s",
 		                     strerror(-ret));
@@ -192,7 +193,7 @@ static int receive_one(struct mirror *m, struct frame **ret_frame)
 	msg.msg_controllen = sizeof(control);
 	got = recvmsg(m->fd, &msg, 0);
 	if (got < 0)
-		return -errno;
+		return netlink_errno();
 	if (got < (ssize_t)SOCKET_HEADER || (msg.msg_flags & MSG_TRUNC))
 		return -EIO;
 	m->spare->len = (uint32_t)(got - (ssize_t)SOCKET_HEADER);
@@ -222,10 +223,13 @@ int mirror_receive(struct mirror *m, struct frame **ret_list, unsigned max)
 		return -ENOBUFS;
 	}
 	for (n = 0; n < max; n++) {
-		ret = receive_one(m, end);
-		if (ret < 0)
+		struct frame *f = NULL;
+
+		ret = receive_one(m, &f);
+		if (!f)
 			break;
-		end = &(*end)->next;
+		*end = f;
+		end = &f->next;
 	}
 	if (n == 0 && ret < 0 && ret != -EAGAIN)
 		return ret;
@@ -253,7 +257,7 @@ int mirror_align(struct mirror *m, int tap_fd)
 	ret = tap_counter_read(&m->port, TAP_TX_PACKETS, &taken);
 	if (ret == 0)
 		ret = tap_counter_read(&m->port, TAP_TX_DROPPED, &dropped);
-	if (ret < 0)
+	if (ret != 0)
 		return ret;
 	if (!socket_empty(m))
 		return -EAGAIN;
@@ -280,7 +284,7 @@ int mirror_taken(struct mirror *m, uint64_t *ret_taken)
 	ret = tap_counter_read(&m->port, TAP_TX_PACKETS, &taken);
 	if (ret == 0)
 		ret = tap_counter_read(&m->port, TAP_TX_DROPPED, &dropped);
-	if (ret < 0)
+	if (ret != 0)
 		return ret;
 	if (dropped != m->dropped) {
 		m->aligned = false;

@@ -34,11 +34,11 @@ static int accept_all(int fd)
 	int little = 1;
 
 	if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0 || ioctl(fd, TUNSETVNETLE, &little) < 0)
-		return -errno;
+		return netlink_errno();
 	if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)(offloads | TUN_F_USO4 | TUN_F_USO6)) == 0)
 		return 0;
 	/* A kernel before 6.2: its taps do not offer UDP segmentation to a VM either. */
-	return ioctl(fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0 ? -errno : 0;
+	return ioctl(fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0 ? netlink_errno() : 0;
 }
 
 static int tap_open(const struct tapdev_params *params, int *ret_fd, char *ret_name, char *err,
@@ -49,13 +49,13 @@ static int tap_open(const struct tapdev_params *params, int *ret_fd, char *ret_n
 	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
-		return netlink_error(err, errlen, -errno,
+		return netlink_error(err, errlen, netlink_errno(),
 		                     "/dev/net/tun: %s; load the module 'tun' and run as root",
 		                     strerror(errno));
 	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
 	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", params->name);
 	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
-		ret = netlink_error(err, errlen, -errno,
+		ret = netlink_error(err, errlen, netlink_errno(),
 		                    "cannot create the tap %s: %s; is the name in use?",
 		                    params->name, strerror(errno));
 	if (ret == 0 && params->for_daemon) {
@@ -64,7 +64,7 @@ static int tap_open(const struct tapdev_params *params, int *ret_fd, char *ret_n
 			netlink_error(err, errlen, ret, "tap %s: offloads refused: %s",
 			              ifr.ifr_name, strerror(-ret));
 	}
-	if (ret < 0) {
+	if (ret != 0) {
 		close(fd);
 		return ret;
 	}
@@ -107,8 +107,8 @@ static int tap_configure(const struct tapdev_params *params, const char *name, c
 int tapdev_create(const struct tapdev_params *params, int *ret_fd, char *ret_name, char *err,
                   size_t errlen)
 {
-	char name[IFNAMSIZ];
-	int fd;
+	char name[IFNAMSIZ] = "";
+	int fd = -1;
 	int ret;
 
 	if (!params->name || !*params->name || strlen(params->name) >= IFNAMSIZ)
@@ -116,7 +116,7 @@ int tapdev_create(const struct tapdev_params *params, int *ret_fd, char *ret_nam
 		                     "a tap's name has 1 to %d characters, '%s' has not",
 		                     IFNAMSIZ - 1, params->name ? params->name : "");
 	ret = tap_open(params, &fd, name, err, errlen);
-	if (ret < 0)
+	if (ret != 0)
 		return ret;
 	ret = tap_configure(params, name, err, errlen);
 	if (ret < 0) {
@@ -170,7 +170,7 @@ int tapdev_read(struct tapdev_reader *reader, int fd, struct frame **ret_frame)
 	iov[1].iov_len = reader->spare->room;
 	got = readv(fd, iov, 2);
 	if (got < 0)
-		return -errno;
+		return netlink_errno();
 	if (got < (ssize_t)iov[0].iov_len)
 		return -EIO;
 	reader->spare->len = (uint32_t)(got - (ssize_t)iov[0].iov_len);
@@ -198,6 +198,6 @@ int tapdev_write(int fd, const struct frame *f)
 	ssize_t put = writev(fd, iov, 2);
 
 	if (put < 0)
-		return -errno;
+		return netlink_errno();
 	return put == (ssize_t)(sizeof(f->vnet) + f->len) ? 0 : -EIO;
 }
