@@ -329,6 +329,28 @@ static void test_primary_unasked(void)
 	assert_primary_failed(&p, primary_send(&p, b->data, b->len), -EPROTO, "expected none");
 }
 
+/* RAM's section id is learned once for the channel, not once for each checkpoint. */
+static void test_primary_other_section(void)
+{
+	g_autoptr(GByteArray) first = build_random(2);
+	g_autoptr(GByteArray) other = g_byte_array_new();
+	struct primary p;
+
+	primary_init(&p);
+	primary_start(&p);
+	g_assert_cmpint(primary_say(&p, COLO_REQUEST), ==, 0);
+	primary_drain(&p);
+	g_assert_cmpint(primary_say(&p, COLO_VMSTATE_SEND), ==, 0);
+	g_assert_cmpint(primary_send(&p, first->data, first->len), ==, 0);
+	primary_drain(&p);
+	g_assert_cmpint(primary_say(&p, COLO_REQUEST), ==, 0);
+	primary_drain(&p);
+	g_assert_cmpint(primary_say(&p, COLO_VMSTATE_SEND), ==, 0);
+	build_section(other, 0x03, RAM_SECTION + 1);
+	assert_primary_failed(&p, primary_send(&p, other->data, other->len), -EPROTO,
+	                      "PVM, checkpoint 2: checkpoint offset 0: found live section 4");
+}
+
 static void test_primary_limits(void)
 {
 	g_autoptr(GByteArray) b = g_byte_array_new();
@@ -691,6 +713,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/primary/return-path", test_primary_return_path);
 	g_test_add_func("/primary/wrong-message", test_primary_wrong_message);
 	g_test_add_func("/primary/unasked", test_primary_unasked);
+	g_test_add_func("/primary/other-section", test_primary_other_section);
 	g_test_add_func("/primary/limits", test_primary_limits);
 	g_test_add_func("/secondary/dialogue", test_secondary_dialogue);
 	g_test_add_func("/secondary/bad-checkpoint", test_secondary_bad_checkpoint);
