@@ -59,22 +59,23 @@
 #include "colo-proxy/core/checksum.h"
 #include "tests/guest/pattern.h"
 
-#define SECOND       1000000000ull
-#define MS           1000000ull
-#define RETRY_DELAY  (100 * MS)
-#define PACE_TICK    (5 * MS)
-#define OPENING_MAX  128u /* connections on their way at the same time */
-#define BUFFER_LEN   (256u << 10)
-#define HEAD_MAX     2048u
-#define TEXT_MAX     256u
-#define MESSAGE_MAX  65000u
-#define MESSAGE_MIN  16u
-#define PING_LEN     64u /* ICMP header and payload */
-#define PING_WINDOW  65536u
-#define NOT_WRONG    UINT64_MAX
-#define HELLO        "hello from the guest\n"
-#define HISTOGRAM    (40u * 64u)
-#define WWW_8M_BYTES 8388608u /* /8m.bin of the guest's second web server */
+#define SECOND        1000000000ull
+#define MS            1000000ull
+#define RETRY_DELAY   (100 * MS)
+#define PACE_TICK     (5 * MS)
+#define OPENING_MAX   128u /* connections on their way at the same time */
+#define BUFFER_LEN    (256u << 10)
+#define HEAD_MAX      2048u
+#define TEXT_MAX      256u
+#define MESSAGE_MAX   65000u
+#define MESSAGE_MIN   16u
+#define PING_LEN      64u /* ICMP header and payload */
+#define PING_WINDOW   65536u
+#define NOT_WRONG     UINT64_MAX
+#define HELLO         "hello from the guest\n"
+#define HISTOGRAM     (40u * 64u)
+#define DEFAULT_BYTES ((gint64)8 << 20)
+#define WWW_8M_BYTES  8388608u /* /8m.bin of the guest's second web server */
 
 struct conn;
 
@@ -890,7 +891,8 @@ static int download_start(void)
 	load.requests = 1;
 	if (!strcmp(load.path, "/")) {
 		g_free(load.path);
-		load.path = g_strdup_printf("/bytes/%" PRId64, load.bytes);
+		load.path =
+		        g_strdup_printf("/bytes/%" PRId64, load.bytes ? load.bytes : DEFAULT_BYTES);
 	}
 	http_expect();
 	if (load.check == CHECK_LENGTH)
@@ -907,6 +909,7 @@ static int upload_start(void)
 		g_free(load.path);
 		load.path = g_strdup("/upload");
 	}
+	load.bytes = load.bytes ? load.bytes : DEFAULT_BYTES;
 	conns_new(http_event);
 	return conns_open();
 }
@@ -1698,8 +1701,6 @@ static const char *check_options(void)
 		return "--size must be from 16 to 65000";
 	if (load.expect && strlen(load.expect) >= TEXT_MAX)
 		return "--expect is too long";
-	if (!load.bytes && (!strcmp(load.mode->name, "upload")))
-		return "--bytes must not be 0";
 	if (load.check_log && !g_str_equal(load.path, "/"))
 		return "--check-log needs a target without a path";
 	if (load.interval_ms < 0)
@@ -1724,7 +1725,6 @@ static const char *parse_arguments(int argc, char **argv)
 	}
 	if (!load.mode)
 		return "no such mode";
-	load.bytes = load.bytes ? load.bytes : 8 << 20;
 	return parse_target(argv[2]);
 }
 
