@@ -230,7 +230,7 @@ class Lab:
                     with contextlib.suppress(ProcessLookupError):
                         child.kill()
                 for child in self._children:
-                    child.wait()
+                    child.wait(10)
                 remove_namespaces(self.prefix)
                 for child in self._children:
                     child.end_log()
@@ -369,16 +369,17 @@ class Lab:
         Returns (t0, t1), time.monotonic() before and after. Nothing is said on the wire after t1;
         what left before t0 is out. power_on() gives the links back."""
         links = [link for link in netns_links(self.ns(host)) if link != "lo"]
-        pids = self.pids(host)
+        # A child that was just spawned may still be on its way into the namespace.
+        children = [child for child in self._children if child.host == host]
+        pids = self.pids(host) + [child.pid for child in children if child.poll() is None]
         started = time.monotonic()
         self.ip(host, *[f"link set {link} down" for link in links])
         kill_pids(pids)
         # What was forked meanwhile.
         kill_namespace(self.ns(host))
         ended = time.monotonic()
-        for child in self._children:
-            if child.host == host:
-                child.wait()
+        for child in children:
+            child.wait(10)
         return started, ended
 
     def power_on(self, host):
