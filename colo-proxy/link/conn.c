@@ -14,8 +14,8 @@
  */
 
 #define OUT_SETUP    (4 * (LINK_HEADER_LEN + LINK_MAX_OWN)) /* all frames of a setup, and more */
-#define WRITE_BUDGET (512u << 10)
-#define READ_PIECE   (256u << 10)
+#define WRITE_BUDGET (128u << 10)                           /* 0.2 ms of AES-GCM */
+#define READ_PIECE   (128u << 10)
 
 struct conn *conn_new(struct link *link, int channel)
 {
@@ -28,6 +28,7 @@ struct conn *conn_new(struct link *link, int channel)
 	c->channel = channel < 0 ? LINK_FAST : (enum link_channel)channel;
 	c->out = malloc(OUT_SETUP);
 	c->out_room = OUT_SETUP;
+	c->budget = WRITE_BUDGET;
 	if (!c->out || link_decoder_init(&c->in, channel)) {
 		conn_free(c);
 		return NULL;
@@ -90,23 +91,23 @@ void conn_put(struct conn *c, uint8_t type, uint32_t epoch, const struct iovec *
 	c->out_tail += LINK_HEADER_LEN + len;
 }
 
+void conn_new_turn(struct conn *c)
+{
+	c->budget = WRITE_BUDGET;
+}
+
 int conn_write(struct conn *c)
 {
-	size_t budget = WRITE_BUDGET;
-
 	if (c->error)
 		return c->error;
 	c->blocked = false;
 	while (conn_queued(c)) {
-		size_t n = conn_queued(c);
-		ssize_t sent;
+		size_t n = conn_queued(c) < c->budget ? conn_queued(c) : c->budget;
+		ssize_t sent = -EAGAIN;
 
-		if (!budget) {
-			c->blocked = true;
-			break;
-		}
-		sent = transport_write(&c->transport, c->out + c->out_head, n < budget ? n : budget,
-		                       c->failure, sizeof(c->failure));
+		if (n)
+			sent = transport_write(&c->transport, c->out + c->out_head, n, c->failure,
+			                       sizeof(c->failure));
 		if (sent == -EAGAIN) {
 			c->blocked = true;
 			break;
@@ -116,7 +117,8 @@ int conn_write(struct conn *c)
 			return c->error;
 		}
 		c->out_head += (size_t)sent;
-		budget -= (size_t)sent < budget ? (size_t)sent : budget;
+		/* A TLS record that was half written counts when it is done, whatever is left. */
+		c->budget -= (size_t)sent < c->budget ? (size_t)sent : c->budget;
 	}
 	if (c->out_head == c->out_tail)
 		c->out_head = c->out_tail = 0;

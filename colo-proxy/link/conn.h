@@ -44,6 +44,7 @@ struct conn {
 	uint8_t *out;
 	size_t out_room, out_head, out_tail;
 	uint64_t out_sequence, seed;
+	size_t budget;  /* bytes that may still be written in this turn */
 	bool blocked;   /* the socket is full, or a TLS record half written */
 	bool want_room; /* somebody was told -EAGAIN */
 	int error;      /* of writing; sticky, failure has the words */
@@ -64,10 +65,12 @@ size_t conn_queued(const struct conn *c);
 /* Queues a frame; there is room for it: the caller keeps the limit. len is that of the payload. */
 void conn_put(struct conn *c, uint8_t type, uint32_t epoch, const struct iovec *iov, int iovcnt,
               uint32_t len);
+/* Gives conn_write() its budget; from the loop, once for each turn. */
+void conn_new_turn(struct conn *c);
 /*
- * Writes what is queued, as far as the socket takes it and up to a budget, so that one connection
- * does not hold up the loop: `blocked` says whether to wait for EPOLLOUT. 0, or a negative errno
- * with words in c->failure.
+ * Writes what is queued, as far as the socket takes it and the turn's budget goes, so that one
+ * connection does not hold up the loop: `blocked` says whether to wait for EPOLLOUT. 0, or a
+ * negative errno with words in c->failure.
  */
 int conn_write(struct conn *c);
 /* Reads once: 1 when there may be more, 0 when not now, negative errno with words. */

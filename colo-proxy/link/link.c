@@ -41,7 +41,7 @@
 
 #define MAX_CANDIDATES 16
 #define BACKLOG        64           /* more than candidates: who waits here is let in in a moment */
-#define READ_BUDGET    (512u << 10) /* bytes for each event, so that channels take turns */
+#define READ_BUDGET    (128u << 10) /* bytes for each event, so that channels take turns */
 #define CORK           (64u << 10)  /* bytes gathered that are written without waiting further */
 #define MS             1000000ull
 
@@ -261,6 +261,7 @@ static void update_events(struct conn *c)
 /* Writes, from the loop only: fails the connection by itself. */
 static void write_now(struct conn *c)
 {
+	conn_new_turn(c);
 	if (conn_write(c)) {
 		conn_fail(c, "%s", c->failure);
 		return;
@@ -272,7 +273,7 @@ static void tell_room(struct conn *c)
 {
 	struct link *link = c->link;
 
-	if (c->state != CONN_UP || !c->want_room || conn_queued(c) > link->limit[c->channel] / 4)
+	if (c->state != CONN_UP || !c->want_room || conn_queued(c) > link->limit[c->channel] / 2)
 		return;
 	c->want_room = false;
 	link->ops->room(link->ctx, c->channel);
@@ -864,7 +865,7 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
 
 static int copy_params(struct link *link, const struct link_params *p)
 {
-	static const size_t limits[] = {4u << 20, 8u << 20};
+	static const size_t limits[] = {4u << 20, 4u << 20};
 	int i;
 
 	link->role = p->role;

@@ -57,7 +57,7 @@ struct link_params {
 	const void *caps;           /* what to tell the peer in its up() */
 	size_t caps_len;            /* at most LINK_CAPS_MAX */
 	/* 0 stands for the default of what follows. */
-	size_t queue_limit[LINK_CHANNELS]; /* bytes; 4 MiB, 8 MiB; at least two largest frames */
+	size_t queue_limit[LINK_CHANNELS]; /* bytes; 4 MiB; at least two largest frames */
 	uint32_t setup_ms;                 /* from connect or accept to the session: 5000 */
 	uint32_t backoff_min_ms;           /* first pause between attempts: 100 */
 	uint32_t backoff_max_ms;           /* longest; the pause doubles: 2000 */
@@ -84,7 +84,7 @@ struct link_ops {
 	 */
 	void (*message)(void *ctx, enum link_channel channel, uint8_t type, uint32_t epoch,
 	                const uint8_t *payload, size_t len);
-	/* After a link_send() said -EAGAIN: the queue has drained to a quarter of its limit. */
+	/* After a link_send() said -EAGAIN: the queue has drained to half its limit. */
 	void (*room)(void *ctx, enum link_channel channel);
 	/*
 	 * An attempt to set up a session failed: who, and why. On the secondary also what strangers

