@@ -5,7 +5,8 @@
  *
  *   qemu-smoke --qemu BIN --kernel FILE --initrd FILE [--append TEXT] [--plugin tcg-flush.so]
  *              [--accel tcg|kvm] [--machine pc|q35] [--smp N] [--extra "ARGS"]
- *              [--reboot] [--stock-tap PREFIX] [--checkpoints N] [--dir DIR] [--keep]
+ *              [--reboots N] [--memory MIB] [--stock-tap PREFIX] [--checkpoints N] [--dir DIR]
+ * [--keep]
  *
  * Enters COLO, triggers checkpoints, shows that requests coalesce and none is lost, kills the
  * primary, fails over, protects the survivor again, hangs it in its channel, frees it out of band
@@ -53,9 +54,10 @@ static struct {
 	int checkpoints;
 	int smp;
 	gboolean keep;
-	gboolean reboot;
+	int reboots;
+	int memory;
 	char *stock_tap;
-} opt = {.checkpoints = 20, .smp = 1};
+} opt = {.checkpoints = 20, .smp = 1, .memory = 256};
 
 static char err[1024];
 
@@ -324,7 +326,7 @@ static void vm_start(struct vm *vm, const char *name, enum qemu_role role)
 	params.role = role;
 	params.accel = g_strcmp0(opt.accel, "kvm") == 0 ? QEMU_ACCEL_KVM : QEMU_ACCEL_TCG;
 	params.machine = opt.machine;
-	params.memory_mib = 256;
+	params.memory_mib = (uint32_t)opt.memory;
 	params.smp = (uint32_t)opt.smp;
 	params.kernel = opt.kernel;
 	params.initrd = opt.initrd;
@@ -585,7 +587,7 @@ static void run(void)
 	r = protect(&p, &s, "p");
 	checkpoints(&p, r);
 	coalesce(&p, r);
-	if (opt.reboot) {
+	for (int i = 0; i < opt.reboots; i++) {
 		reboot_guest(&p);
 		checkpoint_now(&p, r);
 	}
@@ -598,7 +600,7 @@ static void run(void)
 	step("fail over", colo_failover_secondary(s.qmp, DEADLINE_MS, err, sizeof(err)));
 	printf("     %.1f ms from the primary's death\n", (g_get_monotonic_time() - start) / 1e3);
 	expect_running(&s, "the secondary runs alone");
-	if (opt.reboot)
+	if (opt.reboots)
 		expect_no_panic(&s);
 	step("announce", colo_announce_self(s.qmp, DEADLINE_MS, err, sizeof(err)));
 	check_flushes(&s, r->loads);
@@ -667,10 +669,11 @@ int main(int argc, char **argv)
 	        {"checkpoints", 0, 0, G_OPTION_ARG_INT, &opt.checkpoints, "how many", "N"},
 	        {"stock-tap", 0, 0, G_OPTION_ARG_STRING, &opt.stock_tap,
 	         "QEMU's own comparator, on taps PREFIXp, PREFIXs, PREFIXs2", "PREFIX"},
-	        {"reboot", 0, 0, G_OPTION_ARG_NONE, &opt.reboot, "reboot before failover", NULL},
+	        {"reboots", 0, 0, G_OPTION_ARG_INT, &opt.reboots, "reboots before failover", "N"},
+	        {"memory", 0, 0, G_OPTION_ARG_INT, &opt.memory, "MiB for the guest", "N"},
 	        {"dir", 0, 0, G_OPTION_ARG_FILENAME, &opt.dir, "run directory", "DIR"},
 	        {"keep", 0, 0, G_OPTION_ARG_NONE, &opt.keep, "keep the run directory", NULL},
-	        {NULL},
+	        G_OPTION_ENTRY_NULL,
 	};
 	g_autoptr(GOptionContext) context = g_option_context_new("- try qemu-glue on a real QEMU");
 	g_autoptr(GError) error = NULL;

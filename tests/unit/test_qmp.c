@@ -27,6 +27,9 @@
 #define OK       "{\"return\": {}, \"id\": \"%ID\"}\r\n"
 #define EVENT(n) "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"" n "\"}\r\n"
 
+#define SAY_GREETING ">" GREETING
+#define SAY_OK       ">" OK
+
 #define TIMEOUT_MS 10000
 
 struct peer {
@@ -170,9 +173,9 @@ static struct qmp *must_open(struct peer *p)
 static void test_execute(void)
 {
 	static const char *const script[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<\"enable\":[\"oob\"]",
-	        ">" OK,
+	        SAY_OK,
 	        "<\"execute\":\"query-status\"",
 	        ">{\"return\": {\"status\": \"running\", \"running\": true}, \"id\": \"%ID\"}\r\n",
 	        "<\"arguments\":{\"a\":1}",
@@ -204,9 +207,9 @@ static void test_execute(void)
 
 static void test_errors(void)
 {
-	static const char *const script[] = {">" GREETING,
+	static const char *const script[] = {SAY_GREETING,
 	                                     "<",
-	                                     ">" OK,
+	                                     SAY_OK,
 	                                     "<",
 	                                     ">{\"error\": {\"class\": \"GenericError\", \"desc\": "
 	                                     "\"not so\"}, \"id\": \"%ID\"}\r\n",
@@ -214,7 +217,7 @@ static void test_errors(void)
 	                                     ">{\"error\": {\"class\": \"CommandNotFound\", "
 	                                     "\"desc\": \"none\"}, \"id\": \"%ID\"}\r\n",
 	                                     "<",
-	                                     ">" OK,
+	                                     SAY_OK,
 	                                     NULL};
 	struct peer p = {0};
 	struct qmp *q;
@@ -237,12 +240,12 @@ static void test_errors(void)
 /* A command hangs; the one out of band is answered; the late reply is thrown away. */
 static void test_oob(void)
 {
-	static const char *const script[] = {">" GREETING,
+	static const char *const script[] = {SAY_GREETING,
 	                                     "<",
-	                                     ">" OK,
+	                                     SAY_OK,
 	                                     "<\"execute\":\"query-status\"",
 	                                     "<\"exec-oob\":\"yank\"",
-	                                     ">" OK,
+	                                     SAY_OK,
 	                                     "<\"execute\":\"query-name\"",
 	                                     ">{\"return\": {\"late\": 1}, \"id\": \"%FIRST\"}\r\n",
 	                                     ">{\"return\": {\"name\": 2}, \"id\": \"%ID\"}\r\n",
@@ -271,7 +274,7 @@ static void test_no_oob(void)
 	static const char *const script[] = {
 	        ">{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 9}, "
 	        "\"package\": \"\"}, \"capabilities\": []}}\r\n",
-	        "<qmp_capabilities", ">" OK, NULL};
+	        "<qmp_capabilities", SAY_OK, NULL};
 	struct peer p = {0};
 	struct qmp *q;
 	char err[256] = "";
@@ -294,7 +297,7 @@ static void count_events(void *ctx, const char *name, const json_t *data)
 static void test_events(void)
 {
 	static const char *const script[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<",
 	        ">" EVENT("STOP") OK,
 	        "<",
@@ -345,7 +348,7 @@ static void test_events(void)
 /* More events than the queue holds: the oldest go, and are counted. */
 static void test_event_flood(void)
 {
-	const char *script[QMP_EVENTS_MAX + 10] = {">" GREETING, "<", ">" OK, "<"};
+	const char *script[QMP_EVENTS_MAX + 10] = {SAY_GREETING, "<", SAY_OK, "<"};
 	struct peer p = {0};
 	struct qmp *q;
 	json_t *event = NULL;
@@ -355,7 +358,7 @@ static void test_event_flood(void)
 	script[n++] = ">" EVENT("OLDEST");
 	for (int i = 0; i < QMP_EVENTS_MAX; i++)
 		script[n++] = ">" EVENT("E");
-	script[n++] = ">" OK;
+	script[n++] = SAY_OK;
 	peer_start(&p, script);
 	q = must_open(&p);
 	g_assert_cmpint(qmp_execute(q, "stop", NULL, TIMEOUT_MS, NULL, err, sizeof(err)), ==, 0);
@@ -370,7 +373,7 @@ static void test_event_flood(void)
 /* A conversation that is cut after every possible byte is an error, at once and in words. */
 static void test_cut(void)
 {
-	static const char *const script[] = {">" GREETING,         "<", ">" OK, "<",
+	static const char *const script[] = {SAY_GREETING,         "<", SAY_OK, "<",
 	                                     ">" EVENT("STOP") OK, NULL};
 	size_t whole = 0;
 
@@ -401,7 +404,7 @@ static void test_cut(void)
 
 static void expect_hostile(const char *line, const char *word)
 {
-	const char *const script[] = {">" GREETING, "<", ">" OK, "<", line, "=", NULL};
+	const char *const script[] = {SAY_GREETING, "<", SAY_OK, "<", line, "=", NULL};
 	struct peer p = {0};
 	struct qmp *q;
 	json_t *value = NULL;
@@ -440,7 +443,7 @@ static void test_hostile(void)
 	expect_hostile(">{\"event\": \"E\", \"data\": 7}\n", "no object");
 	expect_hostile(">{\"event\": \"\\ud800\"}\n", "not JSON");
 	expect_hostile(">\xff\xfe\n", "not JSON");
-	expect_hostile(">" GREETING, "no greeting, reply or event");
+	expect_hostile(SAY_GREETING, "no greeting, reply or event");
 	expect_hostile(deep_line, "nested");
 	expect_hostile(very_deep_line, "nested");
 	expect_hostile(endless, "longer than");
@@ -450,9 +453,9 @@ static void test_hostile(void)
 static void test_odd_but_right(void)
 {
 	static const char *const script[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<",
-	        ">" OK,
+	        SAY_OK,
 	        "<",
 	        ">\r\n\n{\"return\": {\"text\": \"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[{\", "
 	        "\"big\": 18446744073709551615}, \"id\": \"%ID\"}\n",
@@ -512,9 +515,9 @@ static void test_silent(void)
 static void test_wait_primary(void)
 {
 	static const char *const well[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<",
-	        ">" OK,
+	        SAY_OK,
 	        "<query-migrate",
 	        ">{\"return\": {\"status\": \"active\", \"ram\": {\"total\": 8, "
 	        "\"remaining\": 4, \"transferred\": 4}}, \"id\": \"%ID\"}\n",
@@ -531,9 +534,9 @@ static void test_wait_primary(void)
 	        ">{\"return\": {\"status\": \"running\"}, \"id\": \"%ID\"}\n",
 	        NULL};
 	static const char *const badly[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<",
-	        ">" OK,
+	        SAY_OK,
 	        "<query-migrate",
 	        ">{\"return\": {\"status\": \"failed\", \"error-desc\": \"no "
 	        "such file\"}, \"id\": \"%ID\"}\n",
@@ -563,44 +566,44 @@ static void test_wait_primary(void)
 static void test_stock_failover(void)
 {
 	static const char *const primary[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<",
-	        ">" OK,
+	        SAY_OK,
 	        "<object-del\",\"id\":\"colo-2\",\"arguments\":{\"id\":\"comp0\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"iothread1\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"m0\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"redire0\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"redire1\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<x-colo-lost-heartbeat",
-	        ">" OK,
+	        SAY_OK,
 	        "<query-colo-status",
 	        ">{\"return\": {\"mode\": \"none\"}, \"id\": \"%ID\"}\n",
 	        "<query-status",
 	        ">{\"return\": {\"status\": \"running\"}, \"id\": \"%ID\"}\n",
 	        NULL};
 	static const char *const secondary[] = {
-	        ">" GREETING,
+	        SAY_GREETING,
 	        "<",
-	        ">" OK,
+	        SAY_OK,
 	        "<x-colo-lost-heartbeat",
-	        ">" OK,
+	        SAY_OK,
 	        "<query-colo-status",
 	        ">{\"return\": {\"mode\": \"none\"}, \"id\": \"%ID\"}\n",
 	        "<query-status",
 	        ">{\"return\": {\"status\": \"running\"}, \"id\": \"%ID\"}\n",
 	        "<{\"id\":\"f2\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"f1\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"red1\"}",
-	        ">" OK,
+	        SAY_OK,
 	        "<{\"id\":\"red0\"}",
-	        ">" OK,
+	        SAY_OK,
 	        NULL};
 	struct peer p = {0};
 	struct qmp *q;
