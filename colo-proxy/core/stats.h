@@ -23,12 +23,13 @@ enum stats_class {
 };
 
 enum stats_cause {
-	STATS_CAUSE_INITIAL,  /* the copy that protection starts with */
-	STATS_CAUSE_MISMATCH, /* output differed */
-	STATS_CAUSE_LATE,     /* the secondary did not say it within late-timeout */
-	STATS_CAUSE_TIMER,    /* longest-epoch reached */
-	STATS_CAUSE_PRESSURE, /* a queue or table near its limit (R8) */
-	STATS_CAUSE_COMMAND,  /* asked for by an operator */
+	STATS_CAUSE_INITIAL,    /* the copy that protection starts with */
+	STATS_CAUSE_MISMATCH,   /* output differed */
+	STATS_CAUSE_LATE,       /* the secondary did not say it within late-timeout */
+	STATS_CAUSE_UNCOMPARED, /* traffic that is released by commit only */
+	STATS_CAUSE_TIMER,      /* longest-epoch reached */
+	STATS_CAUSE_PRESSURE,   /* a queue or table near its limit (R8) */
+	STATS_CAUSE_COMMAND,    /* asked for by an operator */
 	STATS_CAUSES,
 };
 

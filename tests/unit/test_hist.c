@@ -155,6 +155,10 @@ static void test_stats_sum(void)
 	g_assert_cmpuint(stats->traffic[STATS_TOTAL].discarded.bytes, ==, 5);
 	g_assert_cmpuint(stats->traffic[STATS_TOTAL].hold_us.p50, ==, 7);
 	g_assert_cmpuint(stats->checkpoints.total, ==, 3);
+	for (unsigned i = 0; i < STATS_CLASSES; i++)
+		g_assert_nonnull(stats_class_name(i));
+	for (unsigned i = 0; i < STATS_CAUSES; i++)
+		g_assert_nonnull(stats_cause_name(i));
 	g_assert_cmpstr(stats_class_name(STATS_TOTAL), ==, "total");
 	g_assert_cmpstr(stats_cause_name(STATS_CAUSE_COMMAND), ==, "command");
 	g_assert_cmpstr(stats_cause_name((enum stats_cause)77), ==, "?");
