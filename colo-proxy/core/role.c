@@ -161,10 +161,11 @@ static uint32_t vm_lost(struct role *role, uint64_t now)
 	case ROLE_STANDBY:
 	case ROLE_JOINING:
 	case ROLE_TAKING_OVER:
-		return enter(role, role->params.primary ? ROLE_RETIRED : ROLE_WAITING, now) |
-		       ROLE_ACT_YIELD;
+		if (role->params.primary)
+			return enter(role, ROLE_RETIRED, now) | ROLE_ACT_YIELD;
+		return enter(role, ROLE_WAITING, now) | ROLE_ACT_YIELD | ROLE_ACT_STOP_COPY;
 	case ROLE_ALONE:
-		return enter(role, ROLE_RETIRED, now);
+		return enter(role, ROLE_RETIRED, now) | ROLE_ACT_SILENCE;
 	default:
 		return 0;
 	}
@@ -200,6 +201,10 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 		return undecided(role) ? granted(role, now) : 0;
 	case ROLE_EV_PEER_YIELDED:
 		return peer_yielded(role, now);
+	case ROLE_EV_PEER_SPEAKS:
+		if (!role->params.primary || role->state == ROLE_RETIRED)
+			return 0;
+		return enter(role, ROLE_RETIRED, now) | ROLE_ACT_SILENCE;
 	case ROLE_EV_PEER_ALONE:
 		if (role->params.primary || (role->state != ROLE_STANDBY && !undecided(role)))
 			return 0;

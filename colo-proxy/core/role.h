@@ -46,6 +46,7 @@ enum role_event {
 	ROLE_EV_FORCE,        /* the operator grants it, and answers for it */
 	ROLE_EV_PEER_YIELDED, /* the peer says that it does not and will not speak: P: S gave its
 	                         copy up. S: P handed over */
+	ROLE_EV_PEER_SPEAKS,  /* P: S has taken over while this side was cut off */
 	ROLE_EV_PEER_ALONE,   /* S: P goes on unprotected and says so */
 	ROLE_EV_HANDED_OVER,  /* P: has granted S the right and is silent */
 	ROLE_EV_TAKEN_OVER,   /* S: the VM here speaks now */
@@ -61,6 +62,7 @@ enum role_event {
 #define ROLE_ACT_GO_ALONE  0x10u /* P: release what is held, leave COLO, go on unprotected */
 #define ROLE_ACT_TAKE_OVER 0x20u /* S: load what is committed, leave COLO, speak; TAKEN_OVER */
 #define ROLE_ACT_YIELD	   0x40u /* tell the peer that this side will not speak */
+#define ROLE_ACT_SILENCE   0x100u /* what the VM here says goes nowhere any more; end it */
 #define ROLE_ACT_TELL	   0x80u /* the state has changed: publish it */
 
 enum role_fence {

@@ -20,10 +20,11 @@
  *                                        sent_ns heard, 0: none), 16 u64 held_ns (between hearing
  *                                        and echoing), 24 u64 consumed (P: input frames the PVM
  *                                        has taken), 32 u8 state, 33 u8[7] zero
- *   PROTECT              P -> S  fast    0 u32 memory MiB, 4 char[] what the VM is (machine, CPU,
+ *   PROTECT              P -> S  fast    0 u32 memory MiB, 4 u8[192] key of the digests,
+ *                                        196 char[] what the VM is (machine, CPU,
  *                                        version of QEMU ...), compared by S with its own
  *   READY                S -> P  fast    empty: the SVM's QEMU waits for the stream
- *   REFUSED              S -> P  fast    char[] why
+ *   REFUSED              S -> P  fast    char[] why: S has no copy (any more) and will not speak
  *   STREAM               P -> S  bulk    bytes of the initial migration, in order
  *   STREAM_BACK          S -> P  bulk    bytes of the return path, in order
  *   RUNNING              S -> P  fast    empty: lineage 0 runs

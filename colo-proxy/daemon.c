@@ -1,0 +1,627 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The control thread: theory of operation
+ *
+ * Everything that may wait lives here, on a GLib main loop: QEMU's process and QMP, the fence, the
+ * control socket. It decides nothing about the VM's output or about who may speak; the node (data
+ * thread) orders what it needs and is told the outcome. Orders are carried out one after the other,
+ * in order. A QMP call that hangs delays the next order and the control socket; the hold, the
+ * heartbeats and the comparison go on.
+ *
+ * QEMU is spawned from this thread because it is the process's main one: the kernel ends a child
+ * with the thread that made it (PR_SET_PDEATHSIG).
+ */
+#include "colo-proxy/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "colo-proxy/config/config.h"
+#include "colo-proxy/control/control.h"
+#include "colo-proxy/control/log.h"
+#include "colo-proxy/control/report.h"
+#include "colo-proxy/node.h"
+#include "colo-proxy/vm.h"
+#include "qemu-glue/colo.h"
+
+#define QMP_MS		5000
+#define COPY_POLL_MS	50
+#define HANDOVER_MAX_MS 15000
+#define ERR_LEN		400
+
+struct daemon {
+	const struct config *config;
+	GMainLoop *loop;
+	struct node *node;
+	struct vm vm;
+	struct control_server *server;
+	int lock_fd;
+	guint vm_watch, qmp_watch, copy_timer, fence_watch, fence_timer, stop_timer;
+	GPid fence_pid;
+	bool in_colo;  /* QEMU has said so: it may be asked for checkpoints */
+	bool stopping;
+	int status;
+};
+
+/* ---- the VM ---- */
+
+static void unwatch_vm(struct daemon *daemon)
+{
+	g_clear_handle_id(&daemon->vm_watch, g_source_remove);
+	g_clear_handle_id(&daemon->qmp_watch, g_source_remove);
+	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	daemon->in_colo = false;
+}
+
+static void end_vm(struct daemon *daemon)
+{
+	unwatch_vm(daemon);
+	vm_end(&daemon->vm);
+}
+
+static gboolean vm_ended(gint fd, GIOCondition condition, gpointer data)
+{
+	struct daemon *daemon = data;
+	char text[ERR_LEN];
+
+	(void)fd;
+	(void)condition;
+	daemon->vm_watch = 0;
+	qemu_process_running(daemon->vm.process);
+	qemu_process_describe(daemon->vm.process, text, sizeof(text));
+	end_vm(daemon);
+	node_vm_lost(daemon->node, text);
+	return G_SOURCE_REMOVE;
+}
+
+static gboolean qmp_readable(gint fd, GIOCondition condition, gpointer data)
+{
+	struct daemon *daemon = data;
+	char err[ERR_LEN];
+
+	(void)fd;
+	(void)condition;
+	if (qmp_dispatch(daemon->vm.qmp, err, sizeof(err)) == 0)
+		return G_SOURCE_CONTINUE;
+	daemon->qmp_watch = 0; /* the pidfd says the rest */
+	log_debug("QMP: %s", err);
+	return G_SOURCE_REMOVE;
+}
+
+static void watch_vm(struct daemon *daemon)
+{
+	daemon->vm_watch = g_unix_fd_add(qemu_process_pidfd(daemon->vm.process), G_IO_IN, vm_ended,
+					 daemon);
+	daemon->qmp_watch =
+		g_unix_fd_add(qmp_fd(daemon->vm.qmp), G_IO_IN | G_IO_HUP, qmp_readable, daemon);
+}
+
+/* The URI for the channel that the node's relay is at the other end of. */
+static char *migration_uri(const struct daemon *daemon)
+{
+	return g_strconcat("unix:", node_migration_path(daemon->node), NULL);
+}
+
+static void start_vm(struct daemon *daemon, bool secondary)
+{
+	char err[ERR_LEN] = "";
+	char *uri = migration_uri(daemon);
+	int r;
+
+	end_vm(daemon);
+	if (secondary)
+		unlink(node_migration_path(daemon->node));
+	r = vm_start(&daemon->vm, secondary, node_tap_fd(daemon->node), err, sizeof(err));
+	if (r == 0) {
+		watch_vm(daemon);
+		if (secondary)
+			r = colo_prepare_secondary(daemon->vm.qmp, uri, QMP_MS, err, sizeof(err));
+	}
+	g_free(uri);
+	if (r < 0) {
+		end_vm(daemon);
+		log_error("QEMU does not start: %s", err);
+	} else {
+		log_info("QEMU runs as pid %d", (int)qemu_process_pid(daemon->vm.process));
+		node_set_tcg_flush(daemon->node, daemon->vm.flush);
+	}
+	node_vm_ready(daemon->node, r == 0, err);
+}
+
+/* ---- protection ---- */
+
+/* The first copy is under way: until QEMU is in COLO, or says that it failed. */
+static gboolean watch_copy(gpointer data)
+{
+	struct daemon *daemon = data;
+	struct colo_progress progress;
+	char err[ERR_LEN];
+	bool running;
+	char status[32];
+
+	if (!daemon->vm.qmp ||
+	    colo_query_progress(daemon->vm.qmp, QMP_MS, &progress, err, sizeof(err)) < 0) {
+		daemon->copy_timer = 0;
+		return G_SOURCE_REMOVE;
+	}
+	if (strcmp(progress.status, "failed") == 0 || strcmp(progress.status, "cancelled") == 0) {
+		daemon->copy_timer = 0;
+		node_copy_failed(daemon->node, "QEMU says that the migration failed");
+		return G_SOURCE_REMOVE;
+	}
+	if (strcmp(progress.status, "colo") != 0)
+		return G_SOURCE_CONTINUE;
+	if (colo_query_status(daemon->vm.qmp, QMP_MS, &running, status, sizeof(status), err,
+			      sizeof(err)) < 0 ||
+	    !running)
+		return G_SOURCE_CONTINUE;
+	daemon->in_colo = true;
+	daemon->copy_timer = 0;
+	return G_SOURCE_REMOVE;
+}
+
+static void migrate(struct daemon *daemon)
+{
+	struct colo_tuning tuning = colo_tuning_default;
+	char *uri = migration_uri(daemon);
+	char err[ERR_LEN] = "no VM";
+
+	tuning.downtime_limit_ms = (uint32_t)(daemon->config->downtime_limit_ns / 1000000);
+	if (!daemon->vm.qmp ||
+	    colo_start_primary(daemon->vm.qmp, uri, &tuning, QMP_MS, err, sizeof(err)) < 0) {
+		node_copy_failed(daemon->node, err);
+	} else {
+		g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+		daemon->copy_timer = g_timeout_add(COPY_POLL_MS, watch_copy, daemon);
+	}
+	g_free(uri);
+}
+
+static void trigger_checkpoint(struct daemon *daemon)
+{
+	char err[ERR_LEN];
+
+	if (!daemon->in_colo || !daemon->vm.qmp)
+		return; /* the node asks again */
+	if (colo_trigger_checkpoint(daemon->vm.qmp, COLO_DELAY_NEVER, QMP_MS, err, sizeof(err)) < 0)
+		log_warn("QEMU does not take the request for a checkpoint: %s", err);
+}
+
+static int leave_colo_once(struct daemon *daemon, bool primary, char *err, size_t errlen)
+{
+	return primary ? colo_failover_primary(daemon->vm.qmp, QMP_MS, err, errlen)
+		       : colo_failover_secondary(daemon->vm.qmp, QMP_MS, err, errlen);
+}
+
+static void leave_colo(struct daemon *daemon)
+{
+	bool primary = daemon->config->role == CONFIG_ROLE_PRIMARY;
+	char err[ERR_LEN] = "no VM";
+	int r = -ESRCH;
+
+	daemon->in_colo = false;
+	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	if (daemon->vm.qmp) {
+		r = leave_colo_once(daemon, primary, err, sizeof(err));
+		if (r == -ETIMEDOUT) {
+			log_warn("QEMU hangs in its migration channel: %s; freeing it", err);
+			if (colo_unwedge(daemon->vm.qmp, QMP_MS, err, sizeof(err)) == 0)
+				r = leave_colo_once(daemon, primary, err, sizeof(err));
+		}
+	}
+	node_left_colo(daemon->node, r == 0, err);
+}
+
+/* The copy is abandoned: whatever phase QEMU is in, its VM runs on alone. */
+static void abort_copy(struct daemon *daemon)
+{
+	struct colo_progress progress;
+	char err[ERR_LEN] = "";
+	gint64 until = g_get_monotonic_time() + QMP_MS * 1000;
+
+	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	daemon->in_colo = false;
+	while (daemon->vm.qmp && g_get_monotonic_time() < until) {
+		if (colo_query_progress(daemon->vm.qmp, QMP_MS, &progress, err, sizeof(err)) < 0)
+			break;
+		if (strcmp(progress.status, "colo") == 0) {
+			leave_colo(daemon);
+			return;
+		}
+		if (strcmp(progress.status, "active") != 0 &&
+		    strcmp(progress.status, "setup") != 0 &&
+		    strcmp(progress.status, "device") != 0 &&
+		    strcmp(progress.status, "cancelling") != 0) {
+			node_left_colo(daemon->node, true, "");
+			return;
+		}
+		if (qmp_execute(daemon->vm.qmp, "migrate_cancel", NULL, QMP_MS, NULL, err,
+				sizeof(err)) < 0)
+			break;
+	}
+	node_left_colo(daemon->node, false, err);
+}
+
+/* ---- the fence ---- */
+
+static void fence_over(struct daemon *daemon, bool granted, const char *text)
+{
+	g_clear_handle_id(&daemon->fence_timer, g_source_remove);
+	g_clear_handle_id(&daemon->fence_watch, g_source_remove);
+	daemon->fence_pid = 0;
+	node_fenced(daemon->node, granted, text);
+}
+
+static void fence_ended(GPid pid, gint wait_status, gpointer data)
+{
+	struct daemon *daemon = data;
+	char text[80];
+
+	daemon->fence_watch = 0;
+	g_spawn_close_pid(pid);
+	if (WIFEXITED(wait_status))
+		snprintf(text, sizeof(text), "exit status %d", WEXITSTATUS(wait_status));
+	else
+		snprintf(text, sizeof(text), "killed by signal %d", WTERMSIG(wait_status));
+	fence_over(daemon, WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0, text);
+}
+
+static void fence_reaped(GPid pid, gint wait_status, gpointer data)
+{
+	(void)wait_status;
+	(void)data;
+	g_spawn_close_pid(pid);
+}
+
+static gboolean fence_too_late(gpointer data)
+{
+	struct daemon *daemon = data;
+
+	daemon->fence_timer = 0;
+	g_clear_handle_id(&daemon->fence_watch, g_source_remove);
+	kill(-daemon->fence_pid, SIGKILL);
+	g_child_watch_add(daemon->fence_pid, fence_reaped, NULL);
+	fence_over(daemon, false, "no answer within fence-timeout");
+	return G_SOURCE_REMOVE;
+}
+
+static void fence_child_setup(gpointer data)
+{
+	(void)data;
+	setpgid(0, 0);
+}
+
+static void ask_fence(struct daemon *daemon, const char *reason)
+{
+	const struct config *config = daemon->config;
+	char **env = g_get_environ();
+	const char *peer = config->peer.host ? config->peer.host : config->listen.host;
+	GError *error = NULL;
+
+	if (daemon->fence_pid)
+		return;
+	env = g_environ_setenv(env, "COLO_NAME", config->name, TRUE);
+	env = g_environ_setenv(env, "COLO_PEER", peer ? peer : "", TRUE);
+	env = g_environ_setenv(env, "COLO_REASON", reason, TRUE);
+	if (!g_spawn_async("/", config->fence_argv, env,
+			   G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, fence_child_setup, NULL,
+			   &daemon->fence_pid, &error)) {
+		daemon->fence_pid = 0;
+		node_fenced(daemon->node, false, error->message);
+		g_error_free(error);
+	} else {
+		daemon->fence_watch =
+			g_child_watch_add(daemon->fence_pid, fence_ended, daemon);
+		daemon->fence_timer =
+			g_timeout_add((guint)(config->fence_timeout_ns / 1000000), fence_too_late,
+				      daemon);
+	}
+	g_strfreev(env);
+}
+
+/* ---- orders ---- */
+
+struct posted {
+	struct daemon *daemon;
+	enum order order;
+	char text[200];
+};
+
+static void publish(struct daemon *daemon, const char *text)
+{
+	json_t *event = json_pack("{s:s, s:I}", "text", text, "at_ns",
+				  (json_int_t)(g_get_real_time() * 1000));
+
+	log_info("%s", text);
+	if (daemon->server && event)
+		control_server_publish(daemon->server, event);
+	json_decref(event);
+}
+
+static gboolean carry_out(gpointer data)
+{
+	struct posted *posted = data;
+	struct daemon *daemon = posted->daemon;
+
+	switch (posted->order) {
+	case ORDER_START_PRIMARY:
+		start_vm(daemon, false);
+		break;
+	case ORDER_START_SECONDARY:
+		start_vm(daemon, true);
+		break;
+	case ORDER_MIGRATE:
+		migrate(daemon);
+		break;
+	case ORDER_ABORT_COPY:
+		abort_copy(daemon);
+		break;
+	case ORDER_CHECKPOINT:
+		trigger_checkpoint(daemon);
+		break;
+	case ORDER_LEAVE_COLO:
+		leave_colo(daemon);
+		break;
+	case ORDER_KILL_VM:
+		end_vm(daemon);
+		break;
+	case ORDER_FENCE:
+		ask_fence(daemon, posted->text);
+		break;
+	case ORDER_EVENT:
+		publish(daemon, posted->text);
+		break;
+	case ORDER_RETIRED:
+		end_vm(daemon);
+		if (daemon->stopping)
+			g_main_loop_quit(daemon->loop);
+		break;
+	case ORDER_NONE:
+		break;
+	}
+	return G_SOURCE_REMOVE;
+}
+
+/* Called in the data thread. */
+static void order(void *ctx, enum order what, const char *text)
+{
+	struct posted *posted = g_new0(struct posted, 1);
+
+	posted->daemon = ctx;
+	posted->order = what;
+	snprintf(posted->text, sizeof(posted->text), "%s", text);
+	g_idle_add_full(G_PRIORITY_DEFAULT, carry_out, posted, g_free);
+}
+
+static const struct node_ops node_operations = { .order = order };
+
+/* ---- the operator ---- */
+
+struct answer {
+	struct node_job job; /* first: the node hands back a pointer to it */
+	struct daemon *daemon;
+	struct control_request *request;
+	enum { ANSWER_OK, ANSWER_STATUS, ANSWER_STATS, ANSWER_STOP } kind;
+	bool ok;
+	char text[256];
+};
+
+static void add_vm_status(struct daemon *daemon, struct status_snapshot *status)
+{
+	vm_version_text(&daemon->vm, status->qemu_version, sizeof(status->qemu_version));
+	status->qemu_pid =
+		daemon->vm.process ? (uint64_t)qemu_process_pid(daemon->vm.process) : 0;
+	snprintf(status->accel, sizeof(status->accel), "%s", daemon->vm.kvm ? "kvm" : "tcg");
+}
+
+static gboolean reply(gpointer data)
+{
+	struct answer *answer = data;
+	struct daemon *daemon = answer->daemon;
+
+	if (!answer->ok) {
+		control_fail(answer->request, "%s", answer->text);
+	} else if (answer->kind == ANSWER_STATS) {
+		control_reply(answer->request, stats_to_json(&answer->job.stats));
+	} else if (answer->kind == ANSWER_STATUS) {
+		add_vm_status(daemon, &answer->job.status);
+		control_reply(answer->request, status_to_json(&answer->job.status));
+	} else {
+		control_reply(answer->request, NULL);
+	}
+	if (answer->kind == ANSWER_STOP)
+		g_main_loop_quit(daemon->loop);
+	return G_SOURCE_REMOVE;
+}
+
+/* Called in the data thread. */
+static void job_done(struct node_job *job, bool ok, const char *text)
+{
+	struct answer *answer = (struct answer *)job;
+
+	answer->ok = ok;
+	snprintf(answer->text, sizeof(answer->text), "%s", text);
+	g_idle_add_full(G_PRIORITY_DEFAULT, reply, answer, g_free);
+}
+
+static void handle_command(void *ctx, struct control_request *request, const char *command,
+			   json_t *args)
+{
+	struct daemon *daemon = ctx;
+	struct answer *answer;
+
+	if (strcmp(command, "version") == 0) {
+		control_reply(request, json_string(COLO_VERSION));
+		return;
+	}
+	answer = g_new0(struct answer, 1);
+	answer->daemon = daemon;
+	answer->request = request;
+	answer->job.done = job_done;
+	if (strcmp(command, "status") == 0) {
+		answer->kind = ANSWER_STATUS;
+		node_snapshot(daemon->node, &answer->job);
+	} else if (strcmp(command, "stats") == 0) {
+		answer->kind = ANSWER_STATS;
+		node_snapshot(daemon->node, &answer->job);
+	} else if (strcmp(command, "checkpoint") == 0) {
+		node_checkpoint(daemon->node, &answer->job);
+	} else if (strcmp(command, "failover") == 0) {
+		answer->job.force = json_is_true(json_object_get(args, "force"));
+		node_failover(daemon->node, &answer->job);
+	} else if (strcmp(command, "stop") == 0) {
+		answer->kind = ANSWER_STOP;
+		node_say_goodbye(daemon->node, &answer->job);
+	} else {
+		control_fail(request, "there is no command \"%s\"", command);
+		g_free(answer);
+	}
+}
+
+/* ---- ending ---- */
+
+struct farewell {
+	struct node_job job; /* first */
+	struct daemon *daemon;
+};
+
+static gboolean quit(gpointer data)
+{
+	g_main_loop_quit(((struct daemon *)data)->loop);
+	return G_SOURCE_REMOVE;
+}
+
+static void farewell_said(struct node_job *job, bool ok, const char *text)
+{
+	struct farewell *farewell = (struct farewell *)job;
+
+	(void)ok;
+	(void)text;
+	g_idle_add(quit, farewell->daemon);
+	g_free(farewell);
+}
+
+static struct farewell *farewell_new(struct daemon *daemon, void (*done)(struct node_job *, bool,
+									 const char *))
+{
+	struct farewell *farewell = g_new0(struct farewell, 1);
+
+	farewell->daemon = daemon;
+	farewell->job.done = done;
+	return farewell;
+}
+
+/* A switch-over that worked ends with ORDER_RETIRED; otherwise the peer is told that this ends. */
+static void switched_over(struct node_job *job, bool ok, const char *text)
+{
+	struct farewell *farewell = (struct farewell *)job;
+
+	(void)text;
+	if (!ok)
+		node_say_goodbye(farewell->daemon->node,
+				 &farewell_new(farewell->daemon, farewell_said)->job);
+	g_free(farewell);
+}
+
+/* SIGTERM, SIGINT: the host goes down. A protected VM moves to the secondary. */
+static gboolean terminated(gpointer data)
+{
+	struct daemon *daemon = data;
+
+	if (daemon->stopping) {
+		g_main_loop_quit(daemon->loop); /* asked twice */
+		return G_SOURCE_CONTINUE;
+	}
+	daemon->stopping = true;
+	daemon->stop_timer = g_timeout_add(HANDOVER_MAX_MS, quit, daemon);
+	node_failover(daemon->node, &farewell_new(daemon, switched_over)->job);
+	return G_SOURCE_CONTINUE;
+}
+
+/* ---- starting ---- */
+
+static int take_lock(struct daemon *daemon)
+{
+	const char *dir = daemon->config->run_dir;
+	char *path;
+
+	if (g_mkdir_with_parents(dir, 0755) < 0) {
+		log_error("cannot make %s: %s", dir, strerror(errno));
+		return -errno;
+	}
+	path = g_build_filename(dir, "lock", NULL);
+	daemon->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	g_free(path);
+	if (daemon->lock_fd < 0 || flock(daemon->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		log_error("another colo-proxy runs with run-dir %s (%s)", dir, strerror(errno));
+		return -EBUSY;
+	}
+	return 0;
+}
+
+static gid_t admin_gid(const struct config *config)
+{
+	const struct group *group = config->admin_group ? getgrnam(config->admin_group) : NULL;
+
+	return group ? group->gr_gid : (gid_t)-1;
+}
+
+static int bring_up(struct daemon *daemon)
+{
+	const struct config *config = daemon->config;
+	char err[ERR_LEN] = "";
+	int r = take_lock(daemon);
+
+	if (r < 0)
+		return r;
+	r = vm_probe(&daemon->vm, config, err, sizeof(err));
+	if (r == 0)
+		r = node_new(&daemon->node, config, daemon->vm.machine, &node_operations, daemon,
+			     err, sizeof(err));
+	if (r == 0)
+		r = control_server_new(config->socket, admin_gid(config), handle_command, daemon,
+				       &daemon->server, err, sizeof(err));
+	if (r < 0)
+		log_error("cannot start: %s", err);
+	return r;
+}
+
+int daemon_run(const struct config *config)
+{
+	struct daemon daemon = { .config = config, .lock_fd = -1 };
+	guint term, intr;
+
+	signal(SIGPIPE, SIG_IGN);
+	daemon.loop = g_main_loop_new(NULL, FALSE);
+	term = g_unix_signal_add(SIGTERM, terminated, &daemon);
+	intr = g_unix_signal_add(SIGINT, terminated, &daemon);
+	if (bring_up(&daemon) < 0) {
+		daemon.status = 1;
+	} else {
+		log_info("%s of %s is up", config->role == CONFIG_ROLE_PRIMARY ? "primary"
+									       : "secondary",
+			 config->name);
+		g_main_loop_run(daemon.loop);
+	}
+	control_server_free(daemon.server);
+	end_vm(&daemon);
+	node_free(daemon.node);
+	vm_fini(&daemon.vm);
+	g_clear_handle_id(&daemon.stop_timer, g_source_remove);
+	g_clear_handle_id(&daemon.fence_timer, g_source_remove);
+	g_source_remove(term);
+	g_source_remove(intr);
+	g_main_loop_unref(daemon.loop);
+	if (daemon.lock_fd >= 0)
+		close(daemon.lock_fd);
+	return daemon.status;
+}

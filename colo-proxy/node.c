@@ -1,0 +1,995 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The node: theory of operation
+ *
+ * One thread, one epoll loop, nothing that waits. It is the only place where the pure core (gate,
+ * shadow, role, relays) meets descriptors. Everything that is said to it from the control thread
+ * comes as a job posted to the loop; everything that it wants done there goes as an order.
+ *
+ * What the VM says comes out of the hold, in both roles:
+ *   primary, always:       through the gate, which releases it by R1 (or at once, while this host
+ *                          is the only one that may speak);
+ *   secondary, standing by: into digests, then away;
+ *   secondary, taking over: kept, in order;
+ *   secondary, speaking:    translated, released.
+ * The hold fails closed, so a crash at any of these points says nothing.
+ */
+#include "colo-proxy/node_private.h"
+
+#include <errno.h>
+#include <gnutls/crypto.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "colo-proxy/control/log.h"
+#include "colo-proxy/datapath/tapdev.h"
+
+#define RELEASE_RETRY_NS (1 * MS)
+#define TIMER_SLACK_NS	 20000ul
+
+uint64_t node_realtime(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+void node_arm(struct node *node, struct loop_timer *timer, uint64_t delay_ns)
+{
+	loop_timer_set(node->loop, timer, loop_now(node->loop) + delay_ns);
+}
+
+void node_event(struct node *node, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(node->last_event, sizeof(node->last_event), format, ap);
+	va_end(ap);
+	node->ops->order(node->ctx, ORDER_EVENT, node->last_event);
+}
+
+void node_message(struct node *node, const char *text)
+{
+	snprintf(node->message, sizeof(node->message), "%s", text);
+}
+
+int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
+	      const void *payload, size_t len)
+{
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)payload, .iov_len = len };
+	int r = link_send(node->link, channel, type, epoch, &iov, len ? 1 : 0);
+
+	if (r == -EAGAIN)
+		log_warn("the link's %s queue is full: %s for epoch %u is not sent",
+			 channel == LINK_FAST ? "fast" : "bulk", msg_type_name(type), epoch);
+	return r;
+}
+
+/* ---- small containers ---- */
+
+void frame_queue_push(struct frame_queue *queue, struct frame *frame)
+{
+	frame->next = NULL;
+	*(queue->tail ? &queue->tail->next : &queue->head) = frame;
+	queue->tail = frame;
+	queue->bytes += frame->len;
+}
+
+struct frame *frame_queue_pop(struct frame_queue *queue)
+{
+	struct frame *frame = queue->head;
+
+	if (!frame)
+		return NULL;
+	queue->head = frame->next;
+	if (!queue->head)
+		queue->tail = NULL;
+	queue->bytes -= frame->len;
+	frame->next = NULL;
+	return frame;
+}
+
+void frame_queue_clear(struct frame_queue *queue)
+{
+	struct frame *frame;
+
+	while ((frame = frame_queue_pop(queue)))
+		frame_free(frame);
+}
+
+/* Appends; the frame is the log's. -ENOBUFS (frame freed, counted) beyond `limit` bytes. */
+int input_log_push(struct input_log *log, uint64_t index, struct frame *frame, uint64_t limit)
+{
+	struct input *input = NULL;
+
+	if (log->bytes + frame->len <= limit)
+		input = malloc(sizeof(*input));
+	if (!input) {
+		log->dropped++;
+		frame_free(frame);
+		return -ENOBUFS;
+	}
+	*input = (struct input){ .index = index, .frame = frame };
+	*(log->tail ? &log->tail->next : &log->head) = input;
+	log->tail = input;
+	log->bytes += frame->len;
+	if (log->bytes > log->high)
+		log->high = log->bytes;
+	return 0;
+}
+
+void input_log_pop(struct input_log *log)
+{
+	struct input *input = log->head;
+
+	log->head = input->next;
+	if (!log->head)
+		log->tail = NULL;
+	log->bytes -= input->frame->len;
+	frame_free(input->frame);
+	free(input);
+}
+
+void input_log_clear(struct input_log *log)
+{
+	while (log->head)
+		input_log_pop(log);
+}
+
+/* ---- the VM's output ---- */
+
+static void arm_release(struct node *node)
+{
+	if (!node->release_timer.at)
+		node_arm(node, &node->release_timer, RELEASE_RETRY_NS);
+}
+
+static int release_one(struct node *node, struct frame *frame, bool rewritten)
+{
+	int r = hold_release(node->hold, frame, rewritten);
+
+	if (r == -EAGAIN || r == -ENOMEM || r == -ENOBUFS)
+		return r;
+	if (r < 0) {
+		log_warn("the kernel refused a frame of %u bytes that was released: %s; dropped",
+			 frame->len, strerror(-r));
+		hold_discard(node->hold, frame);
+	}
+	return 0;
+}
+
+/* Lets a frame out, or keeps it, in order, until the kernel takes it. */
+void node_release(struct node *node, struct frame *frame, bool rewritten)
+{
+	frame->origin = (uint8_t)((frame->origin & 0x7fu) | (rewritten ? 0x80u : 0));
+	if (!node->unreleased.head) {
+		frame->origin &= 0x7fu;
+		if (release_one(node, frame, rewritten) == 0)
+			return;
+		frame->origin |= rewritten ? 0x80u : 0;
+	}
+	frame_queue_push(&node->unreleased, frame);
+	arm_release(node);
+}
+
+static void release_again(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	while (node->unreleased.head) {
+		struct frame *frame = frame_queue_pop(&node->unreleased);
+		bool rewritten = frame->origin & 0x80u;
+
+		frame->origin &= 0x7fu;
+		if (release_one(node, frame, rewritten) == 0)
+			continue;
+		frame->origin |= rewritten ? 0x80u : 0;
+		frame->next = node->unreleased.head;
+		node->unreleased.head = frame;
+		if (!node->unreleased.tail)
+			node->unreleased.tail = frame;
+		node->unreleased.bytes += frame->len;
+		arm_release(node);
+		break;
+	}
+	hold_flush(node->hold);
+}
+
+static void route_output(struct node *node, struct frame *frame)
+{
+	if (node->is_primary)
+		primary_output(node, frame);
+	else
+		secondary_output(node, frame);
+}
+
+/* Takes up to `max` frames out of the hold. Returns how many. */
+static int take_output(struct node *node, unsigned max)
+{
+	struct frame *list = NULL;
+	int n = hold_receive(node->hold, &list, max);
+
+	if (n < 0) {
+		log_error("cannot read what the VM says: %s; it stays held", strerror(-n));
+		return 0;
+	}
+	while (list) {
+		struct frame *next = list->next;
+
+		list->next = NULL;
+		route_output(node, list);
+		list = next;
+	}
+	return n;
+}
+
+static void after_output(struct node *node)
+{
+	if (!node->is_primary)
+		secondary_flush_digests(node);
+	hold_flush(node->hold);
+	if (node->is_primary)
+		primary_rearm_gate(node);
+}
+
+/* Reads everything that the VM has said up to now. */
+void node_drain_hold(struct node *node)
+{
+	while (take_output(node, FRAME_BATCH) > 0)
+		;
+	after_output(node);
+}
+
+static void hold_ready(void *ctx, uint32_t events)
+{
+	struct node *node = ctx;
+
+	(void)events;
+	take_output(node, FRAME_BATCH);
+	after_output(node);
+}
+
+/* ---- who may speak ---- */
+
+static void role_rearm(struct node *node)
+{
+	uint64_t due = role_deadline(&node->role);
+
+	if (due == UINT64_MAX)
+		loop_timer_clear(node->loop, &node->role_timer);
+	else
+		loop_timer_set(node->loop, &node->role_timer, due);
+}
+
+static const char *role_words(const struct node *node)
+{
+	switch (node->role.state) {
+	case ROLE_WAITING:
+		return "no primary yet";
+	case ROLE_ALONE:
+		return node->is_primary ? "the VM runs unprotected; no secondary has joined"
+					: "the VM runs here, unprotected";
+	case ROLE_JOINING:
+		return "the VM is being copied to the secondary";
+	case ROLE_PROTECTED:
+		return "";
+	case ROLE_STANDBY:
+		return "";
+	case ROLE_DECIDING:
+		return "the peer is lost; asking for the right to speak";
+	case ROLE_STUCK:
+		return "the peer is lost and nobody can say whether it is dead. This side is silent. "
+		       "Make sure that the other host is off, then run: colo-proxy failover --force";
+	case ROLE_TAKING_OVER:
+		return "taking over";
+	case ROLE_RETIRED:
+		return "the VM is no longer here";
+	case ROLE_STATE_COUNT:
+		break;
+	}
+	return "";
+}
+
+static void act(struct node *node, uint32_t actions)
+{
+	bool primary = node->is_primary;
+
+	if (actions & ROLE_ACT_TELL) {
+		node->state_realtime = node_realtime();
+		node_message(node, role_words(node));
+		node_event(node, "%s", role_state_name(node->role.state));
+	}
+	if (actions & ROLE_ACT_YIELD) {
+		if (primary)
+			primary_retire(node, "the VM's QEMU has ended");
+		else
+			node_send(node, LINK_FAST, MSG_REFUSED, 0, "the copy is given up", 20);
+		link_flush(node->link);
+	}
+	if (actions & ROLE_ACT_STOP_COPY) {
+		if (primary)
+			primary_stop_copy(node);
+		else
+			secondary_stop_copy(node);
+	}
+	if ((actions & ROLE_ACT_DROP_LINK) && link_is_up(node->link))
+		link_drop(node->link, "the session is over");
+	if (actions & ROLE_ACT_ASK) {
+		node->takeover.detected_ns = node_realtime();
+		node->ops->order(node->ctx, ORDER_FENCE, "heartbeats lost");
+	}
+	if (actions & ROLE_ACT_COPY)
+		primary_copy(node);
+	if (actions & ROLE_ACT_SILENCE)
+		primary_silence(node);
+	if (actions & ROLE_ACT_GO_ALONE)
+		primary_go_alone(node);
+	if (actions & ROLE_ACT_TAKE_OVER)
+		secondary_take_over(node);
+}
+
+void node_role(struct node *node, enum role_event event)
+{
+	uint64_t now = loop_now(node->loop);
+
+	if (event == ROLE_EV_TICK && role_deadline(&node->role) <= now && node->beat_heard_at)
+		node->takeover.last_heard_ns =
+			node_realtime() - (loop_clock() - node->beat_heard_at);
+	act(node, role_event(&node->role, event, now));
+	role_rearm(node);
+}
+
+static void role_tick(void *ctx, uint64_t now)
+{
+	(void)now;
+	node_role(ctx, ROLE_EV_TICK);
+}
+
+/* ---- heartbeats ---- */
+
+static void beat(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+	uint8_t payload[HEARTBEAT_WIRE_LEN];
+	struct heartbeat heartbeat = {
+		.sent_ns = loop_clock(),
+		.echo_ns = node->beat_echo,
+		.held_ns = node->beat_echo ? loop_clock() - node->beat_heard_at : 0,
+		.consumed = node->is_primary ? primary_consumed(node) : 0,
+		.state = (uint8_t)node->role.state,
+	};
+
+	heartbeat_pack(payload, &heartbeat);
+	if (link_is_up(node->link)) {
+		node_send(node, LINK_FAST, MSG_HEARTBEAT,
+			  node->is_primary ? gate_epoch(node->gate) : node->s.lineage, payload,
+			  sizeof(payload));
+		link_flush(node->link);
+	}
+	loop_timer_set(node->loop, &node->beat_timer, now + node->config->heartbeat_interval_ns);
+}
+
+static void heard(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct heartbeat heartbeat;
+
+	if (heartbeat_unpack(&heartbeat, payload, len) != 0) {
+		link_drop(node->link, "a heartbeat of the wrong length");
+		return;
+	}
+	node->beat_echo = heartbeat.sent_ns;
+	node->beat_heard_at = loop_clock();
+	if (heartbeat.echo_ns && node->beat_heard_at > heartbeat.echo_ns + heartbeat.held_ns)
+		node->rtt_ns = node->beat_heard_at - heartbeat.echo_ns - heartbeat.held_ns;
+	if (!node->is_primary)
+		secondary_consumed(node, epoch, heartbeat.consumed);
+	else
+		primary_heard(node, &heartbeat);
+	node_role(node, ROLE_EV_HEARD);
+}
+
+/* ---- the link ---- */
+
+static void link_is_now_up(void *ctx, const struct link_peer *peer)
+{
+	struct node *node = ctx;
+
+	snprintf(node->peer, sizeof(node->peer), "%s", peer->address);
+	node->beat_echo = 0;
+	node->beat_heard_at = loop_clock();
+	node_event(node, "link up with %s", peer->address);
+	if (node->is_primary)
+		primary_link_up(node);
+	node_role(node, ROLE_EV_LINK_UP);
+}
+
+static void link_is_now_down(void *ctx, const char *reason)
+{
+	struct node *node = ctx;
+
+	node_event(node, "link down: %s", reason);
+	node_role(node, ROLE_EV_LINK_DOWN);
+}
+
+static void link_message(void *ctx, enum link_channel channel, uint8_t type, uint32_t epoch,
+			 const uint8_t *payload, size_t len)
+{
+	struct node *node = ctx;
+
+	(void)channel;
+	if (type == MSG_HEARTBEAT)
+		heard(node, epoch, payload, len);
+	else if (node->is_primary)
+		primary_message(node, type, epoch, payload, len);
+	else
+		secondary_message(node, type, epoch, payload, len);
+}
+
+static void link_room(void *ctx, enum link_channel channel)
+{
+	struct node *node = ctx;
+
+	if (node->is_primary)
+		primary_room(node, channel);
+}
+
+static void link_refused(void *ctx, const char *text)
+{
+	(void)ctx;
+	log_warn("link: %s", text);
+}
+
+static const struct link_ops link_operations = {
+	.up = link_is_now_up,
+	.down = link_is_now_down,
+	.message = link_message,
+	.room = link_room,
+	.refused = link_refused,
+};
+
+static int open_link(struct node *node, char *err, size_t errlen)
+{
+	const struct config *config = node->config;
+	const struct config_endpoint *end = node->is_primary ? &config->peer : &config->listen;
+	struct link_key key = { 0 };
+	struct link_params params = {
+		.role = node->is_primary ? LINK_PRIMARY : LINK_SECONDARY,
+		.vm_name = config->name,
+		.address = end->host,
+		.port = end->port,
+		.key = &key,
+		.encrypt = config->encryption == CONFIG_ENCRYPTION_PSK,
+		.queue_limit = { config->link_buffer_bytes, config->link_buffer_bytes },
+	};
+	int r = link_key_read(config->key_file, &key, err, errlen);
+
+	if (r < 0)
+		return r;
+	r = link_new(&node->link, node->loop, &params, &link_operations, node, err, errlen);
+	link_key_wipe(&key);
+	return r;
+}
+
+/* ---- the data path ---- */
+
+static int open_tap(struct node *node, char *err, size_t errlen)
+{
+	bool on_bridge = node->is_primary;
+	struct tapdev_params params = {
+		.name = node->config->tap,
+		.bridge = on_bridge ? node->config->bridge : NULL,
+	};
+	int r = tapdev_create(&params, &node->tap_fd, node->tap, err, errlen);
+
+	if (r < 0)
+		return r;
+	r = tap_counters_open(&node->counters, node->tap);
+	if (r < 0)
+		snprintf(err, errlen, "counters of %s: %s", node->tap, strerror(-r));
+	return r;
+}
+
+static int open_hold(struct node *node, char *err, size_t errlen)
+{
+	const struct config *config = node->config;
+	bool nfqueue = node->is_primary && config->datapath == CONFIG_DATAPATH_NFQUEUE;
+	struct hold_params params = {
+		.port = node->tap,
+		.mark = (uint32_t)config->mark,
+		.queue = (uint16_t)config->queue_num,
+		.mode = HOLD_MODE_HOLD,
+		.mute = !node->is_primary,
+	};
+	int fds[2];
+	int r = hold_open(nfqueue ? &hold_nfqueue : &hold_tap, &params, &node->hold, err, errlen);
+
+	if (r < 0)
+		return r;
+	node->hold_sources = hold_fds(node->hold, fds);
+	for (int i = 0; i < node->hold_sources; i++) {
+		r = loop_add(node->loop, &node->hold_source[i], fds[i], EPOLLIN, hold_ready, node);
+		if (r < 0) {
+			snprintf(err, errlen, "watching the hold: %s", strerror(-r));
+			return r;
+		}
+	}
+	return 0;
+}
+
+static int open_core(struct node *node, char *err, size_t errlen)
+{
+	const struct config *config = node->config;
+	struct role_params role = {
+		.primary = node->is_primary,
+		.fence = config->fence == CONFIG_FENCE_NONE	 ? ROLE_FENCE_NONE
+			 : config->fence == CONFIG_FENCE_COMMAND ? ROLE_FENCE_COMMAND
+								 : ROLE_FENCE_OPERATOR,
+		.automatic = node->is_primary ? config->on_secondary_loss == CONFIG_LOSS_CONTINUE
+					      : config->auto_failover,
+		.interval_ns = config->heartbeat_interval_ns,
+		.loss = (uint32_t)config->heartbeat_loss,
+		.fence_delay_ns = config->fence_delay_ns,
+	};
+
+	role_init(&node->role, &role, loop_clock());
+	if (gnutls_rnd(GNUTLS_RND_KEY, &node->digest_key, sizeof(node->digest_key)) != 0) {
+		snprintf(err, errlen, "no random numbers for the digest key");
+		return -EIO;
+	}
+	return 0;
+}
+
+static void *run(void *arg)
+{
+	struct node *node = arg;
+	int r;
+
+	prctl(PR_SET_NAME, "colo-data");
+	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
+	r = loop_run(node->loop);
+	if (r < 0)
+		log_error("the data thread's event loop failed: %s; nothing is released any more",
+			  strerror(-r));
+	return NULL;
+}
+
+/* How long the primary looks for its peer before it boots the VM without having asked it. */
+static uint64_t config_boot_wait(const struct node *node)
+{
+	return node->config->join_timeout_ns;
+}
+
+static int open_all(struct node *node, char *err, size_t errlen)
+{
+	int r = loop_new(&node->loop);
+
+	if (r < 0) {
+		snprintf(err, errlen, "event loop: %s", strerror(-r));
+		return r;
+	}
+	r = open_core(node, err, errlen);
+	if (r == 0)
+		r = open_tap(node, err, errlen);
+	if (r == 0)
+		r = node->is_primary ? primary_init(node, err, errlen)
+				     : secondary_init(node, err, errlen);
+	if (r == 0)
+		r = open_hold(node, err, errlen);
+	if (r == 0)
+		r = open_link(node, err, errlen);
+	if (r < 0)
+		return r;
+	node->role_timer = (struct loop_timer){ .fire = role_tick, .ctx = node };
+	node->beat_timer = (struct loop_timer){ .fire = beat, .ctx = node };
+	node->release_timer = (struct loop_timer){ .fire = release_again, .ctx = node };
+	loop_timer_set(node->loop, &node->beat_timer, loop_clock());
+	if (node->is_primary)
+		loop_timer_set(node->loop, &node->p.boot_timer,
+			       loop_clock() + config_boot_wait(node));
+	r = -pthread_create(&node->thread, NULL, run, node);
+	node->thread_runs = r == 0;
+	if (r < 0)
+		snprintf(err, errlen, "data thread: %s", strerror(-r));
+	return r;
+}
+
+int node_new(struct node **ret_node, const struct config *config, const char *machine,
+	     const struct node_ops *ops, void *ctx, char *err, size_t errlen)
+{
+	struct node *node = calloc(1, sizeof(*node));
+	int r;
+
+	if (!node)
+		return -ENOMEM;
+	node->config = config;
+	node->ops = ops;
+	node->ctx = ctx;
+	node->tap_fd = -1;
+	node->is_primary = config->role == CONFIG_ROLE_PRIMARY;
+	node->since_ns = loop_clock();
+	node->state_realtime = node_realtime();
+	snprintf(node->machine, sizeof(node->machine), "%s", machine);
+	snprintf(node->migration_path, sizeof(node->migration_path), "%s/migration.sock",
+		 config->run_dir);
+	r = open_all(node, err, errlen);
+	if (r < 0) {
+		node_free(node);
+		return r;
+	}
+	*ret_node = node;
+	return 0;
+}
+
+void node_free(struct node *node)
+{
+	if (!node)
+		return;
+	if (node->thread_runs) {
+		loop_stop(node->loop);
+		pthread_join(node->thread, NULL);
+	}
+	link_free(node->link);
+	if (node->is_primary)
+		primary_fini(node);
+	else
+		secondary_fini(node);
+	frame_queue_clear(&node->unreleased);
+	intercept_close(node->intercept);
+	inject_close(node->inject);
+	mirror_close(node->mirror);
+	hold_close(node->hold);
+	if (node->tap_fd >= 0) {
+		tap_counters_close(&node->counters);
+		close(node->tap_fd);
+	}
+	loop_free(node->loop);
+	free(node);
+}
+
+int node_tap_fd(const struct node *node)
+{
+	return node->tap_fd;
+}
+
+const char *node_migration_path(const struct node *node)
+{
+	return node->migration_path;
+}
+
+void node_set_tcg_flush(struct node *node, struct tcg_flush *flush)
+{
+	node->s.flush = flush;
+}
+
+/* ---- from the control thread ---- */
+
+struct told {
+	struct node *node;
+	void (*fn)(struct node *node, bool ok, const char *text);
+	bool ok;
+	char text[256];
+};
+
+static void tell(void *arg)
+{
+	struct told *told = arg;
+
+	told->fn(told->node, told->ok, told->text);
+	free(told);
+}
+
+static void post(struct node *node, void (*fn)(struct node *, bool, const char *), bool ok,
+		 const char *text)
+{
+	struct told *told = calloc(1, sizeof(*told));
+
+	if (!told) {
+		log_error("no memory to tell the data thread: %s", text);
+		return;
+	}
+	told->node = node;
+	told->fn = fn;
+	told->ok = ok;
+	snprintf(told->text, sizeof(told->text), "%s", text ? text : "");
+	if (loop_post(node->loop, tell, told) < 0) {
+		log_error("no memory to tell the data thread: %s", told->text);
+		free(told);
+	}
+}
+
+static void do_vm_ready(struct node *node, bool ok, const char *text)
+{
+	if (node->is_primary)
+		primary_vm_ready(node, ok, text);
+	else
+		secondary_vm_ready(node, ok, text);
+}
+
+static void do_copy_failed(struct node *node, bool ok, const char *text)
+{
+	(void)ok;
+	log_warn("copying the VM to the secondary failed: %s", text);
+	node_role(node, ROLE_EV_COPY_FAILED);
+}
+
+static void do_left_colo(struct node *node, bool ok, const char *text)
+{
+	if (node->is_primary)
+		primary_left_colo(node, ok, text);
+	else
+		secondary_left_colo(node, ok, text);
+}
+
+static void do_vm_lost(struct node *node, bool ok, const char *text)
+{
+	(void)ok;
+	log_error("the VM's QEMU has ended: %s", text);
+	node->s.vm_up = false;
+	node_role(node, ROLE_EV_VM_LOST);
+}
+
+static void do_fenced(struct node *node, bool granted, const char *text)
+{
+	node_event(node, "fence: %s: %s", granted ? "the peer is off" : "no", text);
+	if (granted)
+		node->takeover.fenced_ns = node_realtime();
+	node_role(node, granted ? ROLE_EV_RIGHT : ROLE_EV_NO_RIGHT);
+}
+
+void node_vm_ready(struct node *node, bool ok, const char *text)
+{
+	post(node, do_vm_ready, ok, text);
+}
+
+void node_copy_failed(struct node *node, const char *text)
+{
+	post(node, do_copy_failed, false, text);
+}
+
+void node_left_colo(struct node *node, bool ok, const char *text)
+{
+	post(node, do_left_colo, ok, text);
+}
+
+void node_vm_lost(struct node *node, const char *text)
+{
+	post(node, do_vm_lost, false, text);
+}
+
+void node_fenced(struct node *node, bool granted, const char *text)
+{
+	post(node, do_fenced, granted, text);
+}
+
+static void job_post(struct node *node, struct node_job *job, void (*fn)(void *))
+{
+	job->node = node;
+	if (loop_post(node->loop, fn, job) < 0)
+		job->done(job, false, "no memory");
+}
+
+static void do_checkpoint(void *arg)
+{
+	struct node_job *job = arg;
+	struct node *node = job->node;
+
+	if (!node->is_primary || node->role.state != ROLE_PROTECTED) {
+		job->done(job, false,
+			  node->is_primary ? "the VM is not protected: there is nobody to send a "
+					     "checkpoint to"
+					   : "checkpoints are taken on the primary: ask there");
+		return;
+	}
+	primary_want(node, CKPT_COMMAND);
+	job->done(job, true, "");
+}
+
+static void do_failover(void *arg)
+{
+	struct node_job *job = arg;
+	struct node *node = job->node;
+	enum role_state state = node->role.state;
+
+	if (node->is_primary && state == ROLE_PROTECTED) {
+		primary_handover(node, job);
+		return;
+	}
+	if (state != ROLE_STUCK && state != ROLE_DECIDING) {
+		job->done(job, false,
+			  state == ROLE_STANDBY
+				  ? "the primary lives: run `colo-proxy failover` there for a planned "
+				    "switch-over"
+				  : "there is nothing to fail over");
+		return;
+	}
+	if (!job->force) {
+		job->done(job, false, "the peer may still speak: make sure that it is off, then use "
+				      "--force");
+		return;
+	}
+	node->takeover.detected_ns = node->takeover.fenced_ns = node_realtime();
+	node_role(node, ROLE_EV_FORCE);
+	job->done(job, true, "");
+}
+
+static void do_goodbye(void *arg)
+{
+	struct node_job *job = arg;
+	struct node *node = job->node;
+
+	if (node->is_primary)
+		node_send(node, LINK_FAST, MSG_UNPROTECT, 0, "stopped by the operator", 23);
+	else if (node->role.state != ROLE_ALONE)
+		node_send(node, LINK_FAST, MSG_REFUSED, 0, "stopped by the operator", 23);
+	link_flush(node->link);
+	job->done(job, true, "");
+}
+
+void node_checkpoint(struct node *node, struct node_job *job)
+{
+	job_post(node, job, do_checkpoint);
+}
+
+void node_failover(struct node *node, struct node_job *job)
+{
+	job_post(node, job, do_failover);
+}
+
+void node_say_goodbye(struct node *node, struct node_job *job)
+{
+	job_post(node, job, do_goodbye);
+}
+
+/* ---- figures ---- */
+
+static const uint8_t class_in_stats[PACKET_CLASS_COUNT] = {
+	[PACKET_OTHER] = STATS_OTHER, [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
+	[PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP,
+};
+
+static void fill_traffic(const struct node *node, const struct gate_stats *gate,
+			 struct stats_snapshot *stats)
+{
+	struct hist all = { 0 };
+
+	for (unsigned i = 0; i < PACKET_CLASS_COUNT; i++) {
+		const struct gate_class_stats *from = &gate->by_class[i];
+		struct stats_traffic *to = &stats->traffic[class_in_stats[i]];
+
+		to->held = (struct stats_count){ from->held_packets + from->unprotected_packets,
+						 from->held_bytes + from->unprotected_bytes };
+		to->matched = to->released_match =
+			(struct stats_count){ from->matched_packets, from->matched_bytes };
+		to->released_commit =
+			(struct stats_count){ from->committed_packets, from->committed_bytes };
+		to->released_unprotected =
+			(struct stats_count){ from->unprotected_packets, from->unprotected_bytes };
+		to->mismatched.packets = from->mismatched;
+		to->late.packets = from->late;
+		to->held_now.packets =
+			from->held_packets - from->matched_packets - from->committed_packets;
+		to->held_now.bytes = from->held_bytes - from->matched_bytes - from->committed_bytes;
+		to->hold_us = hist_summary(&node->hold_hist[i], 1000);
+		hist_merge(&all, &node->hold_hist[i]);
+	}
+	stats->traffic[STATS_TOTAL].hold_us = hist_summary(&all, 1000);
+}
+
+static void fill_queues(struct node *node, const struct gate_stats *gate,
+			struct stats_snapshot *stats)
+{
+	const struct config *config = node->config;
+	const struct input_log *log = node->is_primary ? &node->p.unsent : &node->s.log;
+
+	stats->queues.packets = (struct stats_queue){ gate->now_packets, gate->high_packets,
+						      config->max_held_packets };
+	stats->queues.bytes =
+		(struct stats_queue){ gate->now_bytes, gate->high_bytes, config->max_held_bytes };
+	stats->queues.flows =
+		(struct stats_queue){ gate->now_flows, gate->high_flows, config->max_flows };
+	stats->queues.input_bytes =
+		(struct stats_queue){ log->bytes, log->high, config->max_input_log_bytes };
+	stats->queues.link_bytes.now =
+		link_queued(node->link, LINK_FAST) + link_queued(node->link, LINK_BULK);
+	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
+}
+
+static void fill_checkpoints(const struct node *node, struct stats_snapshot *stats)
+{
+	static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
+		[CKPT_INITIAL] = STATS_CAUSE_INITIAL,	[CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
+		[CKPT_LATE] = STATS_CAUSE_LATE,		[CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
+		[CKPT_TIMER] = STATS_CAUSE_TIMER,	[CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
+		[CKPT_COMMAND] = STATS_CAUSE_COMMAND,
+	};
+	uint64_t protected_ns = node->p.protected_ns;
+
+	if (node->p.protected_at)
+		protected_ns += loop_clock() - node->p.protected_at;
+	for (unsigned i = 0; i < CKPT_CAUSE_COUNT; i++)
+		stats->checkpoints.cause[cause_in_stats[i]] = node->by_cause[i];
+	stats->checkpoints.pause_us = hist_summary(&node->pause_hist, 1000);
+	stats->checkpoints.commit_us = hist_summary(&node->commit_hist, 1000);
+	stats->checkpoints.load_us = hist_summary(&node->load_hist, 1000);
+	stats->checkpoints.pages = (struct stats_last){ node->pages_last, node->pages_total };
+	stats->checkpoints.bytes = (struct stats_last){ node->bytes_last, node->bytes_total };
+	if (protected_ns)
+		stats->checkpoints.paused_permille = node->p.paused_ns * 1000 / protected_ns;
+}
+
+static void fill_stats(struct node *node, struct stats_snapshot *stats)
+{
+	struct gate_stats gate = { 0 };
+	struct hold_counters hold = { 0 };
+
+	memset(stats, 0, sizeof(*stats));
+	stats->at_ns = loop_clock();
+	stats->since_ns = node->since_ns;
+	if (node->gate)
+		gate_get_stats(node->gate, &gate);
+	hold_get_counters(node->hold, &hold);
+	fill_traffic(node, &gate, stats);
+	fill_queues(node, &gate, stats);
+	fill_checkpoints(node, stats);
+	stats->kernel_drops = hold.kernel_dropped;
+	stats->link.rtt_us = node->rtt_ns / 1000;
+	for (enum link_channel channel = LINK_FAST; channel < LINK_CHANNELS; channel++) {
+		struct link_counters counters;
+
+		link_counters(node->link, channel, &counters);
+		stats->link.bytes_sent += counters.sent_bytes;
+		stats->link.bytes_received += counters.received_bytes;
+	}
+	stats->input.copied = (struct stats_count){ node->copied_packets, node->copied_bytes };
+	stats->input.injected = (struct stats_count){ node->s.injected, node->s.injected_bytes };
+	stats->input.dropped.packets = node->p.unsent.dropped + node->s.log.dropped;
+	stats_sum(stats);
+}
+
+static void fill_status(struct node *node, struct status_snapshot *status)
+{
+	const struct config *config = node->config;
+
+	memset(status, 0, sizeof(*status));
+	snprintf(status->name, sizeof(status->name), "%s", config->name);
+	snprintf(status->role, sizeof(status->role), "%s",
+		 node->is_primary ? "primary" : "secondary");
+	snprintf(status->state, sizeof(status->state), "%s", role_state_name(node->role.state));
+	status->is_protected =
+		node->role.state == ROLE_PROTECTED || node->role.state == ROLE_STANDBY;
+	status->epoch = node->is_primary ? gate_epoch(node->gate) : node->s.primary_epoch;
+	status->lineage = node->is_primary ? node->peer_lineage : node->s.lineage;
+	status->committed = node->committed_epoch;
+	snprintf(status->peer, sizeof(status->peer), "%s", node->peer);
+	status->peer_alive = link_is_up(node->link);
+	snprintf(status->datapath, sizeof(status->datapath), "%s", node->hold->ops->name);
+	snprintf(status->comparator, sizeof(status->comparator), "proxy");
+	status->since_ns = node->state_realtime;
+	snprintf(status->last_event, sizeof(status->last_event), "%s", node->last_event);
+	snprintf(status->message, sizeof(status->message), "%s", node->message);
+	status->takeover = node->takeover;
+	status->takeover.discarded = node->discarded_packets;
+}
+
+static void do_snapshot(void *arg)
+{
+	struct node_job *job = arg;
+
+	fill_stats(job->node, &job->stats);
+	fill_status(job->node, &job->status);
+	job->done(job, true, "");
+}
+
+void node_snapshot(struct node *node, struct node_job *job)
+{
+	job_post(node, job, do_snapshot);
+}

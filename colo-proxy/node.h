@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_NODE_H
+#define COLO_NODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "colo-proxy/config/config.h"
+#include "colo-proxy/control/report.h"
+#include "colo-proxy/core/stats.h"
+
+/*
+ * The node: everything of one daemon that must never wait. It runs in the data thread and owns the
+ * VM's tap, the hold, the copies of input, the replication link, the migration relay and the pure
+ * core that decides. What may wait (QMP, child processes, the fence) is the control thread's
+ * (daemon.c); the node orders it and is told the outcome.
+ */
+
+struct node;
+struct tcg_flush;
+
+/* What the node orders from the control thread. Each is answered as its comment says. */
+enum order {
+	ORDER_NONE,
+	ORDER_START_PRIMARY,   /* P: start QEMU, the VM boots: node_vm_ready() */
+	ORDER_START_SECONDARY, /* S: start QEMU, listening for a stream: node_vm_ready() */
+	ORDER_MIGRATE,         /* P: start the migration: node_copy_failed() if it fails */
+	ORDER_ABORT_COPY,      /* P: end the migration or COLO, the VM runs on: node_left_colo() */
+	ORDER_CHECKPOINT,      /* P: ask QEMU for a checkpoint */
+	ORDER_LEAVE_COLO,      /* lost heartbeat, the VM runs on: node_left_colo() */
+	ORDER_KILL_VM,         /* S: the copy is worthless. P: the VM is the peer's now */
+	ORDER_FENCE,           /* run the fence: node_fenced() */
+	ORDER_EVENT,           /* publish and log the text */
+	ORDER_RETIRED,         /* P: the VM is the peer's; the daemon may end if it was told to */
+};
+
+struct node_ops {
+	/* Called in the data thread; must not wait. text is copied if it is kept. */
+	void (*order)(void *ctx, enum order order, const char *text);
+};
+
+/*
+ * Opens everything (tap, hold, mirror, link) and starts the data thread. `machine` is one line that
+ * says what the VM is; both sides must say the same. 0, or a negative errno with words.
+ */
+int node_new(struct node **ret_node, const struct config *config, const char *machine,
+             const struct node_ops *ops, void *ctx, char *err, size_t errlen);
+
+/* Stops the thread and closes everything; releases nothing that is held (R1). NULL is allowed. */
+void node_free(struct node *node);
+
+/* The VM's tap for QEMU to inherit. */
+int node_tap_fd(const struct node *node);
+/* Where the VM's QEMU is to migrate to (P), or to listen for the stream (S). */
+const char *node_migration_path(const struct node *node);
+/* S under TCG: what to bump before each load; NULL for none. Before the VM is started. */
+void node_set_tcg_flush(struct node *node, struct tcg_flush *flush);
+
+/* The answers of the control thread, and the operator's commands. Any thread; none waits. */
+void node_vm_ready(struct node *node, bool ok, const char *text);
+void node_copy_failed(struct node *node, const char *text);
+void node_left_colo(struct node *node, bool ok, const char *text);
+void node_vm_lost(struct node *node, const char *text);
+void node_fenced(struct node *node, bool granted, const char *text);
+
+/* A command's outcome is given to `done` in the data thread. */
+struct node_job {
+	void (*done)(struct node_job *job, bool ok, const char *text);
+	struct node *node;             /* set by the node */
+	struct stats_snapshot stats;   /* filled by node_snapshot() */
+	struct status_snapshot status; /* filled by node_snapshot(): what the node knows */
+	bool force;                    /* node_failover() */
+};
+void node_snapshot(struct node *node, struct node_job *job);
+void node_checkpoint(struct node *node, struct node_job *job);
+/* P: planned switch-over. S: take over without a fence's word, in a state that asks for it. */
+void node_failover(struct node *node, struct node_job *job);
+/* Tells the peer that this side ends on purpose: P: the VM ends; S: its copy ends. */
+void node_say_goodbye(struct node *node, struct node_job *job);
+
+#endif

@@ -1,0 +1,1003 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The primary's side of the node: theory of operation
+ *
+ * The PVM's QEMU migrates to a unix socket of ours and believes that the secondary's QEMU is at the
+ * other end (kvm/relay_primary.h). A checkpoint goes like this:
+ *
+ *   something asks (the gate, the epoch timer, the operator)      primary_want()
+ *   QEMU is told to                                               ORDER_CHECKPOINT
+ *   QEMU asks: REQUEST. The last checkpoint must be loaded by     answer_request()
+ *     the SVM first: back-pressure, the PVM runs meanwhile
+ *   the PVM stands still                                          vm_stopped()
+ *     all that it said is taken from the hold, tagged with the epoch that ends; the mirror says
+ *     which input it has taken; the next epoch begins
+ *   its state is in the buffer: the PVM runs on                   vm_captured()
+ *   the buffer goes over the bulk channel                         pump_checkpoint()
+ *   the secondary has it whole: what was held before goes out     COMMITTED
+ *   the SVM runs from it                                          LOADED
+ *
+ * One checkpoint is in flight at most, which bounds memory here and on the secondary to one buffer
+ * each, and is what the gate's two views for each flow count on.
+ *
+ * Input is copied to the secondary as it enters the VM's tap, numbered. When the link does not take
+ * it, it waits in a bounded queue; when that is full, input is lost for the lineage, which is then
+ * given up (gate_break): a checkpoint makes the next one whole.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "colo-proxy/control/log.h"
+#include "colo-proxy/node_private.h"
+
+#define CHUNK		  (256u << 10)
+#define STREAM_CHUNK_MAX  (64u << 10)
+#define READ_BUDGET	  (4u << 20) /* bytes of one turn from the migration socket */
+#define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
+#define START_POLL_NS	  (1 * MS)
+#define PAUSE_SHARE	  5u         /* at least this many times the last pause between cuts */
+#define CKPT_KEEP	  (64u << 20)
+#define CKPT_EXTRA	  (64u << 20)
+#define RCVBUF		  (4u << 20)
+
+static struct primary *of(struct node *node)
+{
+	return &node->p;
+}
+
+/* ---- the gate's operations ---- */
+
+static void gate_release(void *ctx, struct frame *frame, const struct packet *packet,
+			 enum release_why why, uint64_t held_ns)
+{
+	struct node *node = ctx;
+
+	if (why != RELEASE_UNPROTECTED)
+		hist_add(&node->hold_hist[packet->class], held_ns);
+	node_release(node, frame, false);
+}
+
+static void gate_request(void *ctx, const struct divergence *why)
+{
+	struct node *node = ctx;
+
+	log_debug("epoch %u: checkpoint wanted (%s): %s, flow %u.%u.%u.%u:%u peer port %u seq %u",
+		  why->epoch, ckpt_cause_name(why->cause), why->what, why->key.peer_ip >> 24,
+		  why->key.peer_ip >> 16 & 255, why->key.peer_ip >> 8 & 255, why->key.peer_ip & 255,
+		  why->key.vm_port, why->key.peer_port, why->seq);
+	primary_want(node, why->cause);
+}
+
+static void gate_flow_open(void *ctx, uint32_t epoch, const struct flow_open *open)
+{
+	uint8_t payload[FLOW_OPEN_WIRE_LEN];
+
+	flow_open_pack(payload, open);
+	node_send(ctx, LINK_FAST, MSG_FLOW_OPEN, epoch, payload, sizeof(payload));
+}
+
+static void gate_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
+{
+	uint8_t payload[4] = { ticks >> 24, (uint8_t)(ticks >> 16), (uint8_t)(ticks >> 8),
+			       (uint8_t)ticks };
+
+	node_send(ctx, LINK_FAST, MSG_TS_LEAD, epoch, payload, sizeof(payload));
+}
+
+static const struct gate_ops gate_operations = {
+	.release = gate_release,
+	.request = gate_request,
+	.flow_open = gate_flow_open,
+	.ts_lead = gate_ts_lead,
+};
+
+/* Late packets, and reading on when there is room again. */
+void primary_rearm_gate(struct node *node)
+{
+	uint64_t due = gate_tick(node->gate, loop_now(node->loop));
+	bool room = gate_has_room(node->gate);
+
+	if (due == UINT64_MAX)
+		loop_timer_clear(node->loop, &of(node)->gate_timer);
+	else
+		loop_timer_set(node->loop, &of(node)->gate_timer, due);
+	for (int i = 0; i < node->hold_sources; i++)
+		loop_set_events(node->loop, &node->hold_source[i], room ? EPOLLIN : 0);
+}
+
+static void gate_due(void *ctx, uint64_t now)
+{
+	(void)now;
+	primary_rearm_gate(ctx);
+}
+
+void primary_output(struct node *node, struct frame *frame)
+{
+	if (of(node)->silent || node->role.state == ROLE_RETIRED) {
+		node->discarded_packets++;
+		hold_discard(node->hold, frame);
+		return;
+	}
+	gate_output(node->gate, frame, loop_now(node->loop));
+}
+
+/* ---- input ---- */
+
+/* How many of the numbered input frames the PVM has taken. */
+uint64_t primary_consumed(struct node *node)
+{
+	uint64_t taken = 0;
+
+	if (!node->mirror || mirror_taken(node->mirror, &taken) != 0)
+		return 0;
+	return taken < of(node)->input_index ? taken : of(node)->input_index;
+}
+
+static int send_input(struct node *node, uint64_t index, const struct frame *frame)
+{
+	uint8_t head[INPUT_HEAD_LEN];
+	struct iovec iov[2] = {
+		{ .iov_base = head, .iov_len = sizeof(head) },
+		{ .iov_base = frame->data, .iov_len = frame->len },
+	};
+
+	input_pack_head(head, index, frame);
+	return link_send(node->link, LINK_FAST, MSG_INPUT, gate_epoch(node->gate), iov, 2);
+}
+
+static void forward_input(struct node *node, struct frame *frame)
+{
+	struct primary *p = of(node);
+	uint64_t index = p->input_index++;
+
+	node->copied_packets++;
+	node->copied_bytes += frame->len;
+	if (!gate_is_protected(node->gate) || !link_is_up(node->link)) {
+		frame_free(frame);
+		return;
+	}
+	if (!p->unsent.head && send_input(node, index, frame) == 0) {
+		frame_free(frame);
+		return;
+	}
+	if (input_log_push(&p->unsent, index, frame, node->config->max_input_log_bytes) < 0)
+		gate_break(node->gate, CKPT_PRESSURE, "input for the secondary was lost",
+			   loop_now(node->loop));
+}
+
+static void send_unsent(struct node *node)
+{
+	struct input_log *log = &of(node)->unsent;
+
+	while (log->head && send_input(node, log->head->index, log->head->frame) == 0)
+		input_log_pop(log);
+}
+
+void primary_mirror(struct node *node)
+{
+	struct frame *list;
+	int n;
+
+	do {
+		list = NULL;
+		n = mirror_receive(node->mirror, &list, FRAME_BATCH);
+		while (list) {
+			struct frame *next = list->next;
+
+			list->next = NULL;
+			forward_input(node, list);
+			list = next;
+		}
+	} while (n == (int)FRAME_BATCH);
+	if (n == -ENOBUFS)
+		gate_break(node->gate, CKPT_PRESSURE, "copies of input were lost",
+			   loop_now(node->loop));
+	else if (n < 0 && n != -EAGAIN)
+		log_error("cannot copy input for the secondary: %s", strerror(-n));
+}
+
+static void mirror_ready(void *ctx, uint32_t events)
+{
+	(void)events;
+	primary_mirror(ctx);
+}
+
+/* The PVM stands still: which input it has taken. */
+static void take_input_cut(struct node *node)
+{
+	struct primary *p = of(node);
+	uint64_t taken;
+
+	primary_mirror(node);
+	if (!mirror_aligned(node->mirror))
+		mirror_align(node->mirror, node->tap_fd);
+	if (mirror_taken(node->mirror, &taken) == 0)
+		p->input_cut = taken < p->input_index ? taken : p->input_index;
+	else
+		p->input_cut = p->input_index;
+	while (p->unsent.head && p->unsent.head->index < p->input_cut)
+		input_log_pop(&p->unsent);
+}
+
+/* ---- asking for a checkpoint ---- */
+
+static void trigger(struct node *node)
+{
+	struct primary *p = of(node);
+
+	p->triggered = true;
+	node->ops->order(node->ctx, ORDER_CHECKPOINT, ckpt_cause_name(p->cause));
+	node_arm(node, &p->trigger_timer, TRIGGER_REPEAT_NS);
+}
+
+/* The earliest moment of the next cut: paused time stays a small share of the time (DESIGN 5). */
+static uint64_t earliest_trigger(const struct node *node)
+{
+	const struct primary *p = &node->p;
+	uint64_t rest = p->last_pause_ns * PAUSE_SHARE;
+
+	if (rest < node->config->min_interval_ns)
+		rest = node->config->min_interval_ns;
+	return p->cut_at + rest;
+}
+
+void primary_want(struct node *node, enum ckpt_cause cause)
+{
+	struct primary *p = of(node);
+	uint64_t at = earliest_trigger(node);
+
+	if (p->wanted || node->role.state != ROLE_PROTECTED)
+		return;
+	p->wanted = true;
+	p->cause = cause;
+	/* One is in flight: QEMU is asked when that is loaded. */
+	if (p->in_flight)
+		return;
+	if (at <= loop_clock())
+		trigger(node);
+	else
+		loop_timer_set(node->loop, &p->trigger_timer, at);
+}
+
+static void trigger_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (of(node)->wanted && !of(node)->in_flight && node->role.state == ROLE_PROTECTED)
+		trigger(node);
+}
+
+static void epoch_over(void *ctx, uint64_t now)
+{
+	(void)now;
+	primary_want(ctx, CKPT_TIMER);
+}
+
+/* ---- the checkpoint ---- */
+
+static void answer_request(struct node *node)
+{
+	struct primary *p = of(node);
+
+	if (!p->relay || p->in_flight ||
+	    relay_primary_phase(p->relay) != RELAY_PRIMARY_REQUESTED)
+		return;
+	relay_primary_reply(p->relay, &p->ckpt, gate_epoch(node->gate) + 1);
+}
+
+static void vm_requested(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (!of(node)->wanted) {
+		/* QEMU asks by itself: the answer to a request that was made twice. */
+		of(node)->wanted = true;
+		of(node)->cause = CKPT_TIMER;
+	}
+	answer_request(node);
+}
+
+static void vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
+{
+	struct node *node = ctx;
+	struct primary *p = of(node);
+
+	node_drain_hold(node);
+	take_input_cut(node);
+	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);
+	loop_timer_clear(node->loop, &p->trigger_timer);
+	p->taken_cause = p->cause;
+	p->wanted = p->triggered = false;
+	p->in_flight = true;
+	p->committed = p->begun = p->ended = false;
+	p->sent = 0;
+	p->cut_at = now;
+	if (p->handing_over)
+		p->silent = true;
+}
+
+static void pump_checkpoint(struct node *node);
+
+static void vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
+{
+	struct node *node = ctx;
+	struct primary *p = of(node);
+
+	if (!p->handing_over)
+		relay_primary_resume(p->relay, now);
+	p->last_pause_ns = loop_clock() - ckpt->stopped_at;
+	p->paused_ns += p->last_pause_ns;
+	hist_add(&node->pause_hist, p->last_pause_ns);
+	node->by_cause[p->taken_cause]++;
+	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
+	node->pages_total += node->pages_last;
+	node->bytes_last = ckpt->buf.len;
+	node->bytes_total += ckpt->buf.len;
+	p->sending = true;
+	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
+}
+
+static bool send_begin(struct node *node)
+{
+	struct primary *p = of(node);
+	uint8_t payload[16];
+
+	u64_pack(payload, p->ckpt.buf.len);
+	u64_pack(payload + 8, p->input_cut);
+	return node_send(node, LINK_BULK, MSG_CKPT_BEGIN, (uint32_t)p->ckpt.epoch, payload,
+			 sizeof(payload)) == 0;
+}
+
+static bool send_chunk(struct node *node)
+{
+	struct primary *p = of(node);
+	uint64_t left = p->ckpt.buf.len - p->sent;
+	size_t len = left < CHUNK ? left : CHUNK;
+	uint8_t offset[8];
+	struct iovec iov[2] = {
+		{ .iov_base = offset, .iov_len = sizeof(offset) },
+		{ .iov_base = p->ckpt.buf.base + p->sent, .iov_len = len },
+	};
+
+	u64_pack(offset, p->sent);
+	if (link_send(node->link, LINK_BULK, MSG_CKPT_DATA, (uint32_t)p->ckpt.epoch, iov, 2) != 0)
+		return false;
+	XXH3_128bits_update(p->hash, p->ckpt.buf.base + p->sent, len);
+	p->sent += len;
+	return true;
+}
+
+static bool send_end(struct node *node)
+{
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(of(node)->hash));
+	return node_send(node, LINK_BULK, MSG_CKPT_END, (uint32_t)of(node)->ckpt.epoch,
+			 canonical.digest, sizeof(canonical.digest)) == 0;
+}
+
+/* Sends as much of the checkpoint as the link takes; link_ops.room calls again. */
+static void pump_checkpoint(struct node *node)
+{
+	struct primary *p = of(node);
+
+	if (!p->sending)
+		return;
+	if (!p->begun) {
+		if (!send_begin(node))
+			return;
+		p->begun = true;
+		XXH3_128bits_reset(p->hash);
+	}
+	while (p->sent < p->ckpt.buf.len) {
+		if (!send_chunk(node))
+			return;
+	}
+	if (!p->ended && send_end(node)) {
+		p->ended = true;
+		p->sending = false;
+	}
+	link_flush(node->link);
+}
+
+static int forward_stream(void *ctx, const uint8_t *data, size_t len)
+{
+	struct node *node = ctx;
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
+
+	return link_send(node->link, LINK_BULK, MSG_STREAM, 0, &iov, 1);
+}
+
+static const struct relay_primary_ops relay_operations = {
+	.forward = forward_stream,
+	.requested = vm_requested,
+	.stopped = vm_stopped,
+	.captured = vm_captured,
+};
+
+/* ---- the migration socket ---- */
+
+static void close_pvm(struct node *node)
+{
+	struct primary *p = of(node);
+
+	loop_timer_clear(node->loop, &p->start_timer);
+	loop_timer_clear(node->loop, &p->trigger_timer);
+	loop_timer_clear(node->loop, &p->epoch_timer);
+	if (p->pvm.added) {
+		loop_del(node->loop, &p->pvm);
+		close(p->pvm.fd);
+	}
+	relay_primary_free(p->relay);
+	p->relay = NULL;
+	p->wanted = p->triggered = p->in_flight = p->sending = false;
+}
+
+/* The channel to the PVM's QEMU is of no use any more: the VM goes on, unprotected, if it may. */
+static void pvm_failed(struct node *node, const char *why)
+{
+	log_error("the migration channel of the VM's QEMU: %s", why);
+	if (node->role.state == ROLE_JOINING) {
+		node_role(node, ROLE_EV_COPY_FAILED);
+		return;
+	}
+	close_pvm(node);
+	if (node->role.state == ROLE_PROTECTED) {
+		/* The session ends, the secondary yields when the link is up again or is fenced. */
+		link_drop(node->link, "the primary lost its QEMU's migration channel");
+	}
+}
+
+static void write_pvm(struct node *node)
+{
+	struct primary *p = of(node);
+	const uint8_t *ptr;
+	size_t len;
+
+	while (p->relay) {
+		ssize_t n;
+
+		relay_primary_pending(p->relay, &ptr, &len);
+		if (!len)
+			break;
+		n = send(p->pvm.fd, ptr, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+			loop_set_events(node->loop, &p->pvm, p->pvm.events | EPOLLOUT);
+			return;
+		}
+		if (n < 0) {
+			pvm_failed(node, strerror(errno));
+			return;
+		}
+		relay_primary_wrote(p->relay, (size_t)n);
+	}
+	if (p->relay)
+		loop_set_events(node->loop, &p->pvm, p->pvm.events & ~(uint32_t)EPOLLOUT);
+}
+
+/* In the first copy, only as much is read as the link takes. */
+static bool may_read(const struct node *node)
+{
+	const struct primary *p = &node->p;
+
+	if (relay_primary_phase(p->relay) != RELAY_PRIMARY_INITIAL)
+		return true;
+	return link_queued(node->link, LINK_BULK) + 2 * STREAM_CHUNK_MAX <
+	       node->config->link_buffer_bytes / 2;
+}
+
+static void read_pvm(struct node *node)
+{
+	struct primary *p = of(node);
+	size_t budget = READ_BUDGET;
+
+	while (p->relay && budget) {
+		uint8_t *ptr;
+		size_t len;
+		ssize_t n;
+		int r;
+
+		if (!may_read(node)) {
+			loop_set_events(node->loop, &p->pvm,
+					p->pvm.events & ~(uint32_t)EPOLLIN);
+			return;
+		}
+		r = relay_primary_want(p->relay, &ptr, &len);
+		if (r < 0) {
+			pvm_failed(node, relay_primary_error(p->relay));
+			return;
+		}
+		if (relay_primary_phase(p->relay) == RELAY_PRIMARY_INITIAL &&
+		    len > STREAM_CHUNK_MAX)
+			len = STREAM_CHUNK_MAX;
+		n = recv(p->pvm.fd, ptr, len < budget ? len : budget, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n <= 0) {
+			pvm_failed(node, n == 0 ? "closed by QEMU" : strerror(errno));
+			return;
+		}
+		budget -= (size_t)n;
+		r = relay_primary_got(p->relay, (size_t)n, loop_clock());
+		if (r < 0) {
+			pvm_failed(node, relay_primary_error(p->relay));
+			return;
+		}
+		write_pvm(node);
+		pump_checkpoint(node);
+	}
+}
+
+static void pvm_ready(void *ctx, uint32_t events)
+{
+	struct node *node = ctx;
+
+	if (events & EPOLLOUT)
+		write_pvm(node);
+	if (of(node)->relay && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		read_pvm(node);
+}
+
+static void accept_pvm(void *ctx, uint32_t events)
+{
+	struct node *node = ctx;
+	struct primary *p = of(node);
+	int size = RCVBUF;
+	int fd = accept4(p->listen.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	(void)events;
+	if (fd < 0)
+		return;
+	if (p->relay || node->role.state != ROLE_JOINING) {
+		close(fd); /* nobody asked for it */
+		return;
+	}
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
+	if (relay_primary_new(&p->relay, &relay_operations, node) < 0 ||
+	    loop_add(node->loop, &p->pvm, fd, EPOLLIN, pvm_ready, node) < 0) {
+		close(fd);
+		log_error("no memory for the migration channel");
+		node_role(node, ROLE_EV_COPY_FAILED);
+	}
+}
+
+/* ---- the VM starts ---- */
+
+/*
+ * A primary that comes back after its secondary took over must not boot the VM a second time (R6):
+ * it boots when the peer has said that it does not speak, or, since a first start must be possible
+ * without a peer, when none was found in time.
+ */
+static void boot(struct node *node)
+{
+	struct primary *p = of(node);
+
+	loop_timer_clear(node->loop, &p->boot_timer);
+	if (p->vm_ordered || node->role.state == ROLE_RETIRED)
+		return;
+	p->vm_ordered = true;
+	node->ops->order(node->ctx, ORDER_START_PRIMARY, "");
+}
+
+static void boot_due(void *ctx, uint64_t now)
+{
+	(void)now;
+	boot(ctx);
+}
+
+void primary_vm_ready(struct node *node, bool ok, const char *text)
+{
+	struct primary *p = of(node);
+
+	if (!ok) {
+		node_message(node, text);
+		node_role(node, ROLE_EV_VM_LOST);
+		return;
+	}
+	p->vm_up = true;
+	node_event(node, "the VM runs");
+	if (p->copy_due && node->role.state == ROLE_JOINING)
+		primary_copy(node);
+}
+
+void primary_link_up(struct node *node)
+{
+	of(node)->started_here = false;
+	of(node)->copy_due = false;
+}
+
+/*
+ * What the peer's state says about who speaks. A lineage does not outlive its session: a secondary
+ * that is heard without a copy, in a session in which this side has not told it to begin, has none.
+ */
+void primary_heard(struct node *node, const struct heartbeat *heartbeat)
+{
+	struct primary *p = of(node);
+
+	if (heartbeat->state == ROLE_ALONE || heartbeat->state == ROLE_TAKING_OVER) {
+		if (!p->silent)
+			node_role(node, ROLE_EV_PEER_SPEAKS);
+		return;
+	}
+	boot(node);
+	if (!p->started_here && (heartbeat->state == ROLE_WAITING ||
+				 heartbeat->state == ROLE_JOINING) &&
+	    (node->role.state == ROLE_PROTECTED || node->role.state == ROLE_DECIDING ||
+	     node->role.state == ROLE_STUCK))
+		node_role(node, ROLE_EV_PEER_YIELDED);
+}
+
+/* The peer speaks, or the VM is gone: what is here says nothing any more. */
+void primary_silence(struct node *node)
+{
+	if (!node->is_primary)
+		return;
+	of(node)->silent = true;
+	loop_timer_clear(node->loop, &of(node)->boot_timer);
+	hold_set_mode(node->hold, HOLD_MODE_DROP);
+	node_event(node, "this side is silent for good: the VM is not here");
+	if (of(node)->vm_up)
+		node->ops->order(node->ctx, ORDER_KILL_VM, "the VM is the peer's");
+}
+
+/* ---- protection begins ---- */
+
+void primary_copy(struct node *node)
+{
+	uint8_t payload[4 + sizeof(node->digest_key) + sizeof(node->machine)];
+	uint32_t mib = (uint32_t)node->config->memory_mib;
+	size_t len = 4;
+
+	of(node)->copy_due = !of(node)->vm_up;
+	if (of(node)->copy_due)
+		return;
+
+	payload[0] = mib >> 24;
+	payload[1] = (uint8_t)(mib >> 16);
+	payload[2] = (uint8_t)(mib >> 8);
+	payload[3] = (uint8_t)mib;
+	memcpy(payload + len, &node->digest_key, sizeof(node->digest_key));
+	len += sizeof(node->digest_key);
+	memcpy(payload + len, node->machine, strlen(node->machine));
+	len += strlen(node->machine);
+	node_send(node, LINK_FAST, MSG_PROTECT, 0, payload, len);
+}
+
+/*
+ * Lineage 0 runs on the secondary and the PVM stands still. What it said so far was said
+ * unprotected; from here on R1 holds. READY lets it run.
+ */
+static void start_epoch_0(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+	struct primary *p = of(node);
+	uint8_t payload[8];
+	int unread = 0;
+
+	if (!p->relay || node->role.state != ROLE_JOINING)
+		return;
+	if (ioctl(p->pvm.fd, SIOCOUTQ, &unread) < 0 || unread > 0) {
+		node_arm(node, &p->start_timer, START_POLL_NS);
+		return;
+	}
+	node_drain_hold(node);
+	primary_mirror(node);
+	take_input_cut(node);
+	gate_cut(node->gate, 0, now);
+	u64_pack(payload, p->input_cut);
+	p->started_here = true;
+	node_send(node, LINK_FAST, MSG_START, 0, payload, sizeof(payload));
+	node->committed_epoch = 0;
+	node->by_cause[CKPT_INITIAL]++;
+	p->cut_at = p->protected_at = loop_clock();
+	p->committed = true;
+	node_role(node, ROLE_EV_LINEAGE_0);
+	if (relay_primary_start(p->relay) < 0) {
+		pvm_failed(node, "READY could not be sent");
+		return;
+	}
+	write_pvm(node);
+	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
+}
+
+/* ---- protection ends ---- */
+
+static void protection_over(struct node *node)
+{
+	struct primary *p = of(node);
+
+	if (p->protected_at)
+		p->protected_ns += loop_clock() - p->protected_at;
+	p->protected_at = 0;
+	input_log_clear(&p->unsent);
+	close_pvm(node);
+}
+
+void primary_stop_copy(struct node *node)
+{
+	protection_over(node);
+	node->ops->order(node->ctx, ORDER_ABORT_COPY, "the copy was not finished");
+}
+
+void primary_go_alone(struct node *node)
+{
+	protection_over(node);
+	gate_unprotect(node->gate, loop_now(node->loop));
+	hold_flush(node->hold);
+	primary_rearm_gate(node);
+	if (link_is_up(node->link))
+		link_drop(node->link, "the VM goes on unprotected");
+	node->ops->order(node->ctx, ORDER_LEAVE_COLO, "the secondary is lost");
+}
+
+void primary_left_colo(struct node *node, bool ok, const char *text)
+{
+	if (!ok)
+		log_error("QEMU does not leave COLO: %s", text);
+	else
+		node_event(node, "the VM runs unprotected");
+}
+
+/* This side's VM never speaks again; the secondary gets the right to. */
+void primary_retire(struct node *node, const char *why)
+{
+	struct primary *p = of(node);
+	uint8_t payload[8];
+
+	p->silent = true;
+	hold_set_mode(node->hold, HOLD_MODE_DROP);
+	u64_pack(payload, p->input_cut);
+	node_event(node, "the secondary may speak: %s", why);
+	node_send(node, LINK_FAST, MSG_HANDOVER, node->committed_epoch, payload, sizeof(payload));
+	link_flush(node->link);
+}
+
+void primary_handover(struct node *node, struct node_job *job)
+{
+	struct primary *p = of(node);
+
+	if (p->handing_over) {
+		job->done(job, false, "a switch-over is under way");
+		return;
+	}
+	p->handing_over = true;
+	p->handover_job = job;
+	node_event(node, "planned switch-over asked for");
+	p->wanted = false;
+	primary_want(node, CKPT_COMMAND);
+	answer_request(node);
+}
+
+static void handover_committed(struct node *node)
+{
+	struct primary *p = of(node);
+	struct node_job *job = p->handover_job;
+
+	primary_retire(node, "planned switch-over");
+	node_role(node, ROLE_EV_HANDED_OVER);
+	p->handover_job = NULL;
+	if (job)
+		job->done(job, true, "");
+}
+
+/* ---- messages ---- */
+
+static void committed(struct node *node, uint32_t epoch)
+{
+	struct primary *p = of(node);
+
+	if (!p->in_flight || epoch != p->ckpt.epoch || !p->ended || p->committed) {
+		link_drop(node->link, "a commit of a checkpoint that was not sent");
+		return;
+	}
+	p->committed = true;
+	node->committed_epoch = epoch;
+	hist_add(&node->commit_hist, loop_clock() - p->cut_at);
+	gate_commit(node->gate, epoch, loop_now(node->loop));
+	hold_flush(node->hold);
+	primary_rearm_gate(node);
+	if (p->handing_over)
+		handover_committed(node);
+}
+
+static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct primary *p = of(node);
+
+	if (len != 8 || !p->in_flight || epoch != p->ckpt.epoch || !p->committed) {
+		link_drop(node->link, "a load of a checkpoint that was not committed");
+		return;
+	}
+	hist_add(&node->load_hist, u64_unpack(payload));
+	node->peer_lineage = epoch;
+	p->in_flight = false;
+	if (!p->wanted)
+		return;
+	if (relay_primary_phase(p->relay) == RELAY_PRIMARY_REQUESTED) {
+		answer_request(node);
+		write_pvm(node);
+		return;
+	}
+	if (earliest_trigger(node) <= loop_clock())
+		trigger(node);
+	else
+		loop_timer_set(node->loop, &p->trigger_timer, earliest_trigger(node));
+}
+
+static void digests(struct node *node, uint32_t lineage, const uint8_t *payload, size_t len)
+{
+	uint64_t now = loop_now(node->loop);
+
+	if (len % DIGEST_WIRE_LEN) {
+		link_drop(node->link, "digests of the wrong length");
+		return;
+	}
+	for (; len; payload += DIGEST_WIRE_LEN, len -= DIGEST_WIRE_LEN) {
+		struct digest digest;
+
+		if (digest_unpack(&digest, payload, len) != 0 ||
+		    gate_digest(node->gate, lineage, &digest, now) != 0) {
+			link_drop(node->link, "a digest of an unknown kind or a future lineage");
+			return;
+		}
+	}
+	hold_flush(node->hold);
+	primary_rearm_gate(node);
+}
+
+static void stream_back(struct node *node, const uint8_t *payload, size_t len)
+{
+	if (!of(node)->relay)
+		return;
+	if (relay_primary_from_peer(of(node)->relay, payload, len) < 0)
+		pvm_failed(node, "the secondary's return path overflows");
+	else
+		write_pvm(node);
+}
+
+void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+		     size_t len)
+{
+	switch (type) {
+	case MSG_READY:
+		if (node->role.state == ROLE_JOINING)
+			node->ops->order(node->ctx, ORDER_MIGRATE, "");
+		return;
+	case MSG_REFUSED:
+		node_event(node, "the secondary has no copy: %.*s", (int)(len < 100 ? len : 100),
+			   (const char *)payload);
+		node_role(node, ROLE_EV_PEER_YIELDED);
+		return;
+	case MSG_STREAM_BACK:
+		stream_back(node, payload, len);
+		return;
+	case MSG_RUNNING:
+		start_epoch_0(node, loop_now(node->loop));
+		return;
+	case MSG_COMMITTED:
+		committed(node, epoch);
+		return;
+	case MSG_LOADED:
+		loaded(node, epoch, payload, len);
+		return;
+	case MSG_DIGEST:
+		digests(node, epoch, payload, len);
+		return;
+	case MSG_BROKEN:
+		gate_break(node->gate, CKPT_PRESSURE, "the secondary lost input",
+			   loop_now(node->loop));
+		return;
+	case MSG_TAKEN:
+		node_event(node, "the secondary speaks");
+		node->ops->order(node->ctx, ORDER_RETIRED, "");
+		return;
+	default:
+		link_drop(node->link, "a message that a secondary does not send");
+	}
+}
+
+void primary_room(struct node *node, enum link_channel channel)
+{
+	struct primary *p = of(node);
+
+	if (channel == LINK_FAST) {
+		send_unsent(node);
+		return;
+	}
+	pump_checkpoint(node);
+	if (p->pvm.added && !(p->pvm.events & EPOLLIN)) {
+		loop_set_events(node->loop, &p->pvm, p->pvm.events | EPOLLIN);
+		read_pvm(node);
+	}
+}
+
+/* ---- set-up ---- */
+
+static int open_listen(struct node *node, char *err, size_t errlen)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", node->migration_path);
+	unlink(address.sun_path);
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 1) < 0) {
+		r = -errno;
+		snprintf(err, errlen, "migration socket %s: %s", node->migration_path,
+			 strerror(errno));
+		close(fd);
+		return r;
+	}
+	return loop_add(node->loop, &of(node)->listen, fd, EPOLLIN, accept_pvm, node);
+}
+
+int primary_init(struct node *node, char *err, size_t errlen)
+{
+	struct primary *p = of(node);
+	const struct config *config = node->config;
+	struct gate_limits limits = {
+		.late_ns = config->late_timeout_ns,
+		.max_bytes = config->max_held_bytes,
+		.max_packets = (uint32_t)config->max_held_packets,
+		.max_flows = (uint32_t)config->max_flows,
+		.max_digests = 8192,
+	};
+	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
+
+	p->boot_timer = (struct loop_timer){ .fire = boot_due, .ctx = node };
+	p->start_timer = (struct loop_timer){ .fire = start_epoch_0, .ctx = node };
+	p->gate_timer = (struct loop_timer){ .fire = gate_due, .ctx = node };
+	p->trigger_timer = (struct loop_timer){ .fire = trigger_due, .ctx = node };
+	p->epoch_timer = (struct loop_timer){ .fire = epoch_over, .ctx = node };
+	p->hash = XXH3_createState();
+	if (r < 0 || !p->hash) {
+		snprintf(err, errlen, "no memory for the gate");
+		return -ENOMEM;
+	}
+	r = ckpt_buf_init(&p->ckpt.buf, (size_t)(config->memory_mib << 20) + CKPT_EXTRA, CKPT_KEEP);
+	if (r < 0) {
+		snprintf(err, errlen, "no memory for a checkpoint of %lu MiB",
+			 (unsigned long)config->memory_mib);
+		return r;
+	}
+	r = mirror_open(node->tap, 0, &node->mirror, err, errlen);
+	if (r < 0)
+		return r;
+	r = loop_add(node->loop, &node->mirror_source, mirror_fd(node->mirror), EPOLLIN,
+		     mirror_ready, node);
+	if (r < 0) {
+		snprintf(err, errlen, "watching the mirror: %s", strerror(-r));
+		return r;
+	}
+	return open_listen(node, err, errlen);
+}
+
+void primary_fini(struct node *node)
+{
+	struct primary *p = of(node);
+
+	if (node->loop)
+		close_pvm(node);
+	if (p->listen.added) {
+		close(p->listen.fd);
+		unlink(node->migration_path);
+	}
+	input_log_clear(&p->unsent);
+	XXH3_freeState(p->hash);
+	ckpt_buf_fini(&p->ckpt.buf);
+	gate_free(node->gate);
+}

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_NODE_PRIVATE_H
+#define COLO_NODE_PRIVATE_H
+
+#include <net/if.h>
+#include <pthread.h>
+
+#include "colo-proxy/core/gate.h"
+#include "colo-proxy/core/hist.h"
+#include "colo-proxy/core/role.h"
+#include "colo-proxy/core/shadow.h"
+#include "colo-proxy/datapath/counters.h"
+#include "colo-proxy/datapath/hold.h"
+#include "colo-proxy/datapath/inject.h"
+#include "colo-proxy/datapath/intercept.h"
+#include "colo-proxy/datapath/mirror.h"
+#include "colo-proxy/link/link.h"
+#include "colo-proxy/link/messages.h"
+#include "colo-proxy/loop/loop.h"
+#include "colo-proxy/node.h"
+#include "kvm/relay_primary.h"
+#include "kvm/relay_secondary.h"
+
+/*
+ * Inside the data thread. node.c has what both sides share: set-up, heartbeats, role, figures;
+ * node_primary.c and node_secondary.c have the two sides; node_pipe.c moves bytes between a
+ * migration socket and its relay.
+ */
+
+#define FRAME_BATCH 64u
+#define MS          1000000ull
+
+struct frame_queue {
+	struct frame *head, *tail;
+	uint64_t bytes;
+};
+
+/* One input frame in the secondary's log, or in the primary's queue for the link. */
+struct input {
+	struct input *next;
+	uint64_t index;
+	struct frame *frame;
+};
+
+struct input_log {
+	struct input *head, *tail;
+	uint64_t bytes, high, dropped;
+};
+
+struct primary {
+	struct relay_primary *relay;
+	struct ckpt ckpt;
+	struct loop_source listen, pvm;  /* the migration socket */
+	struct loop_timer start_timer;   /* until SHUT has left the socket */
+	struct loop_timer gate_timer;    /* late packets */
+	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
+	struct loop_timer epoch_timer;   /* the longest epoch */
+	struct input_log unsent;         /* input that the link has not taken */
+	uint64_t input_index;            /* frames that have been seen on their way to the VM */
+	uint64_t input_cut;              /* of the checkpoint in the buffer */
+	bool wanted, triggered;          /* a checkpoint is due; has been asked for */
+	enum ckpt_cause cause;           /* the first reason of the next checkpoint */
+	enum ckpt_cause taken_cause;     /* that of the one in flight */
+	bool in_flight, committed;       /* not loaded yet; not committed yet */
+	bool sending, begun, ended;      /* progress of the checkpoint onto the link */
+	bool handing_over, silent;
+	struct node_job *handover_job;
+	uint64_t sent; /* bytes of it on the link */
+	void *hash;    /* XXH3_state_t of what was sent */
+	uint64_t cut_at, last_pause_ns;
+	uint64_t paused_ns, protected_at, protected_ns;
+	struct loop_timer boot_timer;         /* until the peer can be asked who speaks */
+	bool vm_ordered, vm_up, copy_due;
+	bool started_here;                    /* START was sent in this session */
+};
+
+struct secondary {
+	struct relay_secondary *relay;
+	struct ckpt ckpt;
+	struct loop_source svm;
+	struct loop_timer feed_timer, announce_timer, expire_timer;
+	struct tcg_flush *flush;
+	uint8_t *stream; /* bytes of the initial stream the relay did not take */
+	size_t stream_len, stream_done;
+	struct input_log log;
+	struct input *next_to_feed;
+	uint32_t lineage, primary_epoch;
+	uint64_t input_cut; /* of the checkpoint in the buffer */
+	uint64_t ckpt_size;
+	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
+	bool handed_over; /* the primary granted the right to speak */
+	uint32_t handover_epoch;
+	bool taking_over, left_colo;
+	uint32_t announcements;
+	uint8_t batch[64 * DIGEST_WIRE_LEN]; /* digests of this turn */
+	size_t batch_len;
+	struct frame_queue backlog; /* what the VM says while it takes over */
+	uint64_t loads, injected, injected_bytes, digests_lost;
+	uint64_t load_started;
+};
+
+struct node {
+	const struct config *config;
+	const struct node_ops *ops;
+	void *ctx;
+	char machine[160];
+	char migration_path[108];
+	char tap[IFNAMSIZ];
+	int tap_fd;
+	pthread_t thread;
+	bool thread_runs;
+
+	struct loop *loop;
+	struct link *link;
+	struct role role;
+	struct loop_timer role_timer, beat_timer, release_timer;
+	struct hold *hold;
+	struct loop_source hold_source[2];
+	int hold_sources;
+	struct mirror *mirror;
+	struct loop_source mirror_source;
+	struct tap_counters counters;
+	struct inject *inject;
+	struct intercept *intercept;
+	struct loop_source intercept_source;
+	struct frame_queue unreleased; /* the kernel did not take them yet; in order */
+	struct gate *gate;
+	struct shadow *shadow;
+	struct packet_digest_key digest_key;
+
+	bool is_primary;                   /* by configuration */
+	uint64_t beat_echo, beat_heard_at; /* the peer's last sent_ns and when it came */
+	struct primary p;
+	struct secondary s;
+
+	/* figures */
+	struct hist hold_hist[PACKET_CLASS_COUNT];
+	struct hist pause_hist, commit_hist, load_hist;
+	uint64_t by_cause[CKPT_CAUSE_COUNT];
+	uint64_t pages_last, pages_total, bytes_last, bytes_total;
+	uint64_t copied_packets, copied_bytes;
+	uint64_t rtt_ns, since_ns, kernel_drops_seen;
+	uint64_t discarded_packets;
+	uint32_t committed_epoch;
+	uint32_t peer_lineage;
+	char last_event[160], message[256], peer[96];
+	uint64_t state_realtime;
+	struct status_takeover takeover;
+};
+
+/* node.c */
+uint64_t node_realtime(void);
+void node_role(struct node *node, enum role_event event);
+void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void node_message(struct node *node, const char *text);
+int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
+              const void *payload, size_t len);
+void node_release(struct node *node, struct frame *frame, bool rewritten);
+void node_drain_hold(struct node *node);
+void node_arm(struct node *node, struct loop_timer *timer, uint64_t delay_ns);
+void frame_queue_push(struct frame_queue *queue, struct frame *frame);
+struct frame *frame_queue_pop(struct frame_queue *queue);
+void frame_queue_clear(struct frame_queue *queue);
+int input_log_push(struct input_log *log, uint64_t index, struct frame *frame, uint64_t limit);
+void input_log_pop(struct input_log *log);
+void input_log_clear(struct input_log *log);
+
+/* node_primary.c */
+int primary_init(struct node *node, char *err, size_t errlen);
+void primary_fini(struct node *node);
+void primary_output(struct node *node, struct frame *frame);
+void primary_mirror(struct node *node);
+void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+                     size_t len);
+void primary_room(struct node *node, enum link_channel channel);
+void primary_copy(struct node *node);
+void primary_stop_copy(struct node *node);
+void primary_go_alone(struct node *node);
+void primary_left_colo(struct node *node, bool ok, const char *text);
+void primary_want(struct node *node, enum ckpt_cause cause);
+void primary_handover(struct node *node, struct node_job *job);
+void primary_retire(struct node *node, const char *why);
+uint64_t primary_consumed(struct node *node);
+void primary_rearm_gate(struct node *node);
+void primary_link_up(struct node *node);
+void primary_heard(struct node *node, const struct heartbeat *heartbeat);
+void primary_vm_ready(struct node *node, bool ok, const char *text);
+void primary_silence(struct node *node);
+
+/* node_secondary.c */
+int secondary_init(struct node *node, char *err, size_t errlen);
+void secondary_fini(struct node *node);
+void secondary_output(struct node *node, struct frame *frame);
+void secondary_flush_digests(struct node *node);
+void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+                       size_t len);
+void secondary_vm_ready(struct node *node, bool ok, const char *text);
+void secondary_stop_copy(struct node *node);
+void secondary_take_over(struct node *node);
+void secondary_left_colo(struct node *node, bool ok, const char *text);
+void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed);
+
+#endif

@@ -1,0 +1,947 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The secondary's side of the node: theory of operation
+ *
+ * Standing by. The SVM's tap is on no bridge and the hold is mute, so that nothing it says can
+ * leave the host. What it says becomes digests; what the PVM hears is fed to it, mapped.
+ *
+ * The input log. Input comes numbered. It is fed to the lineage that runs, and kept as long as a
+ * checkpoint to come could be older than it: C(j) says how much of the input is in it, and what is
+ * not is fed (again) to lineage j (R5). Only what the PVM has taken while it was in the epoch of
+ * the lineage that runs here can be in every later checkpoint, and is forgotten.
+ *
+ * A checkpoint is buffered whole, its length and hash are checked, and then it is committed: the
+ * primary is told, and whatever happens to it from then on, the SVM continues from no older state
+ * (R3, R4). Then it is loaded:
+ *   the SVM stands still      vm_stopped(): what it said is read as the old lineage's; input that
+ *                             it has not taken is thrown away; the new lineage begins
+ *   the SVM runs              vm_loaded(): input from the cut on is fed
+ *
+ * Taking over: finish a load of what is committed, leave COLO, connect the tap to the bridge, hear
+ * what the clients say through the intercept (mapped), speak (mapped), announce the address. What
+ * the VM says meanwhile is kept in order and said then. A checkpoint that came half is as if it
+ * never was.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "colo-proxy/control/log.h"
+#include "colo-proxy/datapath/announce.h"
+#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/node_private.h"
+#include "qemu-glue/tcg_flush.h"
+
+#define FEED_RETRY_NS	  (1 * MS)
+#define BACKLOG_MAX	  (16u << 20)
+#define CKPT_KEEP	  (64u << 20)
+#define CKPT_EXTRA	  (64u << 20)
+#define ANNOUNCE_EVERY_NS (200 * MS)
+#define ANNOUNCE_TIMES	  5u
+#define EXPIRE_EVERY_NS	  (5000 * MS)
+#define IDLE_NS		  (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
+#define PROTECT_HEAD_LEN  (4 + sizeof(struct packet_digest_key))
+
+static struct secondary *of(struct node *node)
+{
+	return &node->s;
+}
+
+static void give_up(struct node *node, const char *why)
+{
+	log_error("the copy of the VM: %s", why);
+	node_send(node, LINK_FAST, MSG_REFUSED, 0, why, strlen(why));
+	link_flush(node->link);
+	node_role(node, ROLE_EV_COPY_FAILED);
+}
+
+/* The lineage cannot go on: the copy is worthless, and the primary goes on without one. */
+static void copy_broken(struct node *node, const char *why)
+{
+	if (node->role.state == ROLE_JOINING) {
+		give_up(node, why);
+		return;
+	}
+	log_error("the copy of the VM is lost: %s", why);
+	node_role(node, ROLE_EV_VM_LOST);
+}
+
+/* ---- what the SVM says ---- */
+
+static void shadow_digest(void *ctx, uint32_t lineage, const struct digest *digest)
+{
+	struct node *node = ctx;
+	struct secondary *s = of(node);
+
+	(void)lineage; /* flushed before it changes */
+	digest_pack(s->batch + s->batch_len, digest);
+	s->batch_len += DIGEST_WIRE_LEN;
+	if (s->batch_len == sizeof(s->batch))
+		secondary_flush_digests(node);
+}
+
+static const struct shadow_ops shadow_operations = { .digest = shadow_digest };
+
+void secondary_flush_digests(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	if (!s->batch_len)
+		return;
+	if (node_send(node, LINK_FAST, MSG_DIGEST, s->lineage, s->batch, s->batch_len) != 0)
+		s->digests_lost += s->batch_len / DIGEST_WIRE_LEN;
+	s->batch_len = 0;
+}
+
+static void keep_output(struct node *node, struct frame *frame)
+{
+	struct secondary *s = of(node);
+
+	if (s->backlog.bytes + frame->len > BACKLOG_MAX) {
+		node->discarded_packets++;
+		hold_discard(node->hold, frame);
+		return;
+	}
+	frame_queue_push(&s->backlog, frame);
+}
+
+static void speak(struct node *node, struct frame *frame)
+{
+	shadow_translate(node->shadow, frame, loop_now(node->loop));
+	node_release(node, frame, true);
+}
+
+void secondary_output(struct node *node, struct frame *frame)
+{
+	struct secondary *s = of(node);
+
+	switch (node->role.state) {
+	case ROLE_ALONE:
+		speak(node, frame);
+		return;
+	case ROLE_JOINING:
+		if (!node->shadow)
+			break;
+		keep_output(node, frame); /* until the primary has begun epoch 0 */
+		return;
+	case ROLE_TAKING_OVER:
+		if (s->ckpt_whole)
+			break; /* a lineage that is about to be replaced */
+		keep_output(node, frame);
+		return;
+	case ROLE_STANDBY:
+	case ROLE_DECIDING:
+	case ROLE_STUCK:
+		shadow_output(node->shadow, frame, loop_now(node->loop));
+		break;
+	default:
+		break;
+	}
+	hold_discard(node->hold, frame);
+}
+
+/* ---- what the SVM hears ---- */
+
+static void count_injected(struct node *node, const struct frame *frame)
+{
+	of(node)->injected++;
+	of(node)->injected_bytes += frame->len;
+}
+
+/* Feeds the log to the lineage that runs, as far as its tap takes it. */
+static void feed(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	while (s->feeding && s->next_to_feed) {
+		struct input *input = s->next_to_feed;
+		struct frame *frame = frame_copy(input->frame);
+		int r;
+
+		if (!frame) {
+			node_arm(node, &s->feed_timer, FEED_RETRY_NS);
+			return;
+		}
+		shadow_input(node->shadow, frame, loop_now(node->loop));
+		r = inject_send(node->inject, frame);
+		if (r == -EAGAIN || r == -ENOBUFS) {
+			frame_free(frame);
+			node_arm(node, &s->feed_timer, FEED_RETRY_NS);
+			return;
+		}
+		if (r == 0)
+			count_injected(node, frame);
+		else
+			s->log.dropped++; /* malformed for the kernel: the PVM's was as well */
+		frame_free(frame);
+		s->next_to_feed = input->next;
+	}
+}
+
+static void hear_clients(struct node *node);
+
+static void feed_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (node->intercept)
+		hear_clients(node);
+	else
+		feed(node);
+}
+
+static void input_arrived(struct node *node, const uint8_t *payload, size_t len)
+{
+	struct secondary *s = of(node);
+	struct frame *frame;
+	uint64_t index;
+	int r = input_unpack(&index, &frame, payload, len);
+
+	if (r == -EPROTO) {
+		link_drop(node->link, "an input frame of an impossible length");
+		return;
+	}
+	if (r == 0)
+		r = input_log_push(&s->log, index, frame, node->config->max_input_log_bytes);
+	if (r < 0) {
+		node_send(node, LINK_FAST, MSG_BROKEN, s->lineage, NULL, 0);
+		return;
+	}
+	if (!s->next_to_feed)
+		s->next_to_feed = s->log.tail;
+	feed(node);
+}
+
+static void forget_input(struct node *node, uint64_t below)
+{
+	struct secondary *s = of(node);
+
+	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < below)
+		input_log_pop(&s->log);
+}
+
+void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed)
+{
+	struct secondary *s = of(node);
+
+	s->primary_epoch = epoch;
+	if (node->role.state == ROLE_STANDBY && epoch == s->lineage && s->feeding)
+		forget_input(node, consumed);
+}
+
+/* Throws away what is in the SVM's tap: it belongs to the lineage that ends. */
+static void empty_tap(struct node *node)
+{
+	static uint8_t scratch[FRAME_MAX_LEN + 64];
+
+	while (read(node->tap_fd, scratch, sizeof(scratch)) > 0)
+		;
+}
+
+/* ---- the migration socket ---- */
+
+static void close_svm(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	if (s->svm.added) {
+		loop_del(node->loop, &s->svm);
+		close(s->svm.fd);
+	}
+	relay_secondary_free(s->relay);
+	s->relay = NULL;
+	free(s->stream);
+	s->stream = NULL;
+	s->stream_len = s->stream_done = 0;
+}
+
+static void svm_failed(struct node *node, const char *why)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "the migration channel of the SVM's QEMU: %s", why);
+	close_svm(node);
+	copy_broken(node, text);
+}
+
+static void write_svm(struct node *node)
+{
+	struct secondary *s = of(node);
+	const uint8_t *ptr;
+	size_t len;
+
+	while (s->relay) {
+		ssize_t n;
+
+		relay_secondary_pending(s->relay, &ptr, &len);
+		if (!len)
+			break;
+		n = send(s->svm.fd, ptr, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+			loop_set_events(node->loop, &s->svm, EPOLLIN | EPOLLOUT);
+			return;
+		}
+		if (n < 0) {
+			svm_failed(node, strerror(errno));
+			return;
+		}
+		relay_secondary_wrote(s->relay, (size_t)n);
+	}
+	if (s->relay)
+		loop_set_events(node->loop, &s->svm, EPOLLIN);
+}
+
+/* Gives the relay what it did not take of the initial stream. */
+static void push_stream(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	while (s->relay && s->stream_done < s->stream_len) {
+		ssize_t n = relay_secondary_from_peer(s->relay, s->stream + s->stream_done,
+						      s->stream_len - s->stream_done);
+
+		if (n < 0) {
+			svm_failed(node, "the primary sent stream bytes after the stream");
+			return;
+		}
+		s->stream_done += (size_t)n;
+		write_svm(node);
+		if (n == 0)
+			return;
+	}
+	if (s->stream && s->stream_done == s->stream_len) {
+		free(s->stream);
+		s->stream = NULL;
+		s->stream_len = s->stream_done = 0;
+		link_pause(node->link, LINK_BULK, false);
+	}
+}
+
+static void stream_arrived(struct node *node, const uint8_t *payload, size_t len)
+{
+	struct secondary *s = of(node);
+	ssize_t n;
+
+	if (!s->relay || s->stream) {
+		link_drop(node->link, "stream bytes that nobody asked for");
+		return;
+	}
+	n = relay_secondary_from_peer(s->relay, payload, len);
+	if (n < 0) {
+		svm_failed(node, "the primary sent stream bytes after the stream");
+		return;
+	}
+	if ((size_t)n < len) {
+		s->stream = malloc(len - (size_t)n);
+		if (!s->stream) {
+			svm_failed(node, "no memory for the stream");
+			return;
+		}
+		s->stream_len = len - (size_t)n;
+		memcpy(s->stream, payload + n, s->stream_len);
+		link_pause(node->link, LINK_BULK, true);
+	}
+	write_svm(node);
+	push_stream(node);
+}
+
+static void svm_ready(void *ctx, uint32_t events)
+{
+	struct node *node = ctx;
+	struct secondary *s = of(node);
+
+	if (events & EPOLLOUT) {
+		write_svm(node);
+		push_stream(node);
+	}
+	while (s->relay && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) {
+		uint8_t *ptr;
+		size_t len;
+		ssize_t n;
+
+		if (relay_secondary_want(s->relay, &ptr, &len) < 0) {
+			svm_failed(node, relay_secondary_error(s->relay));
+			return;
+		}
+		n = recv(s->svm.fd, ptr, len, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			break;
+		if (n <= 0) {
+			svm_failed(node, n == 0 ? "closed by QEMU" : strerror(errno));
+			return;
+		}
+		if (relay_secondary_got(s->relay, (size_t)n, loop_clock()) < 0) {
+			svm_failed(node, relay_secondary_error(s->relay));
+			return;
+		}
+		if (s->relay)
+			write_svm(node);
+	}
+}
+
+/* ---- the relay's operations ---- */
+
+static int stream_back(void *ctx, const uint8_t *data, size_t len)
+{
+	return node_send(ctx, LINK_FAST, MSG_STREAM_BACK, 0, data, len);
+}
+
+static void vm_running(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	shadow_lineage(node->shadow, 0);
+	node_send(node, LINK_FAST, MSG_RUNNING, 0, NULL, 0);
+	link_flush(node->link);
+}
+
+static void vm_stopped(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+	struct secondary *s = of(node);
+
+	s->load_started = now;
+	node_drain_hold(node);
+	empty_tap(node);
+	s->lineage = (uint32_t)s->ckpt.epoch;
+	shadow_lineage(node->shadow, s->lineage);
+	if (s->flush)
+		tcg_flush_bump(s->flush);
+}
+
+static void leave_colo(struct node *node);
+
+static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
+{
+	struct node *node = ctx;
+	struct secondary *s = of(node);
+	uint8_t payload[8];
+
+	(void)ckpt;
+	s->loads++;
+	s->ckpt_whole = s->loading = false;
+	ckpt_buf_reset(&s->ckpt.buf);
+	hist_add(&node->load_hist, now - s->load_started);
+	s->next_to_feed = s->log.head;
+	while (s->next_to_feed && s->next_to_feed->index < s->input_cut)
+		s->next_to_feed = s->next_to_feed->next;
+	forget_input(node, s->input_cut);
+	s->feeding = true;
+	u64_pack(payload, now - s->load_started);
+	if (link_is_up(node->link)) {
+		node_send(node, LINK_FAST, MSG_LOADED, s->lineage, payload, sizeof(payload));
+		link_flush(node->link);
+	}
+	feed(node);
+	if (s->taking_over)
+		leave_colo(node);
+}
+
+static const struct relay_secondary_ops relay_operations = {
+	.back = stream_back,
+	.running = vm_running,
+	.stopped = vm_stopped,
+	.loaded = vm_loaded,
+};
+
+/* ---- joining ---- */
+
+static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
+{
+	char text[400];
+	uint32_t mib;
+
+	if (node->role.state != ROLE_JOINING || node->shadow) {
+		link_drop(node->link, "protection was asked for twice");
+		return;
+	}
+	if (len < PROTECT_HEAD_LEN) {
+		link_drop(node->link, "a PROTECT message that is too short");
+		return;
+	}
+	mib = (uint32_t)payload[0] << 24 | (uint32_t)payload[1] << 16 | (uint32_t)payload[2] << 8 |
+	      payload[3];
+	if (mib != node->config->memory_mib ||
+	    len - PROTECT_HEAD_LEN != strlen(node->machine) ||
+	    memcmp(payload + PROTECT_HEAD_LEN, node->machine, len - PROTECT_HEAD_LEN) != 0) {
+		snprintf(text, sizeof(text),
+			 "the VM is another one here: here \"%s\", %lu MiB; on the primary \"%.*s\", "
+			 "%u MiB. Make [vm] the same in both configurations",
+			 node->machine, (unsigned long)node->config->memory_mib,
+			 (int)(len - PROTECT_HEAD_LEN < 120 ? len - PROTECT_HEAD_LEN : 120),
+			 (const char *)payload + PROTECT_HEAD_LEN, mib);
+		give_up(node, text);
+		return;
+	}
+	memcpy(&node->digest_key, payload + 4, sizeof(node->digest_key));
+	if (shadow_new(&node->shadow, (uint32_t)node->config->max_flows, &node->digest_key,
+		       &shadow_operations, node) < 0) {
+		give_up(node, "no memory");
+		return;
+	}
+	empty_tap(node);
+	node->ops->order(node->ctx, ORDER_START_SECONDARY, "");
+}
+
+static int connect_svm(struct node *node)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int size = 4 << 20;
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", node->migration_path);
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	r = relay_secondary_new(&of(node)->relay, &relay_operations, node);
+	if (r == 0)
+		r = loop_add(node->loop, &of(node)->svm, fd, EPOLLIN, svm_ready, node);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
+void secondary_vm_ready(struct node *node, bool ok, const char *text)
+{
+	int r;
+
+	if (node->role.state != ROLE_JOINING)
+		return;
+	if (!ok) {
+		give_up(node, text);
+		return;
+	}
+	of(node)->vm_up = true;
+	r = connect_svm(node);
+	if (r < 0) {
+		char words[160];
+
+		snprintf(words, sizeof(words), "cannot connect to the SVM's QEMU at %s: %s",
+			 node->migration_path, strerror(-r));
+		give_up(node, words);
+		return;
+	}
+	node_send(node, LINK_FAST, MSG_READY, 0, NULL, 0);
+	link_flush(node->link);
+}
+
+static void epoch_0_begins(struct node *node, const uint8_t *payload, size_t len)
+{
+	struct secondary *s = of(node);
+	struct frame *frame;
+
+	if (len != 8 || node->role.state != ROLE_JOINING || !s->relay) {
+		link_drop(node->link, "an epoch that begins without a copy");
+		return;
+	}
+	s->lineage = 0;
+	s->input_cut = u64_unpack(payload);
+	s->feeding = true;
+	node->committed_epoch = 0;
+	node_role(node, ROLE_EV_LINEAGE_0);
+	while ((frame = frame_queue_pop(&s->backlog)))
+		secondary_output(node, frame);
+	secondary_flush_digests(node);
+}
+
+/* ---- checkpoints ---- */
+
+static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct secondary *s = of(node);
+
+	if (len != 16 || node->role.state != ROLE_STANDBY || s->ckpt_open || s->ckpt_whole ||
+	    epoch != s->lineage + 1 || u64_unpack(payload) > s->ckpt.buf.limit) {
+		link_drop(node->link, "a checkpoint that is out of turn or too large");
+		return;
+	}
+	ckpt_buf_reset(&s->ckpt.buf);
+	s->ckpt.epoch = epoch;
+	s->ckpt_size = u64_unpack(payload);
+	s->input_cut = u64_unpack(payload + 8);
+	s->ckpt_open = true;
+}
+
+static void data_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct secondary *s = of(node);
+
+	if (len < 8 || !s->ckpt_open || epoch != s->ckpt.epoch ||
+	    u64_unpack(payload) != s->ckpt.buf.len || s->ckpt.buf.len + (len - 8) > s->ckpt_size ||
+	    ckpt_buf_append(&s->ckpt.buf, payload + 8, len - 8) != 0)
+		link_drop(node->link, "a part of a checkpoint that does not fit");
+}
+
+static void load(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	if (!s->ckpt_whole || s->loading)
+		return;
+	if (relay_secondary_load(s->relay, &s->ckpt) < 0) {
+		svm_failed(node, relay_secondary_error(s->relay));
+		return;
+	}
+	s->loading = true;
+	s->feeding = false;
+	write_svm(node);
+}
+
+static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct secondary *s = of(node);
+	XXH128_canonical_t canonical;
+
+	if (len != 16 || !s->ckpt_open || epoch != s->ckpt.epoch) {
+		link_drop(node->link, "the end of a checkpoint that did not begin");
+		return;
+	}
+	s->ckpt_open = false;
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits(s->ckpt.buf.base, s->ckpt.buf.len));
+	if (s->ckpt.buf.len != s->ckpt_size || memcmp(canonical.digest, payload, 16) != 0) {
+		link_drop(node->link, "a checkpoint that is not what its end says");
+		return;
+	}
+	s->ckpt_whole = true;
+	node->committed_epoch = epoch;
+	node_send(node, LINK_FAST, MSG_COMMITTED, epoch, NULL, 0);
+	link_flush(node->link);
+	load(node);
+}
+
+/* ---- takeover ---- */
+
+static void announce(struct node *node)
+{
+	struct in_addr ipv4[8];
+	uint32_t heard[8];
+	uint8_t mac[6] = { 0 };
+	uint32_t n = shadow_addresses(node->shadow, heard, 8, mac);
+	struct frame *list = NULL;
+
+	for (uint32_t i = 0; i < n; i++)
+		ipv4[i].s_addr = htonl(heard[i]);
+	if (n == 0 || announce_build(mac, ipv4, n, NULL, 0, &list) < 0)
+		return;
+	while (list) {
+		struct frame *next = list->next;
+
+		list->next = NULL;
+		node_release(node, list, true);
+		list = next;
+	}
+	hold_flush(node->hold);
+}
+
+static void announce_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	announce(node);
+	if (++of(node)->announcements < ANNOUNCE_TIMES)
+		node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
+}
+
+/* Input from the clients, through the intercept. What the tap does not take waits in order. */
+static void hear_clients(struct node *node)
+{
+	struct secondary *s = of(node);
+	struct frame *list = NULL;
+
+	for (;;) {
+		struct input *input = s->log.head;
+
+		if (input) {
+			int r = inject_send(node->inject, input->frame);
+
+			if (r == -EAGAIN || r == -ENOBUFS) {
+				node_arm(node, &s->feed_timer, FEED_RETRY_NS);
+				return;
+			}
+			if (r == 0)
+				count_injected(node, input->frame);
+			input_log_pop(&s->log);
+			continue;
+		}
+		if (intercept_receive(node->intercept, &list, FRAME_BATCH) <= 0)
+			return;
+		while (list) {
+			struct frame *next = list->next;
+
+			list->next = NULL;
+			shadow_input(node->shadow, list, loop_now(node->loop));
+			input_log_push(&s->log, 0, list, UINT64_MAX);
+			list = next;
+		}
+	}
+}
+
+static void clients_ready(void *ctx, uint32_t events)
+{
+	(void)events;
+	hear_clients(ctx);
+}
+
+static void stop_intercepting(struct node *node)
+{
+	intercept_set(node->intercept, false);
+	hear_clients(node);
+	loop_del(node->loop, &node->intercept_source);
+	intercept_close(node->intercept);
+	node->intercept = NULL;
+	node_event(node, "no connection needs its numbers mapped any more");
+}
+
+static void expire_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	if (shadow_expire(node->shadow, IDLE_NS, now) == 0 && node->intercept &&
+	    !of(node)->log.head) {
+		stop_intercepting(node);
+		return;
+	}
+	node_arm(node, &of(node)->expire_timer, EXPIRE_EVERY_NS);
+}
+
+static int go_live(struct node *node, char *err, size_t errlen)
+{
+	int r = intercept_open(node->tap, NULL, (uint32_t)node->config->mark, 0, &node->intercept,
+			       err, errlen);
+
+	if (r < 0)
+		return r;
+	r = loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
+		     clients_ready, node);
+	if (r == 0)
+		r = link_enslave(node->tap, node->config->bridge);
+	if (r == 0)
+		r = hold_set_mute(node->hold, false);
+	if (r < 0)
+		snprintf(err, errlen, "connecting %s to bridge %s: %s", node->tap,
+			 node->config->bridge, strerror(-r));
+	return r;
+}
+
+/* The VM has left COLO and runs: it speaks from here on. */
+void secondary_left_colo(struct node *node, bool ok, const char *text)
+{
+	struct secondary *s = of(node);
+	uint64_t now = loop_now(node->loop);
+	char err[200];
+	struct frame *frame;
+
+	if (node->role.state != ROLE_TAKING_OVER)
+		return;
+	if (!ok || go_live(node, err, sizeof(err)) < 0) {
+		node_message(node, ok ? err : text);
+		log_error("the takeover failed: %s; this side stays silent", ok ? err : text);
+		return;
+	}
+	node_drain_hold(node);
+	shadow_takeover(node->shadow, now);
+	input_log_clear(&s->log);
+	s->next_to_feed = NULL;
+	announce(node);
+	while ((frame = frame_queue_pop(&s->backlog)))
+		speak(node, frame);
+	hold_flush(node->hold);
+	node->takeover.live_ns = node_realtime();
+	node->takeover.lineage = s->lineage;
+	node_role(node, ROLE_EV_TAKEN_OVER);
+	if (link_is_up(node->link)) {
+		node_send(node, LINK_FAST, MSG_TAKEN, s->lineage, NULL, 0);
+		link_flush(node->link);
+	}
+	node_arm(node, &s->announce_timer, ANNOUNCE_EVERY_NS);
+	node_arm(node, &s->expire_timer, EXPIRE_EVERY_NS);
+}
+
+static void leave_colo(struct node *node)
+{
+	feed(node);
+	close_svm(node);
+	node->ops->order(node->ctx, ORDER_LEAVE_COLO, "the primary is lost");
+}
+
+void secondary_take_over(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	if (!node->takeover.detected_ns)
+		node->takeover.detected_ns = node_realtime();
+	if (!node->takeover.fenced_ns)
+		node->takeover.fenced_ns = node_realtime();
+	s->taking_over = true;
+	if (s->ckpt_open) {
+		s->ckpt_open = false; /* it came half: as if it never was (R3) */
+		node_event(node, "checkpoint %lu came half and is dropped",
+			   (unsigned long)s->ckpt.epoch);
+		ckpt_buf_reset(&s->ckpt.buf);
+	}
+	if (!s->ckpt_whole)
+		leave_colo(node);
+	/* else: vm_loaded() goes on */
+}
+
+void secondary_stop_copy(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	loop_timer_clear(node->loop, &s->feed_timer);
+	close_svm(node);
+	input_log_clear(&s->log);
+	s->next_to_feed = NULL;
+	frame_queue_clear(&s->backlog);
+	ckpt_buf_reset(&s->ckpt.buf);
+	s->ckpt_open = s->ckpt_whole = s->loading = s->feeding = false;
+	s->handed_over = s->taking_over = false;
+	s->batch_len = 0;
+	s->lineage = 0;
+	shadow_free(node->shadow);
+	node->shadow = NULL;
+	if (s->vm_up)
+		node->ops->order(node->ctx, ORDER_KILL_VM, "the copy is worthless");
+	s->vm_up = false;
+}
+
+/* ---- messages ---- */
+
+static void handover_arrived(struct node *node, uint32_t epoch, size_t len)
+{
+	if (len != 8 || epoch > node->committed_epoch) {
+		link_drop(node->link, "a handover to a checkpoint that is not committed");
+		return;
+	}
+	node_event(node, "the primary hands over");
+	node->takeover.detected_ns = node->takeover.fenced_ns = node_realtime();
+	node_role(node, ROLE_EV_PEER_YIELDED);
+}
+
+static void flow_open_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct flow_open open;
+
+	if (flow_open_unpack(&open, payload, len) != 0) {
+		link_drop(node->link, "a FLOW_OPEN of the wrong length");
+		return;
+	}
+	shadow_flow_open(node->shadow, epoch, &open, loop_now(node->loop));
+	secondary_flush_digests(node);
+}
+
+static void ts_lead_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	if (len != 4) {
+		link_drop(node->link, "a TS_LEAD of the wrong length");
+		return;
+	}
+	shadow_ts_lead(node->shadow, epoch,
+		       (uint32_t)payload[0] << 24 | (uint32_t)payload[1] << 16 |
+			       (uint32_t)payload[2] << 8 | payload[3]);
+}
+
+/* Messages that only make sense while there is a copy. */
+static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+			 size_t len)
+{
+	switch (type) {
+	case MSG_STREAM:
+		stream_arrived(node, payload, len);
+		return;
+	case MSG_START:
+		epoch_0_begins(node, payload, len);
+		return;
+	case MSG_INPUT:
+		input_arrived(node, payload, len);
+		return;
+	case MSG_FLOW_OPEN:
+		flow_open_arrived(node, epoch, payload, len);
+		return;
+	case MSG_TS_LEAD:
+		ts_lead_arrived(node, epoch, payload, len);
+		return;
+	case MSG_CKPT_BEGIN:
+		begin_arrived(node, epoch, payload, len);
+		return;
+	case MSG_CKPT_DATA:
+		data_arrived(node, epoch, payload, len);
+		return;
+	case MSG_CKPT_END:
+		end_arrived(node, epoch, payload, len);
+		return;
+	case MSG_HANDOVER:
+		handover_arrived(node, epoch, len);
+		return;
+	default:
+		link_drop(node->link, "a message that a primary does not send");
+	}
+}
+
+void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+		       size_t len)
+{
+	switch (type) {
+	case MSG_PROTECT:
+		protect_asked(node, payload, len);
+		return;
+	case MSG_UNPROTECT:
+		node_event(node, "the primary ends protection: %.*s", (int)(len < 100 ? len : 100),
+			   (const char *)payload);
+		node_role(node, ROLE_EV_PEER_ALONE);
+		return;
+	default:
+		break;
+	}
+	/* What was on its way when the copy was given up or the VM became this side's. */
+	if (!node->shadow || node->role.state == ROLE_ALONE || node->role.state == ROLE_TAKING_OVER)
+		return;
+	copy_message(node, type, epoch, payload, len);
+}
+
+/* ---- set-up ---- */
+
+int secondary_init(struct node *node, char *err, size_t errlen)
+{
+	struct secondary *s = of(node);
+	int r = ckpt_buf_init(&s->ckpt.buf, (size_t)(node->config->memory_mib << 20) + CKPT_EXTRA,
+			      CKPT_KEEP);
+
+	if (r < 0) {
+		snprintf(err, errlen, "no memory for a checkpoint of %lu MiB",
+			 (unsigned long)node->config->memory_mib);
+		return r;
+	}
+	s->feed_timer = (struct loop_timer){ .fire = feed_due, .ctx = node };
+	s->announce_timer = (struct loop_timer){ .fire = announce_due, .ctx = node };
+	s->expire_timer = (struct loop_timer){ .fire = expire_due, .ctx = node };
+	return inject_open(node->tap, (uint32_t)node->config->mark, 0, &node->inject, err, errlen);
+}
+
+void secondary_fini(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	if (node->loop)
+		close_svm(node);
+	input_log_clear(&s->log);
+	frame_queue_clear(&s->backlog);
+	ckpt_buf_fini(&s->ckpt.buf);
+	shadow_free(node->shadow);
+}
