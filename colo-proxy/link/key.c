@@ -95,7 +95,7 @@ int link_key_read(const char *path, struct link_key *ret_key, char *err, size_t 
 		snprintf(err, errlen, "key file %s: %s", path, strerror(-error));
 	} else if ((size_t)n == sizeof(text)) {
 		error = -EFBIG;
-		snprintf(err, errlen, "key file %s has more than %d bytes", path, TEXT_MAX - 1);
+		snprintf(err, errlen, "key file %s has more than %u bytes", path, TEXT_MAX - 1);
 	} else {
 		error = parse_hex(path, text, (size_t)n, &key, err, errlen);
 	}

@@ -65,9 +65,11 @@ static int compare(const void *a, const void *b)
 
 static void print_rounds(struct end *e, const char *when)
 {
+	size_t mid = ROUNDS / 2, high = ROUNDS - ROUNDS / 100;
+
 	qsort(e->rounds, ROUNDS, sizeof(e->rounds[0]), compare);
 	printf("  round trip %s: median %.1f us, 99 %% %.1f us, max %.1f us\n", when,
-	       (double)e->rounds[ROUNDS / 2] / 1e3, (double)e->rounds[ROUNDS * 99 / 100] / 1e3,
+	       (double)e->rounds[mid] / 1e3, (double)e->rounds[high] / 1e3,
 	       (double)e->rounds[ROUNDS - 1] / 1e3);
 }
 

@@ -226,9 +226,11 @@ static void test_end(struct test *t)
 	loop_free(t->loop);
 }
 
+static const bool in_clear = false, under_tls = true;
+
 static bool encrypted(const void *data)
 {
-	return GPOINTER_TO_INT(data) != 0;
+	return *(const bool *)data;
 }
 
 static void test_messages(const void *data)
@@ -863,8 +865,8 @@ static void add_both(const char *name, void (*fn)(const void *data))
 	g_autofree char *clear = g_strdup_printf("/link/%s/clear", name);
 	g_autofree char *tls = g_strdup_printf("/link/%s/tls", name);
 
-	g_test_add_data_func(clear, GINT_TO_POINTER(0), fn);
-	g_test_add_data_func(tls, GINT_TO_POINTER(1), fn);
+	g_test_add_data_func(clear, &in_clear, fn);
+	g_test_add_data_func(tls, &under_tls, fn);
 }
 
 int main(int argc, char **argv)
