@@ -316,6 +316,27 @@ static void test_back_pressure(const void *data)
 	test_end(&t);
 }
 
+/* The queue is never empty, so it has to be moved to the front of its buffer again and again. */
+static void test_long_flow(const void *data)
+{
+	uint64_t sent = 0;
+	struct test t;
+
+	test_begin(&t, encrypted(data));
+	t.p.params.queue_limit[LINK_BULK] = 1; /* the least there is */
+	start_session(&t);
+	while (sent < 300) {
+		unsigned rooms = t.p.rooms[LINK_BULK];
+
+		while (!send_numbered(&t.p, LINK_BULK, sent, 150000 + sent))
+			sent++;
+		UNTIL(&t, t.p.rooms[LINK_BULK] == rooms + 1);
+		g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), >, 0);
+	}
+	UNTIL(&t, t.s.got[LINK_BULK] == sent);
+	test_end(&t);
+}
+
 /* Paused in the callback, message by message. */
 static void test_pause_each(const void *data)
 {
@@ -379,6 +400,7 @@ static void test_peer_gone(const void *data)
 	g_assert_cmpint(send_numbered(&t.p, LINK_FAST, 0, 20), ==, -ENOTCONN);
 	UNTIL(&t, t.p.refusals == 1);
 	g_assert_nonnull(strstr(t.p.refused->str, "Connection refused"));
+	turn_for(&t, 60); /* more attempts, with the same outcome */
 	t.s.downs = t.s.ups;
 	t.s.params.port = t.p.params.port;
 	side_start(&t.s);
@@ -875,6 +897,7 @@ int main(int argc, char **argv)
 	add_both("messages", test_messages);
 	g_test_add_func("/link/send-refuses", test_send_refuses);
 	add_both("back-pressure", test_back_pressure);
+	add_both("long-flow", test_long_flow);
 	add_both("pause-each", test_pause_each);
 	add_both("close-and-drop", test_close_and_drop);
 	add_both("peer-gone", test_peer_gone);
