@@ -45,6 +45,7 @@
 #define READ_BUDGET	  (4u << 20) /* bytes of one turn from the migration socket */
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
 #define START_POLL_NS	  (1 * MS)
+#define READ_RETRY_NS	  (1 * MS)   /* the link has no room for the first copy */
 #define PAUSE_SHARE	  5u         /* at least this many times the last pause between cuts */
 #define CKPT_KEEP	  (64u << 20)
 #define CKPT_EXTRA	  (64u << 20)
@@ -434,6 +435,7 @@ static void close_pvm(struct node *node)
 	struct primary *p = of(node);
 
 	loop_timer_clear(node->loop, &p->start_timer);
+	loop_timer_clear(node->loop, &p->read_timer);
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	loop_timer_clear(node->loop, &p->epoch_timer);
 	if (p->pvm.added) {
@@ -512,6 +514,7 @@ static void read_pvm(struct node *node)
 		if (!may_read(node)) {
 			loop_set_events(node->loop, &p->pvm,
 					p->pvm.events & ~(uint32_t)EPOLLIN);
+			node_arm(node, &p->read_timer, READ_RETRY_NS);
 			return;
 		}
 		r = relay_primary_want(p->relay, &ptr, &len);
@@ -538,6 +541,17 @@ static void read_pvm(struct node *node)
 		write_pvm(node);
 		pump_checkpoint(node);
 	}
+}
+
+static void read_again(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (!of(node)->pvm.added)
+		return;
+	loop_set_events(node->loop, &of(node)->pvm, of(node)->pvm.events | EPOLLIN);
+	read_pvm(node);
 }
 
 static void pvm_ready(void *ctx, uint32_t events)
@@ -910,17 +924,11 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 
 void primary_room(struct node *node, enum link_channel channel)
 {
-	struct primary *p = of(node);
-
 	if (channel == LINK_FAST) {
 		send_unsent(node);
 		return;
 	}
 	pump_checkpoint(node);
-	if (p->pvm.added && !(p->pvm.events & EPOLLIN)) {
-		loop_set_events(node->loop, &p->pvm, p->pvm.events | EPOLLIN);
-		read_pvm(node);
-	}
 }
 
 /* ---- set-up ---- */
@@ -960,6 +968,7 @@ int primary_init(struct node *node, char *err, size_t errlen)
 
 	p->boot_timer = (struct loop_timer){ .fire = boot_due, .ctx = node };
 	p->start_timer = (struct loop_timer){ .fire = start_epoch_0, .ctx = node };
+	p->read_timer = (struct loop_timer){ .fire = read_again, .ctx = node };
 	p->gate_timer = (struct loop_timer){ .fire = gate_due, .ctx = node };
 	p->trigger_timer = (struct loop_timer){ .fire = trigger_due, .ctx = node };
 	p->epoch_timer = (struct loop_timer){ .fire = epoch_over, .ctx = node };

@@ -299,6 +299,17 @@ static void write_svm(struct node *node)
 		loop_set_events(node->loop, &s->svm, EPOLLIN);
 }
 
+/* The socket did not take everything: EPOLLOUT calls again. */
+static bool svm_blocked(struct node *node)
+{
+	const uint8_t *ptr;
+	size_t len = 0;
+
+	if (of(node)->relay)
+		relay_secondary_pending(of(node)->relay, &ptr, &len);
+	return len > 0;
+}
+
 /* Gives the relay what it did not take of the initial stream. */
 static void push_stream(struct node *node)
 {
@@ -314,8 +325,8 @@ static void push_stream(struct node *node)
 		}
 		s->stream_done += (size_t)n;
 		write_svm(node);
-		if (n == 0)
-			return;
+		if (svm_blocked(node))
+			return; /* until the socket takes more */
 	}
 	if (s->stream && s->stream_done == s->stream_len) {
 		free(s->stream);

@@ -142,7 +142,7 @@ static char *suggest(const char *section, const char *key)
 		const struct config_key *row = &config_table[i];
 		unsigned d;
 
-		if (key && strcmp(row->section, section))
+		if (key && strcmp(row->section, section) != 0)
 			continue;
 		d = key ? distance(key, row->key) : distance(section, row->section);
 		if (d < nearest) {

@@ -76,7 +76,7 @@ char *config_example(void)
 		const struct config_key *key = &config_table[i];
 		char *text = describe(key);
 
-		if (strcmp(section, key->section)) {
+		if (strcmp(section, key->section) != 0) {
 			section = key->section;
 			g_string_append_printf(out, "\n[%s]\n", section);
 			append_comment(out, section_about(section));
@@ -109,7 +109,7 @@ char *config_reference(void)
 		const struct config_key *key = &config_table[i];
 		char *text = describe(key);
 
-		if (strcmp(section, key->section)) {
+		if (strcmp(section, key->section) != 0) {
 			section = key->section;
 			g_string_append_printf(out, "%s## SECTION \\[%s\\]\n\n", i ? "\n" : "",
 			                       section);
@@ -133,7 +133,7 @@ char *config_dump(const struct config *config)
 		const struct config_key *key = &config_table[i];
 		char *value = config_get(config, key);
 
-		if (strcmp(section, key->section)) {
+		if (strcmp(section, key->section) != 0) {
 			section = key->section;
 			g_string_append_printf(out, "[%s]\n", section);
 		}

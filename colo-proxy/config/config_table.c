@@ -63,7 +63,7 @@ static const struct config_choice levels[] = {
 };
 
 #define KEY(s, k, t, member)                                                                       \
-	.section = s, .key = k, .type = t, .offset = offsetof(struct config, member)
+	.section = (s), .key = (k), .type = (t), .offset = offsetof(struct config, member)
 #define MILLISECONDS .unit = "ms", .scale = MS
 #define MEBIBYTES    .unit = "MiB", .scale = MIB
 

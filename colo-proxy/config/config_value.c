@@ -218,7 +218,7 @@ static int set_bool(struct config *config, const struct config_key *key, const c
 {
 	bool yes = !strcmp(value, "true") || !strcmp(value, "yes");
 
-	if (!yes && strcmp(value, "false") && strcmp(value, "no"))
+	if (!yes && strcmp(value, "false") != 0 && strcmp(value, "no") != 0)
 		return refuse(key, value, NULL, ret_why);
 	*(bool *)member(config, key) = yes;
 	return 0;

@@ -33,7 +33,6 @@ struct config_choice {
 struct config_key {
 	const char *section;
 	const char *key;
-	enum config_type type;
 	size_t offset;
 	const char *unit; /* for people; NULL: a plain number */
 	uint64_t scale;   /* 0 counts as 1 */
@@ -43,9 +42,10 @@ struct config_key {
 	const char *preset;  /* the default as it would be written; NULL: none */
 	const char *derived; /* with no preset: what stands in its place, in words */
 	const char *example; /* with no preset: what the example file shows */
-	bool active;         /* the example file sets it: there is no sensible default */
-	bool required;       /* an error when missing */
-	const char *help;    /* one line, no full stop */
+	enum config_type type;
+	bool active;      /* the example file sets it: there is no sensible default */
+	bool required;    /* an error when missing */
+	const char *help; /* one line, no full stop */
 };
 
 /* All keys, in the order of the example file; the keys of a section stand together. */

@@ -253,7 +253,7 @@ int control_client_event(struct control_client *client, int timeout_ms, json_t *
 int control_call(const char *path, const char *command, json_t *args, int timeout_ms,
                  json_t **ret_result, char *err, size_t errlen)
 {
-	struct control_client *client;
+	struct control_client *client = NULL;
 	int ret = control_client_open(path, &client, err, errlen);
 
 	if (ret < 0)

@@ -26,27 +26,18 @@ struct field {
 	size_t size; /* FIELD_TEXT: of the array */
 };
 
-#define TRAFFIC(n, t)                                                                              \
-	{                                                                                          \
-		NULL, #n, t, offsetof(struct stats_traffic, n), 0                                  \
-	}
-#define STATS(g, n, t)                                                                             \
-	{                                                                                          \
-#g, #n, t, offsetof(struct stats_snapshot, g.n), 0                                 \
-	}
-#define TOP(n, t)                                                                                  \
-	{                                                                                          \
-		NULL, #n, t, offsetof(struct stats_snapshot, n), 0                                 \
-	}
+/* A member designator (g.n) cannot stand in parentheses. clang-format takes #g for a directive. */
+/* clang-format off */
+/* NOLINTBEGIN(bugprone-macro-parentheses) */
+#define TRAFFIC(n, t) {NULL, #n, (t), offsetof(struct stats_traffic, n), 0}
+#define STATS(g, n, t) {#g, #n, (t), offsetof(struct stats_snapshot, g.n), 0}
+#define TOP(n, t) {NULL, #n, (t), offsetof(struct stats_snapshot, n), 0}
 #define STATUS(n, t)                                                                               \
-	{                                                                                          \
-		NULL, #n, t, offsetof(struct status_snapshot, n),                                  \
-		        sizeof(((struct status_snapshot *)0)->n)                                   \
-	}
+	{NULL, #n, (t), offsetof(struct status_snapshot, n), sizeof(((struct status_snapshot *)0)->n)}
 #define TAKEOVER(n)                                                                                \
-	{                                                                                          \
-		"takeover", #n, FIELD_UINT, offsetof(struct status_snapshot, takeover.n), 0        \
-	}
+	{"takeover", #n, FIELD_UINT, offsetof(struct status_snapshot, takeover.n), 0}
+/* NOLINTEND(bugprone-macro-parentheses) */
+/* clang-format on */
 
 /* Members of the composite types, in the order of their structs: all are uint64_t. */
 static const char *const count_names[] = {"packets", "bytes", NULL};

@@ -312,25 +312,25 @@ static void client_wait(struct client *client, GIOCondition condition)
 	g_source_attach(client->watch, client->server->context);
 }
 
-/* One move: true when there may be another to make at once, with *ret_gone telling of the end. */
+/* One move: true when there is another to make at once; *ret_gone tells of the connection's end. */
 static bool client_move(struct client *client, bool *ret_gone)
 {
-	*ret_gone = false;
-	if (!flush(client)) {
-		*ret_gone = true;
-	} else if (client->out->len) {
-		client_wait(client, G_IO_OUT);
-	} else if (client->request) { /* its answer steps again */
-		client_wait(client, 0);
-	} else if (client->closing) {
-		*ret_gone = true;
-	} else if (handle_next(client) || client->out->len) {
-		return true;
-	} else if (client->ended) { /* what is left is half a request: without effect */
-		*ret_gone = true;
-	} else {
-		client_wait(client, G_IO_IN);
+	bool alive = flush(client);
+	bool idle = alive && !client->out->len && !client->request;
+
+	*ret_gone = !alive || (idle && client->closing);
+	if (*ret_gone)
+		return false;
+	if (!idle) { /* the answer to a request that is out steps again */
+		client_wait(client, client->out->len ? G_IO_OUT : 0);
+		return false;
 	}
+	if (handle_next(client) || client->out->len)
+		return true;
+	/* What is left in the buffer at the end is half a request: without effect. */
+	*ret_gone = client->ended || client->closing;
+	if (!*ret_gone)
+		client_wait(client, G_IO_IN);
 	return false;
 }
 
@@ -558,13 +558,15 @@ int control_server_new(const char *path, gid_t admin_gid, control_handler *handl
 
 void control_server_free(struct control_server *server)
 {
+	struct client *client;
 	struct stat st;
 
 	if (!server)
 		return;
-	while (server->clients) {
-		flush(server->clients);
-		client_free(server->clients);
+	while ((client = server->clients)) {
+		server->clients = client->next;
+		flush(client);
+		client_free(client);
 	}
 	clear_source(&server->watch);
 	clear_source(&server->idle_timer);

@@ -47,7 +47,8 @@ static const char *unknown_member(json_t *object)
 
 	json_object_foreach(object, key, value)
 	{
-		if (strcmp(key, "command") && strcmp(key, "arguments") && strcmp(key, "id"))
+		if (strcmp(key, "command") != 0 && strcmp(key, "arguments") != 0 &&
+		    strcmp(key, "id") != 0)
 			return key;
 	}
 	return NULL;

@@ -136,8 +136,10 @@ static void load_cell(struct prog *p, int map_fd, enum bpf_cell cell)
  * Untagged IPv4 and IPv6 pass, unless the destination is 01:80:c2:00:00:0x: the bridge hands such
  * frames to its LOCAL_IN hook, where br_netfilter does not look.
  */
-static void leave_ip(struct prog *p)
+static void leave_ip(struct prog *p, int map_fd)
 {
+	load_cell(p, map_fd, BPF_CELL_LEAVE_IP);
+	jump_if(p, BPF_JNE, BPF_REG_7, 1, LABEL_DIVERT);
 	load32(p, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, vlan_present));
 	jump_if(p, BPF_JNE, BPF_REG_1, 0, LABEL_DIVERT);
 	move(p, BPF_REG_1, BPF_REG_6);
@@ -198,8 +200,7 @@ int bpf_load_divert(const struct bpf_divert *divert, char *err, size_t errlen)
 	jump_if(&p, BPF_JNE, BPF_REG_7, BPF_MODE_DIVERT, LABEL_DROP);
 	load32(&p, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, mark));
 	jump_if(&p, BPF_JEQ, BPF_REG_1, divert->mark, LABEL_MARKED);
-	if (divert->leave_ip)
-		leave_ip(&p);
+	leave_ip(&p, divert->map_fd);
 	place(&p, LABEL_DIVERT);
 	set(&p, BPF_REG_1, divert->to_ifindex);
 	set(&p, BPF_REG_2, 0);

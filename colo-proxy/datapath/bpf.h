@@ -9,13 +9,14 @@
 /*
  * The data path's BPF programs, assembled here and loaded by bpf(2). Internal to the data path.
  *
- * One array map of two words steers them while they run, so that a change of mode is one system
+ * One array map of three words steers them while they run, so that a change of mode is one system
  * call, takes effect at once, and takes no lock of the network stack:
- *   [BPF_CELL_MODE]    enum bpf_mode of the port's program
- *   [BPF_CELL_REENTRY] 1: what is written to the tap re-enters at the port; 0: it is dropped
+ *   [BPF_CELL_MODE]     enum bpf_mode of the port's program
+ *   [BPF_CELL_REENTRY]  1: what is written to the tap re-enters at the port; 0: it is dropped
+ *   [BPF_CELL_LEAVE_IP] 1: untagged IPv4 and IPv6 are not diverted (another hook holds them)
  */
 
-enum bpf_cell { BPF_CELL_MODE, BPF_CELL_REENTRY, BPF_CELLS };
+enum bpf_cell { BPF_CELL_MODE, BPF_CELL_REENTRY, BPF_CELL_LEAVE_IP, BPF_CELLS };
 
 enum bpf_mode {
 	BPF_MODE_DIVERT, /* to the tap, except frames that carry the mark */
@@ -23,7 +24,7 @@ enum bpf_mode {
 	BPF_MODE_DROP,   /* nothing goes anywhere */
 };
 
-/* A map with both cells zero; returns its descriptor or a negative errno. */
+/* A map with all cells zero; returns its descriptor or a negative errno. */
 int bpf_cells_new(void);
 int bpf_cell_set(int map_fd, enum bpf_cell cell, uint32_t value);
 
@@ -31,7 +32,6 @@ struct bpf_divert {
 	int map_fd;
 	uint32_t mark;  /* a frame with this mark passes, and loses the mark */
 	int to_ifindex; /* others leave through this interface, the tap that the daemon reads */
-	bool leave_ip;  /* untagged IPv4 and IPv6 are not diverted (another hook holds them) */
 };
 
 /*

@@ -38,7 +38,6 @@ static int attach_port(struct divert *d, const struct divert_params *params, cha
 	int prog;
 	int ret;
 
-	divert.leave_ip = params->leave_ip;
 	divert.to_ifindex = link_index(d->tap_name);
 	if (divert.to_ifindex < 0)
 		return divert.to_ifindex;
@@ -120,6 +119,11 @@ int divert_set_mode(struct divert *d, enum bpf_mode mode)
 int divert_set_reentry(struct divert *d, bool on)
 {
 	return bpf_cell_set(d->map_fd, BPF_CELL_REENTRY, on);
+}
+
+int divert_set_leave_ip(struct divert *d, bool on)
+{
+	return bpf_cell_set(d->map_fd, BPF_CELL_LEAVE_IP, on);
 }
 
 int divert_receive(struct divert *d, struct frame **ret_list, unsigned max)

@@ -33,7 +33,6 @@ struct divert_params {
 	const char *tap_name; /* pattern for the tap's name, such as "colo%d" */
 	int side;             /* enum tc_side: TC_SIDE_INGRESS is what the VM says */
 	uint32_t mark;        /* not 0 */
-	bool leave_ip;        /* see struct bpf_divert */
 	bool reentry;         /* what is written to the tap re-enters at the port's ingress */
 	unsigned queue;       /* frames that wait in the tap */
 	enum bpf_mode mode;   /* at the start */
@@ -45,6 +44,7 @@ int divert_open(struct divert *d, const struct divert_params *params, char *err,
 /* Takes effect for the next frame. 0 or a negative errno. */
 int divert_set_mode(struct divert *d, enum bpf_mode mode);
 int divert_set_reentry(struct divert *d, bool on);
+int divert_set_leave_ip(struct divert *d, bool on); /* see bpf.h; off at the start */
 
 /*
  * Up to max frames in order of arrival, as a list; returns their number, 0 when none waits, or a

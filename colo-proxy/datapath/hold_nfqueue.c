@@ -6,7 +6,8 @@
  * comes in by the VM's port to a queue, where the packet stays in the kernel while its bytes are
  * read here; a verdict lets it go on. Superframes stay whole (NFQA_CFG_F_GSO). Every other frame
  * (ARP, VLAN, LLC, unknown types, and IP to the bridge's reserved group addresses, which
- * br_netfilter does not see either) goes through a diversion with a tap, as in hold_tap.c.
+ * br_netfilter does not see either; all IP while the port is on no bridge) goes through a diversion
+ * with a tap, as in hold_tap.c.
  *
  * Invariants: without a listener the rule drops (no bypass flag, no fail-open flag). Verdicts go
  * out one for each packet, many in one sendmsg: NFQNL_MSG_VERDICT_BATCH would accept every packet
@@ -25,6 +26,7 @@
  */
 #include "colo-proxy/datapath/divert.h"
 #include "colo-proxy/datapath/hold.h"
+#include "colo-proxy/datapath/link.h"
 #include "colo-proxy/datapath/netlink.h"
 #include "colo-proxy/datapath/tc.h"
 
@@ -567,9 +569,21 @@ static int queue_set_mode(struct hold *hold, enum hold_mode mode)
 	return ret < 0 ? ret : divert_set_mode(&s->divert, BPF_MODE_PASS);
 }
 
+/*
+ * br_netfilter sees only what enters a bridge. On a port that is on none (a secondary's), IP would
+ * reach the host itself: there the tap holds it too.
+ */
+static int choose_hook(struct hold_nfqueue_state *s)
+{
+	return divert_set_leave_ip(&s->divert, link_master(s->port) > 0);
+}
+
 static int queue_set_mute(struct hold *hold, bool mute)
 {
-	return divert_set_reentry(&((struct hold_nfqueue_state *)hold)->divert, !mute);
+	struct hold_nfqueue_state *s = (struct hold_nfqueue_state *)hold;
+	int ret = choose_hook(s);
+
+	return ret < 0 ? ret : divert_set_reentry(&s->divert, !mute);
 }
 
 static void queue_counters(struct hold *hold, struct hold_counters *ret_counters)
@@ -629,7 +643,6 @@ static int queue_open(const struct hold_params *params, struct hold **ret_hold, 
 	snprintf(s->port, sizeof(s->port), "%s", params->port);
 	divert.tap_name = params->tap_name ? params->tap_name : "colo%d";
 	divert.mark = params->mark;
-	divert.leave_ip = true;
 	divert.reentry = !params->mute;
 	divert.queue = params->max_frames;
 	divert.mode = params->mode == HOLD_MODE_PASS ? BPF_MODE_PASS : BPF_MODE_DROP;
@@ -643,6 +656,8 @@ static int queue_open(const struct hold_params *params, struct hold **ret_hold, 
 	if (!s->in || !s->batch)
 		return fail(s, -ENOMEM);
 	ret = set_sysctls(err, errlen);
+	if (ret == 0)
+		ret = choose_hook(s);
 	if (ret == 0)
 		ret = open_queue(s, params->max_frames, err, errlen);
 	if (ret == 0 && params->mode == HOLD_MODE_HOLD)
