@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "colo-proxy/link/link.h"
+#include "colo-proxy/link/transport.h"
 
 /*
  * Both sides in one process and on one loop. Between them, where a test wants to damage or cut
@@ -882,6 +883,61 @@ static void test_key_file(void)
 	g_assert_cmpuint(key.len, ==, 99);
 }
 
+/* A socket that takes less than a TLS record at a time: nothing is lost, nothing written twice. */
+static void test_small_socket(const void *data)
+{
+	static uint8_t out[300000], in[300000];
+	struct transport_tls *tls[2] = {NULL, NULL};
+	struct link_key key = {.len = 32};
+	int fds[2], small = 4096, done = 0;
+	unsigned i, again = 0;
+	struct transport ends[2];
+	size_t sent = 0, got = 0;
+	char err[256];
+
+	for (i = 0; i < sizeof(out); i++)
+		out[i] = (uint8_t)(i * 7 + i / 251);
+	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), ==, 0);
+	for (i = 0; i < 2; i++) {
+		g_assert_cmpint(setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)),
+		                ==, 0);
+		if (encrypted(data))
+			g_assert_cmpint(transport_tls_new(&tls[i], &key, i), ==, 0);
+		g_assert_cmpint(transport_open(&ends[i], fds[i], tls[i], i), ==, 0);
+	}
+	for (i = 0; done != 3 && i < 1000; i++) {
+		bool want_write;
+
+		if (!(done & 1 << i % 2) &&
+		    transport_handshake(&ends[i % 2], &want_write, err, sizeof(err)) == 1)
+			done |= 1 << i % 2;
+	}
+	g_assert_cmpint(done, ==, 3);
+	while (got < sizeof(in)) {
+		ssize_t n = -EAGAIN;
+
+		if (sent < sizeof(out))
+			n = transport_write(&ends[0], out + sent, sizeof(out) - sent, err,
+			                    sizeof(err));
+		if (n > 0) {
+			sent += (size_t)n;
+			continue;
+		}
+		g_assert_cmpint((int)n, ==, -EAGAIN);
+		again++;
+		n = transport_read(&ends[1], in + got, sizeof(in) - got, err, sizeof(err));
+		g_assert_true(n > 0 || n == -EAGAIN);
+		got += n > 0 ? (size_t)n : 0;
+	}
+	g_assert_cmpuint(again, >, 10);
+	g_assert_cmpuint(sent, ==, sizeof(out));
+	g_assert_cmpmem(in, got, out, sizeof(out));
+	for (i = 0; i < 2; i++) {
+		transport_close(&ends[i]);
+		transport_tls_free(tls[i]);
+	}
+}
+
 static void add_both(const char *name, void (*fn)(const void *data))
 {
 	g_autofree char *clear = g_strdup_printf("/link/%s/clear", name);
@@ -897,6 +953,7 @@ int main(int argc, char **argv)
 	add_both("messages", test_messages);
 	g_test_add_func("/link/send-refuses", test_send_refuses);
 	add_both("back-pressure", test_back_pressure);
+	add_both("small-socket", test_small_socket);
 	add_both("long-flow", test_long_flow);
 	add_both("pause-each", test_pause_each);
 	add_both("close-and-drop", test_close_and_drop);
