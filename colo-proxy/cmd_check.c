@@ -9,6 +9,7 @@
 #include "qemu-glue/versions.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -136,6 +137,15 @@ static void check_fence(struct check *check)
 	}
 }
 
+static void check_admin_group(struct check *check)
+{
+	const char *name = check->config->admin_group;
+
+	if (name && !getgrnam(name))
+		add(check, "admin-group", FINDING_WARN, "create the group, or correct the name",
+		    "there is no group '%s': only root can control the daemon", name);
+}
+
 static void check_configured(struct check *check)
 {
 	const struct config *config = check->config;
@@ -146,6 +156,7 @@ static void check_configured(struct check *check)
 	check_readable(check, "initrd", config->initrd);
 	check_key(check);
 	check_fence(check);
+	check_admin_group(check);
 }
 
 /* Capabilities, the kernel's means of holding output, and the bridge. */

@@ -284,6 +284,19 @@ static void test_answer_too_late(struct fixture *f, const void *data)
 	        0);
 }
 
+/* The client is gone when its request is read: the answer given at once must not free it twice. */
+static void test_gone_before_answer(struct fixture *f, const void *data)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		int fd = dial(f->path);
+
+		put(fd, "{\"command\":\"status\"}\n{\"command\":\"nope\"}\n");
+		close(fd);
+		settle();
+	}
+	g_assert_cmpuint(f->calls, >=, 20);
+}
+
 static void refuse(struct fixture *f, const char *request, const char *part)
 {
 	int fd = dial(f->path);
@@ -617,7 +630,7 @@ static void test_stats_round_trip(void)
 	json_object_set_new(json, "kernel_drops", json_integer(-1));
 	memset(&back, 1, sizeof(back));
 	g_assert_cmpint(stats_from_json(json, &back), ==, -EPROTO);
-	g_assert_cmpint(((char *)&back)[0], ==, 1);
+	g_assert_cmpint(((unsigned char *)&back)[0], ==, 1);
 	json_object_set_new(json, "kernel_drops", json_string("1"));
 	g_assert_cmpint(stats_from_json(json, &back), ==, -EPROTO);
 	json_decref(json);
@@ -831,6 +844,7 @@ int main(int argc, char **argv)
 	ADD("byte-by-byte", test_byte_by_byte);
 	ADD("later", test_later);
 	ADD("answer-too-late", test_answer_too_late);
+	ADD("gone-before-answer", test_gone_before_answer);
 	ADD("refused", test_refused);
 	ADD("too-long", test_too_long);
 	ADD("slow-reader", test_slow_reader);
