@@ -24,7 +24,7 @@
  * administrator may have, and then its way.
  */
 
-#define PROG_MAX 64
+#define PROG_MAX 128 /* both programs have less than 70 */
 
 enum label { LABEL_PASS, LABEL_DROP, LABEL_DIVERT, LABEL_MARKED };
 
@@ -207,7 +207,7 @@ int bpf_load_divert(const struct bpf_divert *divert, char *err, size_t errlen)
 	call(&p, BPF_FUNC_redirect);
 	emit(&p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 	place(&p, LABEL_MARKED);
-	set(&p, BPF_REG_1, 0);
+	set(&p, BPF_REG_1, divert->keep_mark ? (int32_t)divert->mark : 0);
 	emit(&p, BPF_STX | BPF_MEM | BPF_W, BPF_REG_6, BPF_REG_1, offsetof(struct __sk_buff, mark),
 	     0);
 	place(&p, LABEL_PASS);

@@ -31,6 +31,7 @@ int bpf_cell_set(int map_fd, enum bpf_cell cell, uint32_t value);
 struct bpf_divert {
 	int map_fd;
 	uint32_t mark;  /* a frame with this mark passes, and loses the mark */
+	bool keep_mark; /* it passes and keeps it, for a hook that comes later */
 	int to_ifindex; /* others leave through this interface, the tap that the daemon reads */
 };
 

@@ -38,6 +38,7 @@ static int attach_port(struct divert *d, const struct divert_params *params, cha
 	int prog;
 	int ret;
 
+	divert.keep_mark = params->keep_mark;
 	divert.to_ifindex = link_index(d->tap_name);
 	if (divert.to_ifindex < 0)
 		return divert.to_ifindex;

@@ -33,6 +33,7 @@ struct divert_params {
 	const char *tap_name; /* pattern for the tap's name, such as "colo%d" */
 	int side;             /* enum tc_side: TC_SIDE_INGRESS is what the VM says */
 	uint32_t mark;        /* not 0 */
+	bool keep_mark;       /* see struct bpf_divert */
 	bool reentry;         /* what is written to the tap re-enters at the port's ingress */
 	unsigned queue;       /* frames that wait in the tap */
 	enum bpf_mode mode;   /* at the start */

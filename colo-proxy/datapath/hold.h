@@ -23,8 +23,8 @@ enum hold_mode {
 struct hold_params {
 	const char *port;     /* the VM's tap */
 	const char *tap_name; /* name or pattern of the hold tap; NULL: "colo%d" */
-	uint32_t mark;       /* of released frames, not 0; is gone again when they leave the port */
-	uint16_t queue;      /* NFQUEUE number (hold_nfqueue only) */
+	uint32_t mark;  /* of released frames, not 0; with hold_nfqueue no other VM here has it */
+	uint16_t queue; /* NFQUEUE number (hold_nfqueue only) */
 	unsigned max_frames; /* that the kernel keeps for us; 0: TAPDEV_TXQUEUELEN */
 	enum hold_mode mode; /* at the start; HOLD_MODE_PASS does not disturb a running VM */
 	bool mute;           /* see hold_set_mute() */
@@ -120,7 +120,7 @@ int hold_set_mode(struct hold *hold, enum hold_mode mode);
 /*
  * While mute nothing can be released, by the kernel's filter too: a secondary before takeover,
  * whose port is on no bridge and whose frames must not get to the host itself either. Un-mute after
- * the port is on the bridge.
+ * the port is on the bridge; hold_nfqueue changes from the tap to the queue by this call.
  */
 int hold_set_mute(struct hold *hold, bool mute);
 

@@ -14,6 +14,8 @@
  * up to an id, and the hold releases by flow. A lost packet or verdict is counted, never ignored.
  *
  * Limits:
+ * - What the tap released keeps its mark, since the rule must let it by: the holds and intercepts
+ * of one host need different marks.
  * - It is as strong as the rule set. Whoever flushes the raw table, or sets bridge-nf-call-iptables
  *   to 0, opens the hold. Whoever deletes a base chain of this namespace makes the kernel drop what
  *   is held (ENOENT for later verdicts: verdict_lost). hold_tap.c has neither weakness.
@@ -63,6 +65,7 @@ struct hold_nfqueue_state {
 	struct divert divert;
 	struct mnl_socket *nl;
 	uint16_t queue;
+	uint32_t mark;
 	char port[IFNAMSIZ];
 	bool ruled[2]; /* IPv4, IPv6: the rule is there */
 	uint8_t *in;
@@ -120,12 +123,18 @@ static int rule(const struct hold_nfqueue_state *s, int family, const char *acti
                 size_t errlen)
 {
 	char number[8];
+	char mark[12];
 	char *argv[] = {(char *)tables[family],
 	                "-w",
 	                "-t",
 	                "raw",
 	                (char *)action,
 	                "PREROUTING",
+	                "-m",
+	                "mark",
+	                "!",
+	                "--mark",
+	                mark,
 	                "-m",
 	                "physdev",
 	                "--physdev-in",
@@ -137,6 +146,7 @@ static int rule(const struct hold_nfqueue_state *s, int family, const char *acti
 	                NULL};
 
 	snprintf(number, sizeof(number), "%u", s->queue);
+	snprintf(mark, sizeof(mark), "0x%x", s->mark);
 	return run_iptables(tables[family], argv, err, errlen);
 }
 
@@ -640,9 +650,11 @@ static int queue_open(const struct hold_params *params, struct hold **ret_hold, 
 	s->hold.mode = params->mode;
 	s->hold.mute = params->mute;
 	s->queue = params->queue;
+	s->mark = params->mark;
 	snprintf(s->port, sizeof(s->port), "%s", params->port);
 	divert.tap_name = params->tap_name ? params->tap_name : "colo%d";
 	divert.mark = params->mark;
+	divert.keep_mark = true; /* for the rule: what the tap released is not queued again */
 	divert.reentry = !params->mute;
 	divert.queue = params->max_frames;
 	divert.mode = params->mode == HOLD_MODE_PASS ? BPF_MODE_PASS : BPF_MODE_DROP;

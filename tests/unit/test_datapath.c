@@ -879,6 +879,12 @@ static void test_secondary(const void *data)
 	g_assert_cmpint(hold_set_mute(hold, false), ==, 0);
 	release(hold, held, false);
 	client_expect(f);
+	send_from(vm_fd, frame_copy(f));
+	assert_silence();
+	held = hold_wait(hold, 1);
+	g_assert_cmpint(held->start, ==, data == &hold_nfqueue ? FRAME_AT_IP : FRAME_AT_ETHERNET);
+	release(hold, held, false);
+	client_expect(f);
 	frame_free(f);
 	hold_close(hold);
 	tear_down();
@@ -1408,8 +1414,8 @@ int main(int argc, char **argv)
 		add("modes", all[i], test_modes);
 		add("overflow", all[i], test_overflow);
 		add("ruleset", all[i], test_ruleset);
+		add("secondary", all[i], test_secondary);
 	}
-	add("secondary", &hold_tap, test_secondary);
 	g_test_add_func("/datapath/announce", test_announce);
 	g_test_add_func("/datapath/capture", test_capture);
 	g_test_add_func("/datapath/errors", test_errors);
