@@ -21,6 +21,8 @@ struct fixture {
 	char *dir;
 	struct control_server *server;
 	unsigned stats_asked;
+	unsigned status_asked;
+	bool watched; /* a change of state is due once the state was shown, then the end */
 	bool stopped;
 	bool forced;
 };
@@ -48,6 +50,7 @@ static void handle(void *ctx, struct control_request *request, const char *comma
 		const struct status_snapshot status = {
 		        .name = "web", .role = "primary", .state = "protected", .epoch = 17};
 
+		f->status_asked++;
 		control_reply(request, status_to_json(&status));
 	} else if (!strcmp(command, "stats") && f->stats_asked < 3) {
 		control_reply(request, make_stats(f));
@@ -127,6 +130,23 @@ static void end_when_stopped(struct fixture *f)
 	f->stopped = false;
 }
 
+/* While the state is watched: one event after it was shown, and the end after the next. */
+static void drive_watch(struct fixture *f)
+{
+	if (!f->watched || !f->status_asked || !f->server)
+		return;
+	if (f->status_asked == 1) {
+		json_t *event = json_string("changed");
+
+		control_server_publish(f->server, event);
+		json_decref(event);
+		f->status_asked = 2;
+	} else if (f->status_asked == 3) {
+		control_server_free(f->server);
+		f->server = NULL;
+	}
+}
+
 /* Runs the binary with a command line, serving it meanwhile. */
 static struct outcome run(struct fixture *f, const char *line)
 {
@@ -146,6 +166,7 @@ static struct outcome run(struct fixture *f, const char *line)
 	while (!outcome.done) {
 		g_main_context_iteration(NULL, TRUE);
 		end_when_stopped(f);
+		drive_watch(f);
 	}
 	g_source_remove(timer);
 	g_test_message("%s -> %d\n%s%s", line, outcome.status, outcome.out, outcome.err);
@@ -262,6 +283,23 @@ static void test_stats(struct fixture *f, const void *data)
 	expect(f, "stats --json", 0, "\"timer\": 42", NULL);
 }
 
+static void test_status_watch(struct fixture *f, const void *data)
+{
+	struct outcome outcome;
+	char **parts;
+
+	serve(f, "web");
+	f->watched = true;
+	outcome = run(f, "status --watch");
+	g_assert_cmpint(outcome.status, ==, 1);
+	g_assert_nonnull(strstr(outcome.err, "closed the connection"));
+	parts = g_strsplit(outcome.out, "web: primary", -1);
+	g_assert_cmpuint(g_strv_length(parts), ==, 3);
+	g_strfreev(parts);
+	g_free(outcome.out);
+	g_free(outcome.err);
+}
+
 /* Without a terminal: a header, a line each time, rates from the difference; it ends with the
  * daemon. */
 static void test_stats_watch(struct fixture *f, const void *data)
@@ -372,6 +410,7 @@ int main(int argc, char **argv)
 	ADD("no-daemon", test_no_daemon);
 	ADD("status", test_status);
 	ADD("choice", test_choice);
+	ADD("status-watch", test_status_watch);
 	ADD("stats", test_stats);
 	ADD("stats-watch", test_stats_watch);
 	ADD("commands", test_commands);
