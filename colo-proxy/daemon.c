@@ -612,10 +612,11 @@ int daemon_run(const struct config *config)
 			 config->name);
 		g_main_loop_run(daemon.loop);
 	}
-	control_server_free(daemon.server);
 	end_vm(&daemon);
 	node_free(daemon.node);
 	vm_fini(&daemon.vm);
+	/* Last: `colo-proxy stop` waits for its connection to close. */
+	control_server_free(daemon.server);
 	g_clear_handle_id(&daemon.stop_timer, g_source_remove);
 	g_clear_handle_id(&daemon.fence_timer, g_source_remove);
 	g_source_remove(term);

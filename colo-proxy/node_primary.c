@@ -72,10 +72,11 @@ static void gate_request(void *ctx, const struct divergence *why)
 {
 	struct node *node = ctx;
 
-	log_debug("epoch %u: checkpoint wanted (%s): %s, flow %u.%u.%u.%u:%u peer port %u seq %u",
-		  why->epoch, ckpt_cause_name(why->cause), why->what, why->key.peer_ip >> 24,
-		  why->key.peer_ip >> 16 & 255, why->key.peer_ip >> 8 & 255, why->key.peer_ip & 255,
-		  why->key.vm_port, why->key.peer_port, why->seq);
+	log_debug("epoch %u: checkpoint wanted (%s): %s, VM port %u, peer %u.%u.%u.%u port %u, seq %u, "
+		  "wanted %u, seen %u",
+		  why->epoch, ckpt_cause_name(why->cause), why->what, why->key.vm_port,
+		  why->key.peer_ip >> 24, why->key.peer_ip >> 16 & 255, why->key.peer_ip >> 8 & 255,
+		  why->key.peer_ip & 255, why->key.peer_port, why->seq, why->wanted, why->seen);
 	primary_want(node, why->cause);
 }
 

@@ -40,6 +40,10 @@ struct input {
 	struct input *next;
 	uint64_t index;
 	struct frame *frame;
+	/* On the secondary, of TCP segments with payload: where they belong. */
+	bool segment;
+	struct flow_key key;
+	uint32_t seq, end;
 };
 
 struct input_log {
@@ -79,6 +83,8 @@ struct secondary {
 	struct relay_secondary *relay;
 	struct ckpt ckpt;
 	struct loop_source svm;
+	uint64_t consumed;                    /* input that every later checkpoint has */
+	struct loop_timer refeed_timer;
 	struct loop_timer feed_timer, announce_timer, expire_timer;
 	struct tcg_flush *flush;
 	uint8_t *stream; /* bytes of the initial stream the relay did not take */

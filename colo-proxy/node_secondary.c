@@ -34,12 +34,14 @@
 #include <xxhash.h>
 
 #include "colo-proxy/control/log.h"
+#include "colo-proxy/core/seq.h"
 #include "colo-proxy/datapath/announce.h"
 #include "colo-proxy/datapath/link.h"
 #include "colo-proxy/node_private.h"
 #include "qemu-glue/tcg_flush.h"
 
 #define FEED_RETRY_NS	  (1 * MS)
+#define REFEED_RETRY_NS	  (20 * MS)
 #define BACKLOG_MAX	  (16u << 20)
 #define CKPT_KEEP	  (64u << 20)
 #define CKPT_EXTRA	  (64u << 20)
@@ -87,7 +89,12 @@ static void shadow_digest(void *ctx, uint32_t lineage, const struct digest *dige
 		secondary_flush_digests(node);
 }
 
-static const struct shadow_ops shadow_operations = { .digest = shadow_digest };
+static void shadow_refeed(void *ctx, const struct flow_key *key, uint32_t seq);
+
+static const struct shadow_ops shadow_operations = {
+	.digest = shadow_digest,
+	.refeed = shadow_refeed,
+};
 
 void secondary_flush_digests(struct node *node)
 {
@@ -185,6 +192,54 @@ static void feed(struct node *node)
 	}
 }
 
+/* The segment of the log that has the byte at seq, once more. */
+static void shadow_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
+{
+	struct node *node = ctx;
+	struct secondary *s = of(node);
+	struct input *input = s->log.head;
+
+	if (!s->feeding)
+		return;
+	while (input && input != s->next_to_feed &&
+	       !(input->segment && seq_leq(input->seq, seq) && seq_lt(seq, input->end) &&
+		 memcmp(&input->key, key, sizeof(*key)) == 0))
+		input = input->next;
+	if (input && input != s->next_to_feed) {
+		struct frame *frame = frame_copy(input->frame);
+
+		if (frame) {
+			shadow_input(node->shadow, frame, loop_now(node->loop));
+			inject_send(node->inject, frame); /* if it is full: asked for again */
+			frame_free(frame);
+		}
+	}
+	if (!s->refeed_timer.at)
+		node_arm(node, &s->refeed_timer, REFEED_RETRY_NS);
+}
+
+static void refeed_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (node->shadow && of(node)->feeding && shadow_ask_again(node->shadow))
+		node_arm(node, &of(node)->refeed_timer, REFEED_RETRY_NS);
+}
+
+/* Notes which part of which stream the newest input is. */
+static void note_segment(struct input *input)
+{
+	struct packet packet;
+
+	if (packet_parse(&packet, input->frame) != 0 || packet.class != PACKET_TCP ||
+	    !packet.payload_len || packet_flow_key(&packet, PACKET_TO_VM, &input->key) != 0)
+		return;
+	input->segment = true;
+	input->seq = packet.tcp.seq;
+	input->end = packet.tcp.seq + packet.payload_len;
+}
+
 static void hear_clients(struct node *node);
 
 static void feed_due(void *ctx, uint64_t now)
@@ -198,6 +253,27 @@ static void feed_due(void *ctx, uint64_t now)
 		feed(node);
 }
 
+/* Forgets what no checkpoint to come is without, and the SVM has acknowledged. */
+static void forget_input(struct node *node, uint64_t below)
+{
+	struct secondary *s = of(node);
+
+	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < below &&
+	       (!s->log.head->segment ||
+		shadow_has_acked(node->shadow, &s->log.head->key, s->log.head->end)))
+		input_log_pop(&s->log);
+}
+
+/* A full log: what is only kept in case that the SVM loses it goes first. */
+static void make_room(struct node *node, uint32_t len)
+{
+	struct secondary *s = of(node);
+
+	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < s->consumed &&
+	       s->log.bytes + len > node->config->max_input_log_bytes)
+		input_log_pop(&s->log);
+}
+
 static void input_arrived(struct node *node, const uint8_t *payload, size_t len)
 {
 	struct secondary *s = of(node);
@@ -209,23 +285,18 @@ static void input_arrived(struct node *node, const uint8_t *payload, size_t len)
 		link_drop(node->link, "an input frame of an impossible length");
 		return;
 	}
-	if (r == 0)
+	if (r == 0) {
+		make_room(node, frame->len);
 		r = input_log_push(&s->log, index, frame, node->config->max_input_log_bytes);
+	}
 	if (r < 0) {
 		node_send(node, LINK_FAST, MSG_BROKEN, s->lineage, NULL, 0);
 		return;
 	}
+	note_segment(s->log.tail);
 	if (!s->next_to_feed)
 		s->next_to_feed = s->log.tail;
 	feed(node);
-}
-
-static void forget_input(struct node *node, uint64_t below)
-{
-	struct secondary *s = of(node);
-
-	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < below)
-		input_log_pop(&s->log);
 }
 
 void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed)
@@ -233,8 +304,10 @@ void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed)
 	struct secondary *s = of(node);
 
 	s->primary_epoch = epoch;
-	if (node->role.state == ROLE_STANDBY && epoch == s->lineage && s->feeding)
-		forget_input(node, consumed);
+	if (node->role.state != ROLE_STANDBY || epoch != s->lineage || !s->feeding)
+		return;
+	s->consumed = consumed;
+	forget_input(node, consumed);
 }
 
 /* Throws away what is in the SVM's tap: it belongs to the lineage that ends. */
@@ -442,10 +515,10 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 	s->ckpt_whole = s->loading = false;
 	ckpt_buf_reset(&s->ckpt.buf);
 	hist_add(&node->load_hist, now - s->load_started);
+	while (s->log.head && s->log.head->index < s->input_cut)
+		input_log_pop(&s->log);
 	s->next_to_feed = s->log.head;
-	while (s->next_to_feed && s->next_to_feed->index < s->input_cut)
-		s->next_to_feed = s->next_to_feed->next;
-	forget_input(node, s->input_cut);
+	s->consumed = s->input_cut;
 	s->feeding = true;
 	u64_pack(payload, now - s->load_started);
 	if (link_is_up(node->link)) {
@@ -816,6 +889,8 @@ void secondary_stop_copy(struct node *node)
 	struct secondary *s = of(node);
 
 	loop_timer_clear(node->loop, &s->feed_timer);
+	loop_timer_clear(node->loop, &s->refeed_timer);
+	s->consumed = 0;
 	close_svm(node);
 	input_log_clear(&s->log);
 	s->next_to_feed = NULL;
@@ -940,6 +1015,7 @@ int secondary_init(struct node *node, char *err, size_t errlen)
 		return r;
 	}
 	s->feed_timer = (struct loop_timer){ .fire = feed_due, .ctx = node };
+	s->refeed_timer = (struct loop_timer){ .fire = refeed_due, .ctx = node };
 	s->announce_timer = (struct loop_timer){ .fire = announce_due, .ctx = node };
 	s->expire_timer = (struct loop_timer){ .fire = expire_due, .ctx = node };
 	return inject_open(node->tap, (uint32_t)node->config->mark, 0, &node->inject, err, errlen);

@@ -21,9 +21,9 @@
  *
  * What a fresh lineage has in common with the PVM needs no digest: bytes below the highest
  * sequence number that the PVM had sent at the cut, and acknowledgements up to the highest that it
- * had sent then, are in C(e) itself. What is retransmitted of it in epoch e goes out at once; C(e)
- * is committed then, since no digest of lineage e, and no release in e, can come before (gate_cut
- * states what is demanded of the caller).
+ * had sent then, are in C(e) itself. What is retransmitted of it in epoch e goes out as soon as
+ * C(e) is committed. Nothing of epoch e goes out before: match releases in the newest committed
+ * epoch only, so that an epoch's first release comes behind all of the epochs before it.
  *
  * Two views are kept for each flow, for the current epoch and the one before, whose checkpoint is
  * in flight. A frame whose view is gone can only be committed.
@@ -53,6 +53,8 @@
 
 #define TS_LEAD_GRAIN  128u           /* ticks; told in steps, so that it is told seldom */
 #define TS_SEEN_WITHIN 1000000000ull  /* ns: older sights of the SVM's clock say nothing */
+#define TS_TICK_NS     1000000u
+#define COVERED_SPAN   (1u << 30)     /* no more is remembered of what is covered */
 #define EVICT_TRIES    16u
 #define NO_EPOCH       UINT32_MAX
 
@@ -80,11 +82,11 @@ struct view {
 	bool covered_low_open;        /* everything below covered_end is covered */
 	bool ack_known;
 	bool rst;
+	bool syn_awaited;             /* a connection of this epoch, whose SYN the SVM has not said */
 	bool ts_known;
 	uint32_t covered_start, covered_end;
-	uint32_t base_end;            /* with covered_low_open: where the epoch began */
 	uint32_t ack;                 /* the SVM's */
-	uint32_t rst_seq;
+	uint32_t rst_seq, rst_ack;
 	uint32_t ts;
 	uint64_t ts_at;
 	struct pending *head, *tail;  /* digests to be verified */
@@ -112,7 +114,10 @@ struct gate {
 	void *ctx;
 	bool protected;
 	uint32_t epoch, committed;
-	uint32_t broken_epoch;        /* of gate_break(); NO_EPOCH */
+	uint32_t broken_below;        /* of gate_break(): epochs before it match no more */
+	uint64_t committed_at;        /* when C(committed) was */
+	uint64_t cut_at[2];           /* when the epoch began, by parity */
+	uint32_t pending;             /* digests that wait, in all flows */
 	uint32_t requested;           /* bit mask of enum ckpt_cause, of this epoch */
 	uint32_t ts_lead[2];          /* told in this epoch and the one before */
 	struct held *oldest, *newest, *first_of_epoch;
@@ -145,8 +150,9 @@ static void lru_push(struct gate *gate, struct flow *flow)
 	gate->lru_newest = flow;
 }
 
-static void view_clear(struct view *view)
+static void view_clear(struct gate *gate, struct view *view)
 {
+	gate->pending -= view->pending;
 	while (view->head) {
 		struct pending *next = view->head->next;
 
@@ -165,8 +171,8 @@ static void flow_free(struct gate *gate, struct flow *flow)
 		at = &(*at)->bucket_next;
 	*at = flow->bucket_next;
 	lru_unlink(gate, flow);
-	view_clear(&flow->view[0]);
-	view_clear(&flow->view[1]);
+	view_clear(gate, &flow->view[0]);
+	view_clear(gate, &flow->view[1]);
 	free(flow);
 	gate->stats.now_flows--;
 }
@@ -223,7 +229,7 @@ static struct flow *flow_get(struct gate *gate, const struct flow_key *key)
  * nothing that the flow said in this epoch has been noted, so that snd_max and ack_max are those
  * of the cut.
  */
-static struct view *view_get(struct flow *flow, uint32_t epoch)
+static struct view *view_get(struct gate *gate, struct flow *flow, uint32_t epoch)
 {
 	struct view *view = &flow->view[epoch & 1];
 
@@ -231,11 +237,11 @@ static struct view *view_get(struct flow *flow, uint32_t epoch)
 		return view;
 	if (view->epoch != NO_EPOCH && view->epoch > epoch)
 		return NULL;
-	view_clear(view);
+	view_clear(gate, view);
 	view->epoch = epoch;
 	if (flow->snd_known) {
 		view->covered_known = view->covered_low_open = true;
-		view->covered_end = view->base_end = flow->snd_max;
+		view->covered_end = flow->snd_max;
 	}
 	if (flow->ack_known) {
 		view->ack_known = true;
@@ -269,6 +275,18 @@ static void mismatch(struct gate *gate, struct flow *flow, struct view *view, ui
 		gate->stats.by_class[held->packet.class].mismatched++;
 	if (view->epoch == gate->epoch)
 		request(gate, CKPT_MISMATCH, flow, seq, what);
+}
+
+static void pop_pending(struct gate *gate, struct view *view)
+{
+	struct pending *first = view->head;
+
+	view->head = first->next;
+	if (!view->head)
+		view->tail = NULL;
+	view->pending--;
+	gate->pending--;
+	free(first);
 }
 
 /* ---- holding and releasing ---- */
@@ -357,6 +375,15 @@ static int append(struct gate *gate, struct frame *frame, const struct packet *p
 	return 0;
 }
 
+/* The SVM's clock has not been seen of late. It was the PVM's at the cut, and the PVM's has not gone
+ * further since than time has, at a tick each millisecond, the fastest that RFC 7323 allows. */
+static int32_t lead_bound(const struct gate *gate, const struct view *view, uint64_t now)
+{
+	uint64_t ticks = (now - gate->cut_at[view->epoch & 1]) / TS_TICK_NS + 1;
+
+	return ticks < INT32_MAX / 2 ? (int32_t)ticks : INT32_MAX / 2;
+}
+
 /* Tells the secondary how far the PVM's timestamp clock leads, before a packet shows it. */
 static void note_ts_lead(struct gate *gate, const struct view *view, const struct packet *packet,
 			 uint64_t now)
@@ -364,9 +391,12 @@ static void note_ts_lead(struct gate *gate, const struct view *view, const struc
 	uint32_t *told = &gate->ts_lead[view->epoch & 1];
 	int32_t lead;
 
-	if (!packet->tcp.ts_off || !view->ts_known || now - view->ts_at > TS_SEEN_WITHIN)
+	if (!packet->tcp.ts_off)
 		return;
-	lead = seq_diff(packet->tcp.tsval, view->ts);
+	if (view->ts_known && now - view->ts_at <= TS_SEEN_WITHIN)
+		lead = seq_diff(packet->tcp.tsval, view->ts);
+	else
+		lead = lead_bound(gate, view, now);
 	if (lead <= 0 || (uint32_t)lead <= *told)
 		return;
 	*told = ((uint32_t)lead / TS_LEAD_GRAIN + 1) * TS_LEAD_GRAIN;
@@ -383,6 +413,15 @@ static bool range_covered(const struct view *view, const struct held *held)
 	       (view->covered_low_open || seq_geq(seq, view->covered_start));
 }
 
+/* A RST that answers a SYN has no stream: sequence number 0, and the acknowledgement names the SYN
+ * (RFC 9293 section 3.5.2). */
+static bool reset_matches(const struct view *view, const struct packet_tcp *tcp)
+{
+	if (!view->rst || view->rst_seq != tcp->seq)
+		return false;
+	return tcp->seq != 0 || !(tcp->flags & PACKET_ACK) || view->rst_ack == tcp->ack;
+}
+
 /* R1 (a) and R2 for one TCP segment. */
 static bool segment_matches(const struct view *view, const struct held *held)
 {
@@ -390,7 +429,7 @@ static bool segment_matches(const struct view *view, const struct held *held)
 
 	if (!range_covered(view, held))
 		return false;
-	if ((tcp->flags & PACKET_RST) && !(view->rst && view->rst_seq == tcp->seq))
+	if ((tcp->flags & PACKET_RST) && !reset_matches(view, tcp))
 		return false;
 	if (!(tcp->flags & PACKET_ACK))
 		return true;
@@ -409,11 +448,7 @@ static bool datagram_matches(struct gate *gate, struct flow *flow, struct view *
 		mismatch(gate, flow, view, 0, "the SVM sent another datagram");
 		return false;
 	}
-	view->head = said->next;
-	if (!view->head)
-		view->tail = NULL;
-	view->pending--;
-	free(said);
+	pop_pending(gate, view);
 	return true;
 }
 
@@ -424,7 +459,8 @@ static void release_matched(struct gate *gate, struct flow *flow, uint64_t now)
 		struct held *held = flow->head;
 		struct view *view = &flow->view[held->epoch & 1];
 
-		if (view->epoch != held->epoch || held->epoch == gate->broken_epoch)
+		if (held->epoch != gate->committed || view->epoch != held->epoch ||
+		    held->epoch < gate->broken_below)
 			return;
 		if (held->packet.class == PACKET_TCP) {
 			if (held->incarnation != flow->incarnation ||
@@ -546,18 +582,9 @@ static enum verdict verify_part(const struct gate *gate, const struct flow *flow
 	said->seq += part;
 	said->len -= part;
 	view->covered_end += part;
+	if (seq_diff(view->covered_end, view->covered_start) > (int32_t)COVERED_SPAN)
+		view->covered_start = view->covered_end - COVERED_SPAN;
 	return VERDICT_EQUAL;
-}
-
-static void pop_pending(struct view *view)
-{
-	struct pending *first = view->head;
-
-	view->head = first->next;
-	if (!view->head)
-		view->tail = NULL;
-	view->pending--;
-	free(first);
 }
 
 /* Verifies as many of the SVM's digests as the PVM's held bytes allow. */
@@ -573,7 +600,7 @@ static void verify(struct gate *gate, struct flow *flow, struct view *view)
 		if (said->len == 0 ||
 		    (view->covered_low_open &&
 		     seq_leq(said->seq + said->len, view->covered_end))) {
-			pop_pending(view);
+			pop_pending(gate, view);
 			continue;
 		}
 		if (said->seq != view->covered_end) {
@@ -597,14 +624,16 @@ static void verify(struct gate *gate, struct flow *flow, struct view *view)
 
 /* A SYN with another initial sequence number: the 4-tuple is used by a new connection. What waits
  * of the old one can only be committed. */
-static void new_incarnation(struct flow *flow, struct view *view, const struct packet_tcp *tcp)
+static void new_incarnation(struct gate *gate, struct flow *flow, struct view *view,
+			    const struct packet_tcp *tcp)
 {
 	uint32_t epoch = view->epoch;
 
-	view_clear(view);
+	view_clear(gate, view);
 	view->epoch = epoch;
 	view->covered_known = true;
 	view->covered_start = view->covered_end = tcp->seq;
+	view->syn_awaited = true;
 	flow->incarnation++;
 	flow->iss = tcp->seq;
 	flow->iss_known = true;
@@ -650,17 +679,16 @@ static void note_sent(struct flow *flow, const struct packet *packet)
 /* Prepares a TCP segment's flow and view. */
 static void note_segment(struct gate *gate, struct flow *flow, const struct packet *packet)
 {
-	struct view *view = view_get(flow, gate->epoch);
+	struct view *view = view_get(gate, flow, gate->epoch);
 	const struct packet_tcp *tcp = &packet->tcp;
 
 	assert(view); /* the current epoch's view is never over */
 	if (tcp->flags & PACKET_SYN) {
 		if (!flow->iss_known || flow->iss != tcp->seq)
-			new_incarnation(flow, view, tcp);
+			new_incarnation(gate, flow, view, tcp);
 		if (gate->protected)
 			tell_flow_open(gate, flow, tcp);
 	}
-	note_sent(flow, packet);
 }
 
 static void note_limits(struct gate *gate)
@@ -698,6 +726,8 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 	if (flow && packet.class == PACKET_TCP)
 		note_segment(gate, flow, &packet);
 	if (!gate->protected) {
+		if (flow && packet.class == PACKET_TCP)
+			note_sent(flow, &packet);
 		let_out(gate, frame, &packet, RELEASE_UNPROTECTED, 0);
 		return 0;
 	}
@@ -710,10 +740,12 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 	note_limits(gate);
 	if (!flow)
 		return 0;
-	if (packet.class == PACKET_TCP)
-		verify(gate, flow, view_get(flow, gate->epoch));
-	else
-		(void)view_get(flow, gate->epoch);
+	if (packet.class == PACKET_TCP) {
+		note_sent(flow, &packet); /* not what was lost: it was never said */
+		verify(gate, flow, view_get(gate, flow, gate->epoch));
+	} else {
+		(void)view_get(gate, flow, gate->epoch);
+	}
 	release_matched(gate, flow, now);
 	return 0;
 }
@@ -727,7 +759,8 @@ static void add_pending(struct gate *gate, struct flow *flow, struct view *view,
 
 	if (view->broken)
 		return;
-	if (view->pending >= gate->limits.max_digests) {
+	if (view->pending >= gate->limits.max_digests ||
+	    gate->pending >= gate->limits.max_packets) {
 		view->broken = true;
 		request(gate, CKPT_PRESSURE, flow, digest->seq, "the SVM is too far ahead");
 		return;
@@ -743,11 +776,20 @@ static void add_pending(struct gate *gate, struct flow *flow, struct view *view,
 	*(view->tail ? &view->tail->next : &view->head) = pending;
 	view->tail = pending;
 	view->pending++;
+	gate->pending++;
 }
 
 static void note_svm_segment(struct gate *gate, struct flow *flow, struct view *view,
 			     const struct digest *digest, uint64_t now)
 {
+	if (view->syn_awaited && (digest->tcp_flags & PACKET_SYN) &&
+	    digest->seq == view->covered_end) {
+		view->syn_awaited = false;
+		view->ack_known = view->rst = view->ts_known = false;
+	}
+	/* Before its SYN, what the SVM says is the old connection's. */
+	if (view->syn_awaited)
+		return;
 	if (digest->tcp_flags & PACKET_ACK) {
 		view->ack = view->ack_known ? seq_max(view->ack, digest->ack) : digest->ack;
 		view->ack_known = true;
@@ -760,11 +802,27 @@ static void note_svm_segment(struct gate *gate, struct flow *flow, struct view *
 	if (digest->tcp_flags & PACKET_RST) {
 		view->rst = true;
 		view->rst_seq = digest->seq;
+		view->rst_ack = digest->ack;
 		return;
 	}
 	if (digest->len)
 		add_pending(gate, flow, view, digest);
 	verify(gate, flow, view);
+}
+
+/* Whether the record can have been made from one packet of its flow. */
+static bool digest_sane(const struct digest *digest)
+{
+	bool syn = digest->tcp_flags & PACKET_SYN, fin = digest->tcp_flags & PACKET_FIN;
+
+	if (digest->kind == DIGEST_DATAGRAM)
+		return digest->key.kind != FLOW_TCP;
+	if (digest->kind != DIGEST_SEGMENT || digest->key.kind != FLOW_TCP ||
+	    digest->len > FRAME_MAX_LEN)
+		return false;
+	if (syn)
+		return digest->len == 1 && !fin;
+	return !fin || digest->len > 0;
 }
 
 int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest, uint64_t now)
@@ -776,7 +834,7 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 		gate->stats.digests_stale++;
 		return 0;
 	}
-	if (lineage > gate->epoch)
+	if (lineage > gate->epoch || !digest_sane(digest))
 		return -EPROTO;
 	gate->stats.digests++;
 	flow = flow_get(gate, &digest->key);
@@ -784,7 +842,7 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 		request(gate, CKPT_PRESSURE, NULL, 0, "the flow table is full");
 		return 0;
 	}
-	view = view_get(flow, lineage);
+	view = view_get(gate, flow, lineage);
 	if (!view) {
 		gate->stats.digests_stale++;
 		return 0;
@@ -801,20 +859,21 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 
 void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now)
 {
-	(void)now;
 	assert(epoch == 0 || (gate->protected && epoch == gate->epoch + 1));
 	if (epoch == 0) {
 		assert(!gate->oldest);
 		gate->committed = 0;
+		gate->committed_at = now;
+		gate->broken_below = 0;
 		for (struct flow *flow = gate->lru_oldest; flow; flow = flow->lru_newer) {
-			view_clear(&flow->view[0]);
-			view_clear(&flow->view[1]);
+			view_clear(gate, &flow->view[0]);
+			view_clear(gate, &flow->view[1]);
 			flow->open_epoch = NO_EPOCH;
 		}
 	}
 	gate->protected = true;
 	gate->epoch = epoch;
-	gate->broken_epoch = NO_EPOCH;
+	gate->cut_at[epoch & 1] = now;
 	gate->requested = 0;
 	gate->ts_lead[epoch & 1] = 0;
 	gate->first_of_epoch = NULL;
@@ -834,11 +893,12 @@ void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now)
 	if (!gate->protected || epoch > gate->epoch || epoch <= gate->committed)
 		return;
 	gate->committed = epoch;
-	while (gate->oldest && gate->oldest->epoch < epoch) {
-		touch(gate, gate->oldest->flow);
+	gate->committed_at = now;
+	while (gate->oldest && gate->oldest->epoch < epoch)
 		release(gate, gate->oldest, RELEASE_COMMIT, now);
-	}
-	/* What the next epoch has said behind it may have matched already. */
+	/* What the epoch has said so far may repeat what is in the checkpoint. */
+	for (struct held *held = gate->oldest; held; held = held->newer)
+		touch(gate, held->flow);
 	while (gate->touched) {
 		struct flow *flow = gate->touched;
 
@@ -853,7 +913,8 @@ void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint
 	(void)now;
 	if (!gate->protected)
 		return;
-	gate->broken_epoch = gate->epoch;
+	/* The lineage that runs hears the same input as the one that is being sent. */
+	gate->broken_below = gate->epoch + 1;
 	request(gate, cause, NULL, 0, what);
 }
 
@@ -864,6 +925,34 @@ void gate_unprotect(struct gate *gate, uint64_t now)
 	gate->protected = false;
 	gate->requested = 0;
 	gate->first_of_epoch = NULL;
+}
+
+/* What the oldest packet of the epoch waits for, and how far the SVM is. */
+static void request_late(struct gate *gate, const struct held *held)
+{
+	struct divergence why = {
+		.cause = held->flow ? CKPT_LATE : CKPT_UNCOMPARED,
+		.epoch = gate->epoch,
+		.what = packet_why_name(held->packet.why),
+	};
+
+	gate->requested |= 1u << why.cause;
+	if (held->flow) {
+		const struct view *view = &held->flow->view[held->epoch & 1];
+
+		why.key = held->flow->key;
+		why.what = "the SVM has not said it in time";
+		if (held->packet.class == PACKET_TCP && view->epoch == held->epoch) {
+			bool covered = range_covered(view, held);
+
+			why.what = covered ? "the SVM has not acknowledged it in time"
+					   : "the SVM has not sent it in time";
+			why.seq = held->packet.tcp.seq;
+			why.wanted = covered ? held->packet.tcp.ack : held->end;
+			why.seen = covered ? view->ack : view->covered_end;
+		}
+	}
+	gate->ops->request(gate->ctx, &why);
 }
 
 uint64_t gate_tick(struct gate *gate, uint64_t now)
@@ -877,12 +966,16 @@ uint64_t gate_tick(struct gate *gate, uint64_t now)
 	cause = first->flow ? CKPT_LATE : CKPT_UNCOMPARED;
 	if (gate->requested & (1u << cause))
 		return UINT64_MAX;
-	due = first->arrived + gate->limits.late_ns;
+	/* The lineage that could say it does not run before its checkpoint is committed. */
+	if (cause == CKPT_LATE && gate->committed < gate->epoch)
+		return UINT64_MAX;
+	due = first->arrived;
+	if (cause == CKPT_LATE && due < gate->committed_at)
+		due = gate->committed_at;
+	due += gate->limits.late_ns;
 	if (due > now)
 		return due;
-	request(gate, cause, first->flow, first->packet.class == PACKET_TCP ? first->packet.tcp.seq : 0,
-		first->flow ? "the SVM has not said it in time"
-			    : packet_why_name(first->packet.why));
+	request_late(gate, first);
 	return UINT64_MAX;
 }
 
@@ -909,7 +1002,6 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 	gate->limits = *limits;
 	gate->ops = ops;
 	gate->ctx = ctx;
-	gate->broken_epoch = NO_EPOCH;
 	*ret_gate = gate;
 	return 0;
 }

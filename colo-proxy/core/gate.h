@@ -32,6 +32,8 @@ struct divergence {
 	uint32_t epoch;
 	struct flow_key key;  /* zero when no single flow is the cause */
 	uint32_t seq;         /* TCP: where */
+	uint32_t wanted;      /* TCP, late: the sequence or acknowledgement number waited for */
+	uint32_t seen;        /* TCP, late: how far the SVM has come */
 	const char *what;     /* static text */
 };
 

@@ -36,13 +36,16 @@
 #include "colo-proxy/core/seq.h"
 
 #define EVICT_TRIES   16u
+#define DUPLICATE_ACKS 3u /* RFC 5681 section 3.2 */
 #define MAX_ADDRESSES 8u
 #define NO_EPOCH      UINT32_MAX
+#define TS_TICK_NS    1000000u
 #define CLOSED_FOR_NS 60000000000ull /* a closed connection's last segments: TIME-WAIT of Linux */
 
 /* A SYN or SYN-ACK of one of the two VMs. */
 struct opening {
 	bool seen, has_ack, has_ts;
+	bool used;                  /* mapped: it never belongs to another one again */
 	uint32_t iss, ack, tsval;
 };
 
@@ -55,6 +58,10 @@ struct flow {
 	bool mapped;                /* the deltas are those of a handshake of this lineage */
 	bool told_known, ack_known;
 	bool fin_in, fin_out, reset;
+	bool fed_known, missing;    /* missing: the SVM repeats its acknowledgement */
+	uint32_t fed;               /* number behind the last byte of the client's that was fed */
+	uint32_t missing_until;     /* `fed` when that began */
+	uint32_t repeats;           /* acknowledgements in a row that were the same */
 	uint32_t told;              /* SVM number behind the last digested byte */
 	uint32_t ack;               /* highest acknowledgement told */
 	uint32_t seq_delta, ts_delta;
@@ -77,9 +84,12 @@ struct shadow {
 	struct flow **buckets;
 	uint32_t bucket_mask;
 	struct flow *lru_oldest, *lru_newest;
-	struct future_open *future;
+	struct future_open *future, **future_end; /* in the order in which they came */
 	uint32_t futures;
+	uint32_t missing;           /* flows whose input is missing */
 	uint32_t lead_epoch[2], lead[2];
+	uint32_t taken_lead;        /* of the lineage that took over */
+	uint64_t lead_until;        /* the survivor's clock has caught up with the lead then */
 	uint32_t addresses[MAX_ADDRESSES], address_count;
 	uint8_t mac[6];
 	bool mac_known;
@@ -118,6 +128,8 @@ static void flow_free(struct shadow *shadow, struct flow *flow)
 		at = &(*at)->bucket_next;
 	*at = flow->bucket_next;
 	lru_unlink(shadow, flow);
+	if (flow->missing)
+		shadow->missing--;
 	free(flow);
 	shadow->stats.flows--;
 }
@@ -212,10 +224,10 @@ static void try_map(struct shadow *shadow, struct flow *flow)
 		.tsval = flow->pvm.tsval,
 	};
 
-	if (flow->mapped || !flow->pvm.seen || !flow->svm.seen ||
+	if (!flow->pvm.seen || flow->pvm.used || !flow->svm.seen || flow->svm.used ||
 	    flow->pvm.has_ack != flow->svm.has_ack || flow->pvm.ack != flow->svm.ack)
 		return;
-	flow->mapped = true;
+	flow->mapped = flow->pvm.used = flow->svm.used = true;
 	flow->seq_delta = flow->pvm.iss - flow->svm.iss;
 	flow->ts_delta =
 		flow->pvm.has_ts && flow->svm.has_ts ? flow->pvm.tsval - flow->svm.tsval : 0;
@@ -235,6 +247,7 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 	if (flow->svm.seen && flow->svm.iss == tcp->seq && flow->svm.has_ack == has_ack)
 		return; /* a retransmission: it has been told, or waits */
 	flow->mapped = flow->told_known = flow->ack_known = false;
+	flow->fin_in = flow->fin_out = flow->reset = false;
 	flow->seq_delta = flow->ts_delta = 0;
 	flow->svm = (struct opening){
 		.seen = true,
@@ -278,6 +291,41 @@ static void tell_range(struct shadow *shadow, const struct flow *flow, const str
 	} while (from != end);
 }
 
+/*
+ * The SVM acknowledges less than it was fed, again and again: input is lost between the tap and its
+ * stream (its receive buffer was full because it runs behind the PVM, whose window the client goes
+ * by). The client will not send it again, for the PVM has it. This is fast retransmit and fast
+ * recovery (RFC 5681 section 3.2, RFC 6582) from the input log, between this daemon and the SVM.
+ */
+static void watch_ack(struct shadow *shadow, struct flow *flow, const struct packet *packet)
+{
+	uint32_t ack = packet->tcp.ack;
+
+	if (!flow->fed_known || !flow->ack_known || !(packet->tcp.flags & PACKET_ACK))
+		return;
+	if (seq_gt(ack, flow->ack)) {
+		flow->repeats = 0;
+		if (flow->missing && seq_geq(ack, flow->missing_until)) {
+			flow->missing = false;
+			shadow->missing--;
+		}
+	} else if (ack == flow->ack && !packet->payload_len && seq_lt(ack, flow->fed)) {
+		if (++flow->repeats != DUPLICATE_ACKS)
+			return;
+		if (!flow->missing) {
+			flow->missing = true;
+			flow->missing_until = flow->fed;
+			shadow->missing++;
+		}
+	} else {
+		return;
+	}
+	if (!flow->missing)
+		return;
+	shadow->stats.refeeds++;
+	shadow->ops->refeed(shadow->ctx, &flow->key, ack);
+}
+
 static void segment_seen(struct shadow *shadow, struct flow *flow, const struct packet *packet)
 {
 	const struct packet_tcp *tcp = &packet->tcp;
@@ -286,13 +334,17 @@ static void segment_seen(struct shadow *shadow, struct flow *flow, const struct 
 	uint32_t end = data_end + fin;
 	bool new_ack = (tcp->flags & PACKET_ACK) && (!flow->ack_known || seq_gt(tcp->ack, flow->ack));
 
+	if (fin)
+		flow->fin_out = true;
 	if (tcp->flags & PACKET_RST) {
 		struct digest digest = digest_of(flow, packet);
 
+		flow->reset = true;
 		digest.tcp_flags |= PACKET_RST;
 		tell(shadow, &digest);
 		return;
 	}
+	watch_ack(shadow, flow, packet);
 	if (new_ack) {
 		flow->ack_known = true;
 		flow->ack = tcp->ack;
@@ -375,8 +427,9 @@ static void remember_open(struct shadow *shadow, uint32_t epoch, const struct fl
 	future = malloc(sizeof(*future));
 	if (!future)
 		return; /* likewise */
-	*future = (struct future_open){ .next = shadow->future, .epoch = epoch, .open = *open };
-	shadow->future = future;
+	*future = (struct future_open){ .epoch = epoch, .open = *open };
+	*shadow->future_end = future;
+	shadow->future_end = &future->next;
 	shadow->futures++;
 }
 
@@ -394,8 +447,9 @@ void shadow_flow_open(struct shadow *shadow, uint32_t epoch, const struct flow_o
 	flow = flow_get(shadow, &open->key, now);
 	if (!flow)
 		return;
-	if (flow->mapped && (flow->pvm.iss != open->iss || flow->pvm.ack != open->ack))
-		flow->mapped = false;
+	if (flow->pvm.seen && flow->pvm.iss == open->iss && flow->pvm.has_ack == open->has_ack &&
+	    flow->pvm.ack == open->ack)
+		return;
 	flow->pvm = (struct opening){
 		.seen = true,
 		.has_ack = open->has_ack,
@@ -426,6 +480,7 @@ void shadow_lineage(struct shadow *shadow, uint32_t lineage)
 		flow_free(shadow, shadow->lru_oldest);
 	shadow->lineage = lineage;
 	shadow->future = NULL;
+	shadow->future_end = &shadow->future;
 	shadow->futures = 0;
 	while (future) {
 		struct future_open *next = future->next;
@@ -441,6 +496,36 @@ void shadow_lineage(struct shadow *shadow, uint32_t lineage)
 
 /* ---- the client speaks ---- */
 
+static void note_fed(struct flow *flow, const struct packet *packet)
+{
+	uint32_t end = packet->tcp.seq + packet->payload_len;
+
+	flow->fed = flow->fed_known ? seq_max(flow->fed, end) : end;
+	flow->fed_known = true;
+}
+
+bool shadow_has_acked(struct shadow *shadow, const struct flow_key *key, uint32_t seq)
+{
+	for (struct flow *flow = *bucket_of(shadow, key); flow; flow = flow->bucket_next) {
+		if (memcmp(&flow->key, key, sizeof(*key)) == 0)
+			return !flow->ack_known || flow->reset || seq_geq(flow->ack, seq);
+	}
+	return true;
+}
+
+bool shadow_ask_again(struct shadow *shadow)
+{
+	if (!shadow->missing || shadow->speaking)
+		return false;
+	for (struct flow *flow = shadow->lru_newest; flow; flow = flow->lru_older) {
+		if (!flow->missing)
+			continue;
+		shadow->stats.refeeds++;
+		shadow->ops->refeed(shadow->ctx, &flow->key, flow->ack);
+	}
+	return true;
+}
+
 void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
@@ -450,9 +535,12 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 	if (packet_parse(&packet, frame) != 0 || packet.class != PACKET_TCP ||
 	    packet_flow_key(&packet, PACKET_TO_VM, &key) != 0)
 		return;
-	flow = flow_find(shadow, &key, now);
+	flow = !shadow->speaking && packet.payload_len ? flow_get(shadow, &key, now)
+						       : flow_find(shadow, &key, now);
 	if (!flow)
 		return;
+	if (packet.payload_len)
+		note_fed(flow, &packet);
 	if (packet.tcp.flags & PACKET_FIN)
 		flow->fin_in = true;
 	if (packet.tcp.flags & PACKET_RST)
@@ -470,14 +558,35 @@ void shadow_takeover(struct shadow *shadow, uint64_t now)
 	struct flow *next;
 
 	shadow->speaking = true;
+	shadow->taken_lead = lead;
+	shadow->lead_until = now + (uint64_t)lead * TS_TICK_NS;
 	for (struct flow *flow = shadow->lru_oldest; flow; flow = next) {
 		next = flow->lru_newer;
 		flow->ts_delta += lead;
-		flow->used = now;
+		if (!flow->reset && !(flow->fin_in && flow->fin_out))
+			flow->used = now;
 		if (!flow->seq_delta && !flow->ts_delta)
 			flow_free(shadow, flow);
 	}
 	shadow->stats.mapped = shadow->stats.flows;
+}
+
+/*
+ * The first word of a connection that the lineage had been silent on. The PVM may have shown the
+ * client its clock there, so the lead applies; a connection that begins now is only remembered
+ * for as long as it could be taken for an old one.
+ */
+static struct flow *lead_flow(struct shadow *shadow, const struct flow_key *key,
+			      const struct packet *packet, uint64_t now)
+{
+	struct flow *flow;
+
+	if (now >= shadow->lead_until || !packet->tcp.ts_off)
+		return NULL;
+	flow = flow_get(shadow, key, now);
+	if (flow && !(packet->tcp.flags & PACKET_SYN))
+		flow->ts_delta = shadow->taken_lead;
+	return flow;
 }
 
 void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
@@ -494,8 +603,10 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 		return;
 	flow = flow_find(shadow, &key, now);
 	if (!flow)
+		flow = lead_flow(shadow, &key, &packet, now);
+	if (!flow)
 		return;
-	if ((packet.tcp.flags & PACKET_SYN) &&
+	if ((packet.tcp.flags & PACKET_SYN) && (flow->seq_delta || flow->ts_delta) &&
 	    !(flow->svm.seen && flow->svm.iss == packet.tcp.seq)) {
 		flow_free(shadow, flow); /* the 4-tuple is used again; the new one needs no map */
 		return;
@@ -516,7 +627,9 @@ uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now)
 		uint64_t idle = now - flow->used;
 
 		next = flow->lru_newer;
-		if (idle > idle_ns || (closed && idle > CLOSED_FOR_NS))
+		if (idle > idle_ns || (closed && idle > CLOSED_FOR_NS) ||
+		    (shadow->speaking && now >= shadow->lead_until && !flow->seq_delta &&
+		     !flow->ts_delta))
 			flow_free(shadow, flow);
 	}
 	shadow->stats.mapped = shadow->speaking ? shadow->stats.flows : 0;
@@ -545,6 +658,7 @@ int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct pack
 	shadow->max_flows = max_flows;
 	shadow->ops = ops;
 	shadow->ctx = ctx;
+	shadow->future_end = &shadow->future;
 	shadow->lead_epoch[0] = shadow->lead_epoch[1] = NO_EPOCH;
 	*ret_shadow = shadow;
 	return 0;

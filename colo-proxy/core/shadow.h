@@ -21,6 +21,8 @@ struct shadow;
 
 struct shadow_ops {
 	void (*digest)(void *ctx, uint32_t lineage, const struct digest *digest);
+	/* The SVM has lost input: what the client sent from `seq` on must be fed to it again. */
+	void (*refeed)(void *ctx, const struct flow_key *key, uint32_t seq);
 };
 
 struct shadow_stats {
@@ -28,6 +30,7 @@ struct shadow_stats {
 	uint64_t digests;          /* records made of it */
 	uint64_t uncompared;       /* packets that are released by commit only */
 	uint64_t flows_evicted;
+	uint64_t refeeds;          /* input that was asked for again */
 	uint32_t flows, high_flows;
 	uint32_t mapped;           /* connections whose numbers differ from the client's */
 };
@@ -54,6 +57,14 @@ void shadow_ts_lead(struct shadow *shadow, uint32_t epoch, uint32_t ticks);
 /* Maps, in place, a frame that is on its way to the SVM. Before the takeover that is the input
  * which the PVM got; after it, what the client sends. */
 void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now);
+
+/* True when the SVM has acknowledged the client's stream up to `seq`, or nothing is known of it:
+ * nobody will ask for what is before it again. */
+bool shadow_has_acked(struct shadow *shadow, const struct flow_key *key, uint32_t seq);
+
+/* Asks again for what was asked for and has not arrived. Returns true while something is missing:
+ * call again in a few milliseconds. */
+bool shadow_ask_again(struct shadow *shadow);
 
 /* From here on the VM behind this shadow speaks to the clients: no more digests, and
  * shadow_translate() must see what it says before it is let out. */
