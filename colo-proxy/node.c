@@ -308,6 +308,10 @@ static void act(struct node *node, uint32_t actions)
 		node_message(node, role_words(node));
 		node_event(node, "%s", role_state_name(node->role.state));
 	}
+	if (!node_proxies(node)) {
+		stock_act(node, actions);
+		return;
+	}
 	if (actions & ROLE_ACT_YIELD) {
 		if (primary)
 			primary_retire(node, "the VM's QEMU has ended");
@@ -371,7 +375,7 @@ static void beat(void *ctx, uint64_t now)
 	heartbeat_pack(payload, &heartbeat);
 	if (link_is_up(node->link)) {
 		node_send(node, LINK_FAST, MSG_HEARTBEAT,
-			  node->is_primary ? gate_epoch(node->gate) : node->s.lineage, payload,
+			  node->gate ? gate_epoch(node->gate) : node->s.lineage, payload,
 			  sizeof(payload));
 		link_flush(node->link);
 	}
@@ -428,6 +432,8 @@ static void link_message(void *ctx, enum link_channel channel, uint8_t type, uin
 	(void)channel;
 	if (type == MSG_HEARTBEAT)
 		heard(node, epoch, payload, len);
+	else if (!node_proxies(node))
+		stock_message(node, type, epoch, payload, len);
 	else if (node->is_primary)
 		primary_message(node, type, epoch, payload, len);
 	else
@@ -565,11 +571,12 @@ static void *run(void *arg)
 /* How long the primary looks for its peer before it boots the VM without having asked it. */
 static uint64_t config_boot_wait(const struct node *node)
 {
-	return node->config->join_timeout_ns;
+	return node->config->boot_wait_ns;
 }
 
 static int open_all(struct node *node, char *err, size_t errlen)
 {
+	bool has_peer = node->config->comparator != CONFIG_COMPARATOR_NONE;
 	int r = loop_new(&node->loop);
 
 	if (r < 0) {
@@ -579,22 +586,24 @@ static int open_all(struct node *node, char *err, size_t errlen)
 	r = open_core(node, err, errlen);
 	if (r == 0)
 		r = open_tap(node, err, errlen);
-	if (r == 0)
+	if (r == 0 && node_proxies(node))
 		r = node->is_primary ? primary_init(node, err, errlen)
 				     : secondary_init(node, err, errlen);
-	if (r == 0)
+	if (r == 0 && node_proxies(node))
 		r = open_hold(node, err, errlen);
-	if (r == 0)
+	if (r == 0 && has_peer)
 		r = open_link(node, err, errlen);
 	if (r < 0)
 		return r;
 	node->role_timer = (struct loop_timer){ .fire = role_tick, .ctx = node };
 	node->beat_timer = (struct loop_timer){ .fire = beat, .ctx = node };
 	node->release_timer = (struct loop_timer){ .fire = release_again, .ctx = node };
-	loop_timer_set(node->loop, &node->beat_timer, loop_clock());
+	primary_init_boot(node);
+	if (has_peer)
+		loop_timer_set(node->loop, &node->beat_timer, loop_clock());
 	if (node->is_primary)
 		loop_timer_set(node->loop, &node->p.boot_timer,
-			       loop_clock() + config_boot_wait(node));
+			       loop_clock() + (has_peer ? config_boot_wait(node) : 0));
 	r = -pthread_create(&node->thread, NULL, run, node);
 	node->thread_runs = r == 0;
 	if (r < 0)
@@ -710,6 +719,8 @@ static void do_vm_ready(struct node *node, bool ok, const char *text)
 {
 	if (node->is_primary)
 		primary_vm_ready(node, ok, text);
+	else if (!node_proxies(node))
+		stock_vm_ready(node, ok, text);
 	else
 		secondary_vm_ready(node, ok, text);
 }
@@ -725,6 +736,8 @@ static void do_left_colo(struct node *node, bool ok, const char *text)
 {
 	if (node->is_primary)
 		primary_left_colo(node, ok, text);
+	else if (!node_proxies(node))
+		stock_left_colo(node, ok, text);
 	else
 		secondary_left_colo(node, ok, text);
 }
@@ -770,6 +783,54 @@ void node_fenced(struct node *node, bool granted, const char *text)
 	post(node, do_fenced, granted, text);
 }
 
+static void do_in_colo(struct node *node, bool ok, const char *text)
+{
+	(void)ok;
+	(void)text;
+	stock_in_colo(node);
+}
+
+static void do_channel_lost(struct node *node, bool ok, const char *text)
+{
+	(void)ok;
+	stock_channel_lost(node, text);
+}
+
+void node_in_colo(struct node *node)
+{
+	post(node, do_in_colo, true, NULL);
+}
+
+void node_channel_lost(struct node *node, const char *text)
+{
+	post(node, do_channel_lost, false, text);
+}
+
+struct seen {
+	struct node *node;
+	uint64_t stopped_at, pause_ns;
+};
+
+static void do_checkpoint_seen(void *arg)
+{
+	struct seen *seen = arg;
+
+	stock_checkpoint_seen(seen->node, seen->stopped_at, seen->pause_ns);
+	free(seen);
+}
+
+void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns)
+{
+	struct seen *seen = calloc(1, sizeof(*seen));
+
+	if (seen)
+		*seen = (struct seen){ node, stopped_at, pause_ns };
+	if (!seen || loop_post(node->loop, do_checkpoint_seen, seen) < 0) {
+		log_error("no memory to count a checkpoint");
+		free(seen);
+	}
+}
+
 static void job_post(struct node *node, struct node_job *job, void (*fn)(void *))
 {
 	job->node = node;
@@ -789,7 +850,12 @@ static void do_checkpoint(void *arg)
 					   : "checkpoints are taken on the primary: ask there");
 		return;
 	}
-	primary_want(node, CKPT_COMMAND);
+	if (node_proxies(node)) {
+		primary_want(node, CKPT_COMMAND);
+	} else {
+		node->p.wanted = true;
+		node->ops->order(node->ctx, ORDER_CHECKPOINT, ckpt_cause_name(CKPT_COMMAND));
+	}
 	job->done(job, true, "");
 }
 
@@ -799,6 +865,10 @@ static void do_failover(void *arg)
 	struct node *node = job->node;
 	enum role_state state = node->role.state;
 
+	if (node->is_primary && state == ROLE_PROTECTED && !node_proxies(node)) {
+		job->done(job, false, "QEMU's own comparator has no planned switch-over");
+		return;
+	}
 	if (node->is_primary && state == ROLE_PROTECTED) {
 		primary_handover(node, job);
 		return;
@@ -826,6 +896,10 @@ static void do_goodbye(void *arg)
 	struct node_job *job = arg;
 	struct node *node = job->node;
 
+	if (!node->link) {
+		job->done(job, true, "");
+		return;
+	}
 	if (node->is_primary)
 		node_send(node, LINK_FAST, MSG_UNPROTECT, 0, "stopped by the operator", 23);
 	else if (node->role.state != ROLE_ALONE)
@@ -898,8 +972,9 @@ static void fill_queues(struct node *node, const struct gate_stats *gate,
 		(struct stats_queue){ gate->now_flows, gate->high_flows, config->max_flows };
 	stats->queues.input_bytes =
 		(struct stats_queue){ log->bytes, log->high, config->max_input_log_bytes };
-	stats->queues.link_bytes.now =
-		link_queued(node->link, LINK_FAST) + link_queued(node->link, LINK_BULK);
+	if (node->link)
+		stats->queues.link_bytes.now = link_queued(node->link, LINK_FAST) +
+					       link_queued(node->link, LINK_BULK);
 	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
 }
 
@@ -936,13 +1011,15 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	stats->since_ns = node->since_ns;
 	if (node->gate)
 		gate_get_stats(node->gate, &gate);
-	hold_get_counters(node->hold, &hold);
+	if (node->hold)
+		hold_get_counters(node->hold, &hold);
 	fill_traffic(node, &gate, stats);
 	fill_queues(node, &gate, stats);
 	fill_checkpoints(node, stats);
 	stats->kernel_drops = hold.kernel_dropped;
 	stats->link.rtt_us = node->rtt_ns / 1000;
-	for (enum link_channel channel = LINK_FAST; channel < LINK_CHANNELS; channel++) {
+	for (enum link_channel channel = LINK_FAST; node->link && channel < LINK_CHANNELS;
+	     channel++) {
 		struct link_counters counters;
 
 		link_counters(node->link, channel, &counters);
@@ -966,13 +1043,17 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 	snprintf(status->state, sizeof(status->state), "%s", role_state_name(node->role.state));
 	status->is_protected =
 		node->role.state == ROLE_PROTECTED || node->role.state == ROLE_STANDBY;
-	status->epoch = node->is_primary ? gate_epoch(node->gate) : node->s.primary_epoch;
+	status->epoch = node->gate ? gate_epoch(node->gate) : node->s.primary_epoch;
 	status->lineage = node->is_primary ? node->peer_lineage : node->s.lineage;
 	status->committed = node->committed_epoch;
 	snprintf(status->peer, sizeof(status->peer), "%s", node->peer);
-	status->peer_alive = link_is_up(node->link);
-	snprintf(status->datapath, sizeof(status->datapath), "%s", node->hold->ops->name);
-	snprintf(status->comparator, sizeof(status->comparator), "proxy");
+	status->peer_alive = node->link && link_is_up(node->link);
+	snprintf(status->datapath, sizeof(status->datapath), "%s",
+		 node->hold ? node->hold->ops->name : "none");
+	snprintf(status->comparator, sizeof(status->comparator), "%s",
+		 node_proxies(node)					     ? "proxy"
+		 : node->config->comparator == CONFIG_COMPARATOR_QEMU ? "qemu"
+								     : "none");
 	status->since_ns = node->state_realtime;
 	snprintf(status->last_event, sizeof(status->last_event), "%s", node->last_event);
 	snprintf(status->message, sizeof(status->message), "%s", node->message);

@@ -80,7 +80,7 @@ struct config {
 	enum config_encryption encryption;
 	uint64_t heartbeat_interval_ns;
 	uint64_t heartbeat_loss;
-	uint64_t join_timeout_ns;
+	uint64_t boot_wait_ns;
 	uint64_t link_buffer_bytes;
 
 	/* [checkpoint] */

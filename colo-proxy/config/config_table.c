@@ -142,9 +142,10 @@ const struct config_key config_table[] = {
 	{ KEY("replication", "heartbeat-loss", CONFIG_UINT, heartbeat_loss), .unit = "heartbeats",
 	  .min = 2, .max = 1000, .preset = "5",
 	  .help = "So many missing in a row, and the peer counts as lost" },
-	{ KEY("replication", "join-timeout", CONFIG_UINT, join_timeout_ns), MILLISECONDS,
-	  .min = 1000, .max = 600000, .preset = "30000",
-	  .help = "The longest silence while a pair is being set up" },
+	{ KEY("replication", "boot-wait", CONFIG_UINT, boot_wait_ns), MILLISECONDS,
+	  .min = 0, .max = 600000, .preset = "5000",
+	  .help = "How long a primary that starts looks for its peer before it boots the VM; a peer "
+	          "that speaks for the VM keeps it from booting a second one" },
 	{ KEY("replication", "link-buffer", CONFIG_UINT, link_buffer_bytes), MEBIBYTES,
 	  .min = 1, .max = 65536, .preset = "64",
 	  .help = "What may wait to be sent to the peer before checkpoints slow down" },

@@ -58,6 +58,7 @@ class Pair:
                 "role": host, "key-file": self.key,
                 "peer": self.peer_address if host == "primary" else None,
                 "listen": self.peer_address if host == "secondary" else None,
+                "boot-wait": 200,
             },
             "checkpoint": {},
             "failover": {
