@@ -154,7 +154,7 @@ static bool evict_one(struct shadow *shadow)
 	struct flow *flow = shadow->lru_oldest;
 
 	for (uint32_t i = 0; flow && i < EVICT_TRIES; i++, flow = flow->lru_newer) {
-		if (flow->mapped || flow->pvm.seen)
+		if (flow->mapped || flow->pvm.seen || flow->ts_delta)
 			continue;
 		flow_free(shadow, flow);
 		shadow->stats.flows_evicted++;
