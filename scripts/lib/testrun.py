@@ -1,0 +1,441 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The steps behind scripts/test.
+
+A step is a function that gives back a Result: how many single tests passed, failed and were skipped.
+A test program counts by what it says (TAP, unittest, or a last line "N passed, N failed"); a check
+of a whole tool (a build, a linter) counts as one. A program that ends with an error without
+having named a failed test counts as one failure, so that nothing is lost. Each command's output is
+in COLO_BUILD/test-logs; the end of it is shown when it failed.
+"""
+import argparse
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("COLO_BUILD", TOP / "build")).resolve()
+ASAN = BUILD.with_name(BUILD.name + "-asan")
+FUZZ = BUILD.with_name(BUILD.name + "-fuzz")
+LOGS = BUILD / "test-logs"
+JOBS = max(1, os.cpu_count() or 1)
+FUZZ_SECONDS = 10
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+
+class Result:
+    def __init__(self, passed=0, failed=0, skipped=0, words=""):
+        self.passed, self.failed, self.skipped, self.words = passed, failed, skipped, words
+
+    def __iadd__(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        return self
+
+
+class Runner:
+    """Commands, their logs, and what failed."""
+
+    def __init__(self, args):
+        self.args = args
+        self.failures = []
+        self._running = set()
+        self._ending = False
+        self._lock = threading.Lock()
+
+    def run(self, name, argv, seconds=600, env=None, cwd=TOP):
+        """Run a command to its end; (exit status, output). 124: it took too long and was ended."""
+        log = LOGS / f"{name}.log"
+        # In a session of its own: all that it starts can be ended with it.
+        with open(log, "wb") as out:
+            child = subprocess.Popen(
+                [str(arg) for arg in argv], stdin=subprocess.DEVNULL, stdout=out,
+                stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **(env or {})},
+                start_new_session=True,
+                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+        with self._lock:
+            self._running.add(child)
+        try:
+            status = self._wait(child, seconds, log)
+        finally:
+            with self._lock:
+                self._running.discard(child)
+            self._end(child)
+        return status, log.read_text(errors="replace")
+
+    def _wait(self, child, seconds, log):
+        try:
+            return child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            with open(log, "a") as out:
+                out.write(f"\nnot finished after {seconds} s: ended\n")
+            self._end(child)
+            return 124
+
+    @staticmethod
+    def _end(child):
+        """SIGTERM first: a laboratory takes its namespaces down with it."""
+        for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
+            if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(patience)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+    def end_all(self):
+        with self._lock:
+            running = list(self._running)
+        for child in running:
+            self._end(child)
+
+    def fail(self, name, output, lines=25):
+        tail = "\n".join("    " + line for line in output.rstrip().splitlines()[-lines:])
+        with self._lock:
+            self.failures.append(name)
+            print(f"  FAILED {name}: {LOGS / name}.log ends with\n{tail}", flush=True)
+
+    def one(self, name, argv, **kw):
+        """A command that counts as one test."""
+        status, output = self.run(name, argv, **kw)
+        if status:
+            self.fail(name, output)
+            return Result(failed=1)
+        return Result(passed=1)
+
+    def program(self, name, argv, **kw):
+        """A test program that says itself what it did."""
+        status, output = self.run(name, argv, **kw)
+        result = count(output)
+        if status and not result.failed:
+            result.failed = 1
+        if not status and result.passed + result.failed + result.skipped == 0:
+            result.passed = 1
+        if result.failed:
+            self.fail(name, output)
+        return result
+
+    def all(self, function, items):
+        """function(item) for each, as many at a time as there are processors; the sum."""
+        total = Result()
+        with ThreadPoolExecutor(JOBS) as pool:
+            for result in pool.map(function, items):
+                total += result
+        return total
+
+
+def count(output):
+    """Single tests in the output of a test program."""
+    lines = output.splitlines()
+    if lines:
+        said = re.fullmatch(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?", lines[-1].strip())
+        if said:
+            return Result(int(said[1]), int(said[2]), int(said[3] or 0))
+    ran = re.findall(r"^Ran (\d+) tests? in", output, re.M)  # unittest
+    if ran:
+        parts = dict(re.findall(r"(failures|errors|skipped|unexpected successes)=(\d+)",
+                                lines[-1] if lines else ""))
+        failed = sum(int(parts.get(key, 0)) for key in ("failures", "errors",
+                                                        "unexpected successes"))
+        skipped = int(parts.get("skipped", 0))
+        return Result(max(0, int(ran[-1]) - failed - skipped), failed, skipped)
+    result = Result()
+    for line in lines:  # TAP
+        said = re.match(r"(not )?ok \d+", line)
+        if said and said[1]:
+            result.failed += 1
+        elif said and re.search(r"# *skip", line, re.I):
+            result.skipped += 1
+        elif said:
+            result.passed += 1
+    plan = re.search(r"^1\.\.(\d+)", output, re.M)
+    if plan:  # a program that died in the middle
+        result.failed += max(0, int(plan[1]) - result.passed - result.failed - result.skipped)
+    return result
+
+
+# --- steps ------------------------------------------------------------------------------------------
+
+
+def build(run, name, preset, folder):
+    if not (folder / "build.ninja").exists():
+        status, output = run.run(f"{name}-configure", ["cmake", "--preset", preset, "-B", folder])
+        if status:
+            run.fail(f"{name}-configure", output)
+            return Result(failed=1)
+    return run.one(name, ["ninja", "-C", folder, "-k", "0", f"-j{JOBS}"], seconds=900)
+
+
+def build_release(run):
+    """gcc, as it is shipped"""
+    return build(run, "build", "release", BUILD)
+
+
+def build_asan(run):
+    """gcc with AddressSanitizer and UndefinedBehaviorSanitizer"""
+    return build(run, "build-asan", "asan", ASAN)
+
+
+def build_fuzz(run):
+    """clang with sanitizers and libFuzzer; also shows clang's warnings"""
+    return build(run, "build-fuzz", "fuzz", FUZZ)
+
+
+def tracked(*patterns):
+    # -c safe.directory: the checkout may be another user's, and tests run as root.
+    argv = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP), "ls-files", "--", *patterns]
+    return sorted(subprocess.run(argv, capture_output=True, text=True, check=True,
+                                 stdin=subprocess.DEVNULL).stdout.split())
+
+
+def check_format(run):
+    """clang-format has nothing to change"""
+    return run.one("format", ["clang-format", "--dry-run", "-Werror", *tracked("*.c", "*.h")])
+
+
+def compiled():
+    """The tracked sources that the build compiles."""
+    commands = json.loads((BUILD / "compile_commands.json").read_text())
+    return sorted({os.path.relpath(c["file"], TOP) for c in commands} & set(tracked("*.c")))
+
+
+def digest(paths, *more):
+    sha = hashlib.sha256()
+    for path in paths:
+        sha.update(path.encode() + b"\0" + (TOP / path).read_bytes())
+    for text in more:
+        sha.update(text.encode())
+    return sha.hexdigest()
+
+
+def check_tidy(run):
+    """clang-tidy, file by file; what has not changed since it passed is not done again"""
+    version = subprocess.run(["clang-tidy", "--version"], capture_output=True, text=True,
+                             check=True).stdout
+    headers = digest(tracked("*.h", ".clang-tidy", "CMakeLists.txt"), version)
+    seen = BUILD / "tidy-passed"
+    seen.mkdir(exist_ok=True)
+
+    def tidy(source):
+        mark = seen / digest([source], headers)
+        if mark.exists():
+            return Result(passed=1)
+        name = "tidy-" + source.replace("/", "-")
+        result = run.one(name, ["clang-tidy", "--quiet", "-p", BUILD, source])
+        if not result.failed:
+            mark.touch()
+        return result
+
+    return run.all(tidy, compiled())
+
+
+def check_cppcheck(run):
+    """cppcheck"""
+    return run.one("cppcheck", [
+        "cppcheck", "--quiet", f"-j{JOBS}", "--library=gtk", "--inline-suppr",
+        "--enable=warning,performance,portability", "--error-exitcode=1", "-I.",
+        "--suppress=missingIncludeSystem", *compiled()])
+
+
+def check_scripts(run):
+    """shellcheck for the shell scripts, Python's compiler for the others"""
+    shell, python = [], []
+    for name in tracked("scripts/*", "tests/*", ".ci/*", "packaging/*"):
+        with open(TOP / name, "rb") as file:
+            first = file.readline()
+        if re.match(rb"#!.*\b(ba)?sh\b", first) or name.endswith(".sh"):
+            shell.append(name)
+        elif re.match(rb"#!.*python", first) or name.endswith(".py"):
+            python.append(name)
+    result = run.one("shellcheck", ["shellcheck", "-x", "-P", TOP, "-S", "warning", *shell])
+    with tempfile.TemporaryDirectory() as cache:
+        result += run.one("python", ["/usr/bin/python3", "-X", f"pycache_prefix={cache}", "-W",
+                                     "error", "-m", "py_compile", *python])
+    return result
+
+
+def programs(folder):
+    """The test programs of a build: [(name, argv, seconds)], as CTest knows them."""
+    listed = subprocess.run(["ctest", "--test-dir", folder, "--show-only=json-v1"],
+                            capture_output=True, text=True, check=True).stdout
+    return [(test["name"], test["command"], 300) for test in json.loads(listed)["tests"]]
+
+
+def unit(run, label, folder):
+    def one(test):
+        name, argv, seconds = test
+        env = {"ASAN_OPTIONS": "abort_on_error=0:detect_stack_use_after_return=1",
+               "UBSAN_OPTIONS": "print_stacktrace=1", "COLO_BUILD": str(folder)}
+        return run.program(f"{label}-{name}", argv, seconds=seconds, env=env)
+
+    return run.all(one, programs(folder))
+
+
+def unit_release(run):
+    """unit tests, simulations, fuzz corpora"""
+    return unit(run, "unit", BUILD)
+
+
+def unit_asan(run):
+    """the same under AddressSanitizer and UndefinedBehaviorSanitizer"""
+    return unit(run, "asan", ASAN)
+
+
+def fuzz(run):
+    """ten seconds of libFuzzer for each target"""
+    with tempfile.TemporaryDirectory() as work:
+        def one(target):
+            found = Path(work) / target.name
+            found.mkdir()
+            return run.one(target.name, [
+                target, f"-max_total_time={FUZZ_SECONDS}", "-print_final_stats=1",
+                f"-artifact_prefix={LOGS}/{target.name}-", found,
+                TOP / "tests/fuzz/corpus" / target.name], seconds=FUZZ_SECONDS + 60)
+
+        targets = [path for path in sorted((FUZZ / "tests").glob("fuzz_*"))
+                   if os.access(path, os.X_OK) and path.is_file()]
+        return run.all(one, targets)
+
+
+def install(run):
+    """cmake --install, and the installed program starts"""
+    with tempfile.TemporaryDirectory() as dest:
+        result = run.one("install", ["cmake", "--install", BUILD, "--prefix", f"{dest}/usr"])
+        if not result.failed:
+            result += run.one("installed", [f"{dest}/usr/sbin/colo-proxy", "version"])
+    return result
+
+
+def laboratory(run):
+    """the laboratory and the test guest"""
+    return run.program("lab", [TOP / "tests/lab/test_lab.py"], env={"COLO_BUILD": str(BUILD)})
+
+
+def end_to_end(run):
+    """real VMs: rules R1 to R8, power cuts, failures of links and programs"""
+    argv = [TOP / "tests/e2e/run"] + (["--quick"] if run.args.quick else [])
+    return run.program("e2e", argv, seconds=1200, env={"COLO_BUILD": str(BUILD)})
+
+
+def demo(run):
+    """scripts/demo with both data paths"""
+    result = Result()
+    for datapath in ("hold-tap", "nfqueue"):
+        result += run.one(f"demo-{datapath}", [TOP / "scripts/demo", "--quick", "--datapath",
+                                               datapath], env={"COLO_BUILD": str(BUILD)})
+    return result
+
+
+# name, function, the builds that it needs, part of --quick
+STEPS = (
+    ("build", build_release, (), True),
+    ("build-asan", build_asan, (), False),
+    ("build-fuzz", build_fuzz, (), False),
+    ("format", check_format, (), True),
+    ("scripts", check_scripts, (), True),
+    ("cppcheck", check_cppcheck, ("build",), True),
+    ("tidy", check_tidy, ("build",), False),
+    ("unit", unit_release, ("build",), True),
+    ("unit-asan", unit_asan, ("build-asan",), False),
+    ("fuzz", fuzz, ("build-fuzz",), False),
+    ("install", install, ("build",), True),
+    ("lab", laboratory, ("build",), True),
+    ("e2e", end_to_end, ("build",), True),
+    ("demo", demo, ("build",), True),
+)
+
+
+def chosen(args):
+    names = [name for name, *_ in STEPS]
+    if args.only:
+        for name in args.only:
+            if name not in names:
+                sys.stderr.write(f"test: no step {name!r}; there are {', '.join(names)}\n")
+                sys.exit(2)
+        needed = {need for name, _, needs, _ in STEPS if name in args.only for need in needs}
+        return [step for step in STEPS if step[0] in needed or step[0] in args.only]
+    return [step for step in STEPS if step[3] or not args.quick]
+
+
+def run_steps(run, steps):
+    total = Result()
+    broken = set()
+    for name, function, needs, _ in steps:
+        began = time.monotonic()
+        if broken & set(needs):
+            result = Result(failed=1)
+            run.failures.append(name)
+            words = "its build failed"
+        else:
+            try:
+                result = function(run)
+                words = ""
+            except (OSError, subprocess.SubprocessError, ValueError) as error:
+                result, words = Result(failed=1), str(error)
+                run.failures.append(name)
+        if result.failed and name.startswith("build"):
+            broken.add(name)
+        if not result.passed + result.failed:
+            result.failed, words = 1, "no test ran"
+            run.failures.append(name)
+        total += result
+        skipped = f", {result.skipped} skipped" if result.skipped else ""
+        print(f"{name:<11} {'FAILED' if result.failed else 'ok':<7} "
+              f"{time.monotonic() - began:6.1f} s  {result.passed} passed, {result.failed} failed"
+              f"{skipped}{'  (' + words + ')' if words else ''}", flush=True)
+    return total
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/test")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", metavar="STEP")
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args()
+    steps = chosen(args)
+    if args.list:
+        for name, function, *_ in steps:
+            print(f"{name:<11} {function.__doc__}")
+        return 0
+
+    def leave(number, _frame):
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for old in LOGS.glob("*"):
+        old.unlink()
+    os.environ["COLO_BUILD"] = str(BUILD)
+    run = Runner(args)
+    began = time.monotonic()
+    try:
+        total = run_steps(run, steps)
+    except SystemExit:
+        run.end_all()
+        print("interrupted")
+        raise
+    if run.failures:
+        print("failed: " + ", ".join(run.failures))
+    print(f"{time.monotonic() - began:.0f} s, logs in {LOGS}"
+          + (f", {total.skipped} skipped" if total.skipped else ""))
+    print(f"{total.passed} passed, {total.failed} failed")
+    return 0 if total.passed and not total.failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
