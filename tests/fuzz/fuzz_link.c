@@ -122,9 +122,10 @@ static void fuzz_repaired(const uint8_t *data, size_t size, size_t step)
 		        .channel = LINK_BULK,
 		        .epoch = get32(copy + at + 8),
 		        .len = get32(copy + at + 12),
-		        .sequence = sequence++,
+		        .sequence = sequence,
 		};
 
+		sequence++;
 		if (h.len > size - at - LINK_HEADER_LEN)
 			break;
 		link_encode(copy + at, &h, SEED);
