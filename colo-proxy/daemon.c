@@ -29,7 +29,9 @@
 #include "colo-proxy/control/control.h"
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/control/report.h"
+#include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
+#include "colo-proxy/stock.h"
 #include "colo-proxy/vm.h"
 #include "qemu-glue/colo.h"
 
@@ -43,6 +45,7 @@ struct daemon {
 	GMainLoop *loop;
 	struct node *node;
 	struct vm vm;
+	struct stock stock; /* comparator = qemu */
 	struct control_server *server;
 	int lock_fd;
 	guint vm_watch, qmp_watch, copy_timer, fence_watch, fence_timer, stop_timer;
@@ -83,6 +86,36 @@ static gboolean vm_ended(gint fd, GIOCondition condition, gpointer data)
 	return G_SOURCE_REMOVE;
 }
 
+static bool is_stock(const struct daemon *daemon)
+{
+	return daemon->config->comparator == CONFIG_COMPARATOR_QEMU;
+}
+
+static void stock_checkpoint(void *ctx, uint64_t ago_ns, uint64_t pause_ns)
+{
+	struct daemon *daemon = ctx;
+
+	node_checkpoint_seen(daemon->node, loop_clock() - ago_ns, pause_ns);
+}
+
+static void stock_left(void *ctx, const char *why)
+{
+	struct daemon *daemon = ctx;
+
+	node_channel_lost(daemon->node, why);
+}
+
+static const struct stock_ops stock_operations = {
+	.checkpoint = stock_checkpoint,
+	.left = stock_left,
+};
+
+static void take_stock_events(struct daemon *daemon)
+{
+	if (daemon->stock.counting)
+		stock_take_events(&daemon->stock, &stock_operations, daemon);
+}
+
 static gboolean qmp_readable(gint fd, GIOCondition condition, gpointer data)
 {
 	struct daemon *daemon = data;
@@ -90,8 +123,10 @@ static gboolean qmp_readable(gint fd, GIOCondition condition, gpointer data)
 
 	(void)fd;
 	(void)condition;
-	if (qmp_dispatch(daemon->vm.qmp, err, sizeof(err)) == 0)
+	if (qmp_dispatch(daemon->vm.qmp, err, sizeof(err)) == 0) {
+		take_stock_events(daemon);
 		return G_SOURCE_CONTINUE;
+	}
 	daemon->qmp_watch = 0; /* the pidfd says the rest */
 	log_debug("QMP: %s", err);
 	return G_SOURCE_REMOVE;
@@ -105,9 +140,11 @@ static void watch_vm(struct daemon *daemon)
 		g_unix_fd_add(qmp_fd(daemon->vm.qmp), G_IO_IN | G_IO_HUP, qmp_readable, daemon);
 }
 
-/* The URI for the channel that the node's relay is at the other end of. */
+/* The URI for the channel that the node's relay is at the other end of, or the other QEMU. */
 static char *migration_uri(const struct daemon *daemon)
 {
+	if (is_stock(daemon))
+		return stock_uri(daemon->config);
 	return g_strconcat("unix:", node_migration_path(daemon->node), NULL);
 }
 
@@ -118,13 +155,16 @@ static void start_vm(struct daemon *daemon, bool secondary)
 	int r;
 
 	end_vm(daemon);
-	if (secondary)
-		unlink(node_migration_path(daemon->node));
+	daemon->stock = (struct stock){ .vm = &daemon->vm };
+	if (secondary && g_str_has_prefix(uri, "unix:"))
+		unlink(uri + strlen("unix:"));
 	r = vm_start(&daemon->vm, secondary, node_tap_fd(daemon->node), err, sizeof(err));
 	if (r == 0) {
 		watch_vm(daemon);
 		if (secondary)
 			r = colo_prepare_secondary(daemon->vm.qmp, uri, QMP_MS, err, sizeof(err));
+		else if (is_stock(daemon))
+			r = stock_open(&daemon->stock, err, sizeof(err));
 	}
 	g_free(uri);
 	if (r < 0) {
@@ -166,6 +206,10 @@ static gboolean watch_copy(gpointer data)
 		return G_SOURCE_CONTINUE;
 	daemon->in_colo = true;
 	daemon->copy_timer = 0;
+	if (is_stock(daemon)) {
+		stock_count(&daemon->stock);
+		node_in_colo(daemon->node);
+	}
 	return G_SOURCE_REMOVE;
 }
 
@@ -174,10 +218,14 @@ static void migrate(struct daemon *daemon)
 	struct colo_tuning tuning = colo_tuning_default;
 	char *uri = migration_uri(daemon);
 	char err[ERR_LEN] = "no VM";
+	int r = -ESRCH;
 
 	tuning.downtime_limit_ms = (uint32_t)(daemon->config->downtime_limit_ns / 1000000);
-	if (!daemon->vm.qmp ||
-	    colo_start_primary(daemon->vm.qmp, uri, &tuning, QMP_MS, err, sizeof(err)) < 0) {
+	if (daemon->vm.qmp && is_stock(daemon))
+		r = stock_migrate(&daemon->stock, uri, err, sizeof(err));
+	else if (daemon->vm.qmp)
+		r = colo_start_primary(daemon->vm.qmp, uri, &tuning, QMP_MS, err, sizeof(err));
+	if (r < 0) {
 		node_copy_failed(daemon->node, err);
 	} else {
 		g_clear_handle_id(&daemon->copy_timer, g_source_remove);
@@ -192,12 +240,16 @@ static void trigger_checkpoint(struct daemon *daemon)
 
 	if (!daemon->in_colo || !daemon->vm.qmp)
 		return; /* the node asks again */
-	if (colo_trigger_checkpoint(daemon->vm.qmp, COLO_DELAY_NEVER, QMP_MS, err, sizeof(err)) < 0)
+	if (colo_trigger_checkpoint(daemon->vm.qmp,
+				    is_stock(daemon) ? STOCK_CHECKPOINT_DELAY_MS : COLO_DELAY_NEVER,
+				    QMP_MS, err, sizeof(err)) < 0)
 		log_warn("QEMU does not take the request for a checkpoint: %s", err);
 }
 
 static int leave_colo_once(struct daemon *daemon, bool primary, char *err, size_t errlen)
 {
+	if (is_stock(daemon))
+		return stock_leave(&daemon->stock, primary, err, errlen);
 	return primary ? colo_failover_primary(daemon->vm.qmp, QMP_MS, err, errlen)
 		       : colo_failover_secondary(daemon->vm.qmp, QMP_MS, err, errlen);
 }
@@ -241,7 +293,9 @@ static void abort_copy(struct daemon *daemon)
 		    strcmp(progress.status, "setup") != 0 &&
 		    strcmp(progress.status, "device") != 0 &&
 		    strcmp(progress.status, "cancelling") != 0) {
-			node_left_colo(daemon->node, true, "");
+			int r = stock_drop_filters(&daemon->stock, err, sizeof(err));
+
+			node_left_colo(daemon->node, r == 0, err);
 			return;
 		}
 		if (qmp_execute(daemon->vm.qmp, "migrate_cancel", NULL, QMP_MS, NULL, err,
@@ -249,6 +303,14 @@ static void abort_copy(struct daemon *daemon)
 			break;
 	}
 	node_left_colo(daemon->node, false, err);
+}
+
+static void announce_vm(struct daemon *daemon)
+{
+	char err[ERR_LEN] = "no VM";
+
+	if (!daemon->vm.qmp || stock_announce(&daemon->stock, err, sizeof(err)) < 0)
+		log_error("QEMU does not announce the VM's address: %s", err);
 }
 
 /* ---- the fence ---- */
@@ -377,6 +439,9 @@ static gboolean carry_out(gpointer data)
 	case ORDER_FENCE:
 		ask_fence(daemon, posted->text);
 		break;
+	case ORDER_ANNOUNCE:
+		announce_vm(daemon);
+		break;
 	case ORDER_EVENT:
 		publish(daemon, posted->text);
 		break;
@@ -472,6 +537,7 @@ static void handle_command(void *ctx, struct control_request *request, const cha
 		node_snapshot(daemon->node, &answer->job);
 	} else if (strcmp(command, "stats") == 0) {
 		answer->kind = ANSWER_STATS;
+		take_stock_events(daemon);
 		node_snapshot(daemon->node, &answer->job);
 	} else if (strcmp(command, "checkpoint") == 0) {
 		node_checkpoint(daemon->node, &answer->job);

@@ -30,6 +30,7 @@ enum order {
 	ORDER_LEAVE_COLO,      /* lost heartbeat, the VM runs on: node_left_colo() */
 	ORDER_KILL_VM,         /* S: the copy is worthless. P: the VM is the peer's now */
 	ORDER_FENCE,           /* run the fence: node_fenced() */
+	ORDER_ANNOUNCE,        /* comparator = qemu: QEMU announces the VM's address */
 	ORDER_EVENT,           /* publish and log the text */
 	ORDER_RETIRED,         /* P: the VM is the peer's; the daemon may end if it was told to */
 };
@@ -62,6 +63,15 @@ void node_copy_failed(struct node *node, const char *text);
 void node_left_colo(struct node *node, bool ok, const char *text);
 void node_vm_lost(struct node *node, const char *text);
 void node_fenced(struct node *node, bool granted, const char *text);
+
+/*
+ * comparator = qemu: what QEMU itself reports of COLO. Both QEMUs are in it; a checkpoint began at
+ * `stopped_at` (loop_clock()) and held the VM up so long; QEMU has left it by itself.
+ */
+#define STOCK_CHECKPOINT_DELAY_MS 20000u /* QEMU's default of x-checkpoint-delay */
+void node_in_colo(struct node *node);
+void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
+void node_channel_lost(struct node *node, const char *text);
 
 /* A command's outcome is given to `done` in the data thread. */
 struct node_job {

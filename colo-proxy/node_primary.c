@@ -210,8 +210,13 @@ void primary_mirror(struct node *node)
 
 static void mirror_ready(void *ctx, uint32_t events)
 {
+	struct node *node = ctx;
+
 	(void)events;
-	primary_mirror(ctx);
+	primary_mirror(node);
+	/* After a loss, and for frames from before the mirror: needs a moment without any. */
+	if (!mirror_aligned(node->mirror))
+		mirror_align(node->mirror, node->tap_fd);
 }
 
 /* The PVM stands still: which input it has taken. */
@@ -221,8 +226,6 @@ static void take_input_cut(struct node *node)
 	uint64_t taken;
 
 	primary_mirror(node);
-	if (!mirror_aligned(node->mirror))
-		mirror_align(node->mirror, node->tap_fd);
 	if (mirror_taken(node->mirror, &taken) == 0)
 		p->input_cut = taken < p->input_index ? taken : p->input_index;
 	else
@@ -451,6 +454,10 @@ static void close_pvm(struct node *node)
 /* The channel to the PVM's QEMU is of no use any more: the VM goes on, unprotected, if it may. */
 static void pvm_failed(struct node *node, const char *why)
 {
+	if (node->role.state == ROLE_RETIRED) {
+		close_pvm(node); /* its QEMU has been ended */
+		return;
+	}
 	log_error("the migration channel of the VM's QEMU: %s", why);
 	if (node->role.state == ROLE_JOINING) {
 		node_role(node, ROLE_EV_COPY_FAILED);
@@ -954,6 +961,12 @@ static int open_listen(struct node *node, char *err, size_t errlen)
 	return loop_add(node->loop, &of(node)->listen, fd, EPOLLIN, accept_pvm, node);
 }
 
+/* What a primary has without a data path, too. */
+void primary_init_boot(struct node *node)
+{
+	of(node)->boot_timer = (struct loop_timer){ .fire = boot_due, .ctx = node };
+}
+
 int primary_init(struct node *node, char *err, size_t errlen)
 {
 	struct primary *p = of(node);
@@ -967,7 +980,6 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	};
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 
-	p->boot_timer = (struct loop_timer){ .fire = boot_due, .ctx = node };
 	p->start_timer = (struct loop_timer){ .fire = start_epoch_0, .ctx = node };
 	p->read_timer = (struct loop_timer){ .fire = read_again, .ctx = node };
 	p->gate_timer = (struct loop_timer){ .fire = gate_due, .ctx = node };

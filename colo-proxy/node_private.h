@@ -155,6 +155,12 @@ struct node {
 	struct status_takeover takeover;
 };
 
+/* False with comparator = qemu and none: no hold, no mirror, no relay, no gate (node_stock.c). */
+static inline bool node_proxies(const struct node *node)
+{
+	return node->config->comparator == CONFIG_COMPARATOR_PROXY;
+}
+
 /* node.c */
 uint64_t node_realtime(void);
 void node_role(struct node *node, enum role_event event);
@@ -174,6 +180,7 @@ void input_log_clear(struct input_log *log);
 
 /* node_primary.c */
 int primary_init(struct node *node, char *err, size_t errlen);
+void primary_init_boot(struct node *node);
 void primary_fini(struct node *node);
 void primary_output(struct node *node, struct frame *frame);
 void primary_mirror(struct node *node);
@@ -206,5 +213,16 @@ void secondary_stop_copy(struct node *node);
 void secondary_take_over(struct node *node);
 void secondary_left_colo(struct node *node, bool ok, const char *text);
 void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed);
+bool secondary_has_same_vm(struct node *node, const uint8_t *payload, size_t len);
+
+/* node_stock.c */
+void stock_act(struct node *node, uint32_t actions);
+void stock_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+		   size_t len);
+void stock_vm_ready(struct node *node, bool ok, const char *text);
+void stock_left_colo(struct node *node, bool ok, const char *text);
+void stock_in_colo(struct node *node);
+void stock_channel_lost(struct node *node, const char *text);
+void stock_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
 
 #endif

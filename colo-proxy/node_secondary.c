@@ -539,18 +539,15 @@ static const struct relay_secondary_ops relay_operations = {
 
 /* ---- joining ---- */
 
-static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
+/* Reads PROTECT's head. What is wrong is said to the primary or ends the session. */
+bool secondary_has_same_vm(struct node *node, const uint8_t *payload, size_t len)
 {
 	char text[400];
 	uint32_t mib;
 
-	if (node->role.state != ROLE_JOINING || node->shadow) {
-		link_drop(node->link, "protection was asked for twice");
-		return;
-	}
 	if (len < PROTECT_HEAD_LEN) {
 		link_drop(node->link, "a PROTECT message that is too short");
-		return;
+		return false;
 	}
 	mib = (uint32_t)payload[0] << 24 | (uint32_t)payload[1] << 16 | (uint32_t)payload[2] << 8 |
 	      payload[3];
@@ -564,8 +561,19 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 			 (int)(len - PROTECT_HEAD_LEN < 120 ? len - PROTECT_HEAD_LEN : 120),
 			 (const char *)payload + PROTECT_HEAD_LEN, mib);
 		give_up(node, text);
+		return false;
+	}
+	return true;
+}
+
+static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
+{
+	if (node->role.state != ROLE_JOINING || node->shadow) {
+		link_drop(node->link, "protection was asked for twice");
 		return;
 	}
+	if (!secondary_has_same_vm(node, payload, len))
+		return;
 	memcpy(&node->digest_key, payload + 4, sizeof(node->digest_key));
 	if (shadow_new(&node->shadow, (uint32_t)node->config->max_flows, &node->digest_key,
 		       &shadow_operations, node) < 0) {

@@ -79,10 +79,11 @@ static void describe_machine(struct vm *vm)
 {
 	const struct config *config = vm->config;
 
-	snprintf(vm->machine, sizeof(vm->machine), "QEMU %d.%d %s %s cpu %s smp %lu mac %s",
+	snprintf(vm->machine, sizeof(vm->machine), "QEMU %d.%d %s %s cpu %s smp %lu mac %s%s",
 		 vm->version.major, vm->version.minor, vm->kvm ? "kvm" : "tcg",
 		 config->machine == CONFIG_MACHINE_Q35 ? "q35" : "pc",
-		 config->cpu ? config->cpu : "default", (unsigned long)config->smp, config->mac);
+		 config->cpu ? config->cpu : "default", (unsigned long)config->smp, config->mac,
+		 config->comparator == CONFIG_COMPARATOR_QEMU ? " comparator qemu" : "");
 }
 
 int vm_probe(struct vm *vm, const struct config *config, char *err, size_t errlen)
@@ -104,8 +105,9 @@ int vm_probe(struct vm *vm, const struct config *config, char *err, size_t errle
 		return r;
 	vm->qmp_path = g_build_filename(config->run_dir, "qmp.sock", NULL);
 	describe_machine(vm);
+	/* Only a relay knows when to flush. */
 	if (vm->kvm || !(qemu_support_for(vm->version)->quirks & QEMU_QUIRK_TCG_FLUSH) ||
-	    config->comparator == CONFIG_COMPARATOR_NONE)
+	    config->comparator != CONFIG_COMPARATOR_PROXY)
 		return 0;
 	vm->plugin = find_plugin();
 	if (!vm->plugin) {
@@ -142,9 +144,12 @@ static void fill_params(const struct vm *vm, bool secondary, struct qemu_params 
 			     : config->comparator == CONFIG_COMPARATOR_NONE
 				     ? QEMU_COMPARATOR_NONE
 				     : QEMU_COMPARATOR_PROXY;
+	/* The primary's filters come with the first copy (stock.h). */
+	if (params->comparator == QEMU_COMPARATOR_QEMU && !secondary)
+		params->comparator = QEMU_COMPARATOR_NONE;
 	if (params->comparator == QEMU_COMPARATOR_QEMU) {
-		/* Both sides name the primary's replication address: its filters listen there. */
-		params->compare_host = secondary ? config->peer.host : config->listen.host;
+		/* The primary's replication address: its filters listen there. */
+		params->compare_host = config->peer.host;
 		params->mirror_port = (uint16_t)(config->qemu_base_port + CONFIG_PORT_MIRROR);
 		params->compare_port = (uint16_t)(config->qemu_base_port + CONFIG_PORT_COMPARE);
 	}

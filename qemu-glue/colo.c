@@ -313,12 +313,14 @@ static int for_ids(struct qmp *q, const char *name, const char *const *ids, stru
 	return ret;
 }
 
+/* Of a primary, in the order in which they go. */
+static const char *const stock_objects[] = {"comp0",   "iothread1", "m0",
+                                            "redire0", "redire1",   NULL};
+
 int colo_stock_failover_primary(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen)
 {
-	static const char *const objects[] = {"comp0",   "iothread1", "m0",
-	                                      "redire0", "redire1",   NULL};
 	struct budget budget = budget_of(timeout_ms);
-	int ret = for_ids(q, "object-del", objects, budget, err, errlen);
+	int ret = for_ids(q, "object-del", stock_objects, budget, err, errlen);
 
 	if (ret)
 		return ret;
@@ -385,6 +387,53 @@ static int add_channels(struct qmp *q, const struct colo_stock_channels *ch, str
 	if (!ret)
 		ret = add_chardev(q, "compare_out0", unix_addr_of(ch->run_dir, "compare_out"),
 		                  false, budget, err, errlen);
+	return ret;
+}
+
+int colo_stock_open_channels(struct qmp *q, const struct colo_stock_channels *channels,
+                             uint64_t timeout_ms, char *err, size_t errlen)
+{
+	return add_channels(q, channels, budget_of(timeout_ms), err, errlen);
+}
+
+int colo_stock_close_channels(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen)
+{
+	/* Clients first: a server does not miss the end of its connection then. */
+	static const char *const chardevs[] = {"compare0-0", "compare_out0", "compare0",
+	                                       "compare_out", "mirror0", "compare1", NULL};
+
+	return for_ids(q, "chardev-remove", chardevs, budget_of(timeout_ms), err, errlen);
+}
+
+/* True if `reply`, an answer to qom-list, has a child called `name`. */
+static bool has_child(const json_t *reply, const char *name)
+{
+	const json_t *property;
+	size_t i;
+
+	json_array_foreach(reply, i, property) {
+		const char *is = json_string_value(json_object_get(property, "name"));
+
+		if (is && strcmp(is, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+int colo_stock_remove_filters(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen)
+{
+	struct budget budget = budget_of(timeout_ms);
+	json_t *reply = NULL;
+	int ret = qmp_execute(q, "qom-list", json_pack("{s:s}", "path", "/objects"),
+	                      left_ms(budget), &reply, err, errlen);
+
+	for (size_t i = 0; stock_objects[i] && !ret; i++) {
+		const char *const ids[] = {stock_objects[i], NULL};
+
+		if (has_child(reply, ids[0]))
+			ret = for_ids(q, "object-del", ids, budget, err, errlen);
+	}
+	json_decref(reply);
 	return ret;
 }
 

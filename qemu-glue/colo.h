@@ -121,5 +121,17 @@ struct colo_stock_channels {
  */
 int colo_stock_prepare_primary(struct qmp *q, const struct colo_stock_channels *channels,
                                bool was_secondary, uint64_t timeout_ms, char *err, size_t errlen);
+/*
+ * The channels alone, for a primary that is to be found by its secondary before its output is held
+ * back; then colo_stock_prepare_primary() without channels. Closing needs the filters gone.
+ */
+int colo_stock_open_channels(struct qmp *q, const struct colo_stock_channels *channels,
+                             uint64_t timeout_ms, char *err, size_t errlen);
+int colo_stock_close_channels(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen);
+/*
+ * Undoes colo_stock_prepare_primary(), also when that failed half way; the channels stay. For a
+ * primary that never was in COLO.
+ */
+int colo_stock_remove_filters(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen);
 
 #endif

@@ -391,6 +391,15 @@ static void check_replication(struct parse *parse)
 		clash(parse, "replication", "listen",
 		      "missing; role = secondary needs an ADDRESS:PORT of this host");
 	if (config->comparator == CONFIG_COMPARATOR_QEMU &&
+	    (!config->peer.host || !config->listen.host))
+		clash(parse, "replication", config->peer.host ? "listen" : "peer",
+		      "missing; with comparator = qemu both are needed on both hosts: QEMU's own "
+		      "channels use their addresses");
+	if (config->comparator == CONFIG_COMPARATOR_NONE && role && role->known &&
+	    config->role == CONFIG_ROLE_SECONDARY)
+		clash(parse, "checkpoint", "comparator",
+		      "none on a secondary; an unprotected VM has only a primary");
+	if (config->comparator == CONFIG_COMPARATOR_QEMU &&
 	    ((config->peer.host && in_qemu_ports(config, config->peer.port)) ||
 	     (config->listen.host && in_qemu_ports(config, config->listen.port))))
 		clash(parse, "checkpoint", "qemu-base-port",

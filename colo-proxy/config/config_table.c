@@ -176,7 +176,7 @@ const struct config_key config_table[] = {
 	  .help = "How long the VM may stand still when protection begins" },
 	{ KEY("checkpoint", "comparator", CONFIG_CHOICE, comparator), .choices = comparators,
 	  .preset = "proxy",
-	  .help = "proxy: this program; qemu: QEMU's colo-compare and filters; none: release by commit only" },
+	  .help = "proxy: this program; qemu: QEMU's colo-compare and filters; none: the VM is not protected, nothing is held" },
 	{ KEY("checkpoint", "migration-transport", CONFIG_CHOICE, migration_transport),
 	  .choices = transports, .preset = "tcp",
 	  .help = "With comparator = qemu: what QEMU's migration channel runs over" },

@@ -9,6 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Further lines of [replication], which is last in MINIMAL. */
+#define BOTH_ENDS "listen = 198.51.100.1:9900\n"
+
 #define MINIMAL                                                                                    \
 	"[network]\n"                                                                              \
 	"bridge = br0\n"                                                                           \
@@ -373,10 +376,15 @@ static void test_structure(void)
 	       "guest1.conf: [replication] listen: missing");
 	refuse("[network]\nbridge=b\n[replication]\nrole=primary\nkey-file=/k\n",
 	       "guest1.conf: [replication] peer: missing");
-	refuse(MINIMAL "[checkpoint]\ncomparator = qemu\nmigration-transport = unix\n",
+	refuse(MINIMAL BOTH_ENDS "[checkpoint]\ncomparator = qemu\nmigration-transport = unix\n",
 	       "[checkpoint] migration-path: missing");
-	refuse(MINIMAL "[checkpoint]\ncomparator = qemu\nqemu-base-port = 9898\n",
-	       "guest1.conf:9: [checkpoint] qemu-base-port: its three ports");
+	refuse(MINIMAL BOTH_ENDS "[checkpoint]\ncomparator = qemu\nqemu-base-port = 9898\n",
+	       "guest1.conf:10: [checkpoint] qemu-base-port: its three ports");
+	refuse(MINIMAL "[checkpoint]\ncomparator = qemu\n",
+	       "guest1.conf: [replication] listen: missing; with comparator = qemu both");
+	refuse("[network]\nbridge=b\n[replication]\nrole=secondary\nkey-file=/k\n"
+	       "listen=192.0.2.1:1\n[checkpoint]\ncomparator = none\n",
+	       "guest1.conf:8: [checkpoint] comparator: none on a secondary");
 }
 
 static void test_all_are_reported(void)
