@@ -365,12 +365,13 @@ static void fence_child_setup(gpointer data)
 static void ask_fence(struct daemon *daemon, const char *reason)
 {
 	const struct config *config = daemon->config;
-	char **env = g_get_environ();
+	char **env;
 	const char *peer = config->peer.host ? config->peer.host : config->listen.host;
 	GError *error = NULL;
 
 	if (daemon->fence_pid)
 		return;
+	env = g_get_environ();
 	env = g_environ_setenv(env, "COLO_NAME", config->name, TRUE);
 	env = g_environ_setenv(env, "COLO_PEER", peer ? peer : "", TRUE);
 	env = g_environ_setenv(env, "COLO_REASON", reason, TRUE);

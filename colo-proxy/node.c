@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@
 
 #define RELEASE_RETRY_NS (1 * MS)
 #define TIMER_SLACK_NS	 20000ul
+#define DATA_NICE	 (-15)
 
 uint64_t node_realtime(void)
 {
@@ -561,6 +563,9 @@ static void *run(void *arg)
 
 	prctl(PR_SET_NAME, "colo-data");
 	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
+	/* It must not wait behind the vCPUs that wait for it. */
+	if (setpriority(PRIO_PROCESS, (id_t)gettid(), DATA_NICE) < 0)
+		log_warn("the data thread runs with ordinary priority: %s", strerror(errno));
 	r = loop_run(node->loop);
 	if (r < 0)
 		log_error("the data thread's event loop failed: %s; nothing is released any more",

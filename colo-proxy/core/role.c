@@ -133,6 +133,17 @@ static uint32_t link_down(struct role *role, uint64_t now)
 	       ROLE_ACT_STOP_COPY;
 }
 
+/* The fence did not work. If the primary has been heard from meanwhile, it lives: it goes on. */
+static uint32_t denied(struct role *role, uint64_t now)
+{
+	role->asked = false;
+	if (role->state != ROLE_DECIDING)
+		return 0;
+	if (role->link && !role->params.primary)
+		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_YIELD;
+	return enter(role, ROLE_STUCK, now);
+}
+
 static bool undecided(const struct role *role)
 {
 	return role->state == ROLE_DECIDING || role->state == ROLE_STUCK;
@@ -195,8 +206,7 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 	case ROLE_EV_RIGHT:
 		return undecided(role) ? granted(role, now) : 0;
 	case ROLE_EV_NO_RIGHT:
-		role->asked = false;
-		return role->state == ROLE_DECIDING ? enter(role, ROLE_STUCK, now) : 0;
+		return denied(role, now);
 	case ROLE_EV_FORCE:
 		return undecided(role) ? granted(role, now) : 0;
 	case ROLE_EV_PEER_YIELDED:
