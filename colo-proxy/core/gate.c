@@ -55,6 +55,8 @@
 #define TS_SEEN_WITHIN 1000000000ull  /* ns: older sights of the SVM's clock say nothing */
 #define TS_TICK_NS     1000000u
 #define COVERED_SPAN   (1u << 30)     /* no more is remembered of what is covered */
+#define SPLIT_AFTER_NS 3000000ull     /* the SVM is usually faster than this */
+#define SPLIT_LOOKS    32u
 #define EVICT_TRIES    16u
 #define NO_EPOCH       UINT32_MAX
 
@@ -382,6 +384,32 @@ static int32_t lead_bound(const struct gate *gate, const struct view *view, uint
 	uint64_t ticks = (now - gate->cut_at[view->epoch & 1]) / TS_TICK_NS + 1;
 
 	return ticks < INT32_MAX / 2 ? (int32_t)ticks : INT32_MAX / 2;
+}
+
+/* Puts a frame that was cut off the beginning of `held` in front of it, with its age. -ENOMEM. */
+static int insert_before(struct gate *gate, struct held *held, struct frame *frame,
+			 const struct packet *packet)
+{
+	struct held *first = malloc(sizeof(*first));
+
+	if (!first)
+		return -ENOMEM;
+	*first = *held;
+	first->frame = frame;
+	first->packet = *packet;
+	first->end = packet->tcp.seq + packet_seq_len(packet);
+	first->newer = held;
+	first->flow_next = held;
+	held->flow->head = first; /* held was the head */
+	*(held->older ? &held->older->newer : &gate->oldest) = first;
+	held->older = first;
+	if (gate->first_of_epoch == held)
+		gate->first_of_epoch = first;
+	gate->stats.now_packets++;
+	gate->stats.now_bytes += frame->len;
+	count(&gate->stats.by_class[packet->class].held_packets,
+	      &gate->stats.by_class[packet->class].held_bytes, frame);
+	return 0;
 }
 
 /* Tells the secondary how far the PVM's timestamp clock leads, before a packet shows it. */
@@ -955,7 +983,62 @@ static void request_late(struct gate *gate, const struct held *held)
 	gate->ops->request(gate->ctx, &why);
 }
 
-uint64_t gate_tick(struct gate *gate, uint64_t now)
+/*
+ * A superframe of the PVM's of which the SVM has said only the beginning: its congestion window may
+ * be the smaller one, and opens when the client acknowledges what is held here. So the beginning
+ * goes out by itself. Returns its length, 0 when the frame is no such one.
+ */
+static uint32_t covered_part(const struct gate *gate, const struct held *held)
+{
+	const struct view *view;
+	uint32_t part;
+
+	if (!held->flow || held->flow->head != held || held->packet.class != PACKET_TCP ||
+	    held->epoch < gate->broken_below)
+		return 0;
+	view = &held->flow->view[held->epoch & 1];
+	if (view->epoch != held->epoch || !view->covered_known ||
+	    seq_leq(view->covered_end, held->packet.tcp.seq))
+		return 0;
+	part = view->covered_end - held->packet.tcp.seq;
+	return part < held->packet.payload_len ? part : 0;
+}
+
+static void split(struct gate *gate, struct held *held, uint32_t part, uint64_t now)
+{
+	struct frame *frame;
+	struct packet first;
+
+	if (packet_split(&held->packet, part, &frame) != 0)
+		return;
+	gate->stats.now_bytes -= part;
+	if (packet_parse(&first, frame) != 0 || insert_before(gate, held, frame, &first) != 0) {
+		/* The bytes are not lost: the PVM sends them again when nobody acknowledges. */
+		frame_free(frame);
+		return;
+	}
+	release_matched(gate, held->flow, now);
+}
+
+/* Splits what has waited for long enough among the oldest. Returns when to look again. */
+static uint64_t split_stuck(struct gate *gate, uint64_t now)
+{
+	struct held *held = gate->first_of_epoch;
+
+	for (uint32_t i = 0; held && i < SPLIT_LOOKS; i++) {
+		struct held *next = held->newer;
+		uint32_t part = covered_part(gate, held);
+
+		if (part && held->arrived + SPLIT_AFTER_NS > now)
+			return held->arrived + SPLIT_AFTER_NS;
+		if (part)
+			split(gate, held, part, now);
+		held = next;
+	}
+	return UINT64_MAX;
+}
+
+static uint64_t late_due(struct gate *gate, uint64_t now)
 {
 	const struct held *first = gate->first_of_epoch;
 	enum ckpt_cause cause;
@@ -977,6 +1060,14 @@ uint64_t gate_tick(struct gate *gate, uint64_t now)
 		return due;
 	request_late(gate, first);
 	return UINT64_MAX;
+}
+
+uint64_t gate_tick(struct gate *gate, uint64_t now)
+{
+	uint64_t look = split_stuck(gate, now);
+	uint64_t due = late_due(gate, now);
+
+	return look < due ? look : due;
 }
 
 /* ---- the rest ---- */

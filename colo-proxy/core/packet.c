@@ -644,3 +644,54 @@ const char *packet_describe(const struct packet *p, char *buf, size_t len)
 	}
 	return buf;
 }
+
+/* Sets the lengths and checksums of a TCP packet whose payload has been cut. */
+static void refit(struct frame *f, const struct packet *was, uint32_t payload_len)
+{
+	uint32_t l4_len = was->payload_off - was->l4_off + payload_len;
+	struct packet now;
+
+	put16(f, was->ip_off + 2, (uint16_t)(was->ip_len + l4_len));
+	put16(f, was->ip_off + 10, 0);
+	put16(f, was->ip_off + 10,
+	      (uint16_t)~checksum_fold(checksum_add(0, f->data + was->ip_off, was->ip_len)));
+	f->len = was->payload_off + payload_len;
+	if (f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE && payload_len <= f->vnet.gso_size) {
+		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_NONE;
+		f->vnet.gso_size = 0;
+	}
+	if (f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+		put16(f, was->l4_off + TCP_CSUM_OFF,
+		      checksum_fold(checksum_ipv4_pseudo(was->src, was->dst, was->proto, l4_len)));
+	else if (packet_parse(&now, f) == 0)
+		put16(f, was->l4_off + TCP_CSUM_OFF, packet_l4_checksum(&now));
+}
+
+int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first)
+{
+	struct frame *rest = p->frame;
+	struct packet was = *p;
+	struct frame *first;
+
+	if (p->class != PACKET_TCP || prefix == 0 || prefix >= p->payload_len ||
+	    (p->tcp.flags & PACKET_SYN) || rest->start != FRAME_AT_ETHERNET)
+		return -EINVAL;
+	first = frame_new(p->payload_off + prefix);
+	if (!first)
+		return -ENOMEM;
+	first->vnet = rest->vnet;
+	first->origin = rest->origin;
+	memcpy(first->data, rest->data, p->payload_off + prefix);
+	first->data[p->l4_off + 13] &= (uint8_t)~(PACKET_FIN | PACKET_PSH);
+	refit(first, &was, prefix);
+
+	memmove(rest->data + prefix, rest->data, p->payload_off);
+	rest->data += prefix;
+	rest->room -= prefix;
+	put32(rest, was.l4_off + 4, was.tcp.seq + prefix);
+	rest->data[was.l4_off + 13] &= (uint8_t)~PACKET_CWR;
+	refit(rest, &was, was.payload_len - prefix);
+	packet_parse(p, rest);
+	*ret_first = first;
+	return 0;
+}

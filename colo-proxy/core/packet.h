@@ -207,6 +207,16 @@ void packet_map_in(struct packet *p, uint32_t seq_delta, uint32_t ts_delta);
 void packet_set_ack(struct packet *p, uint32_t ack);
 
 /*
+ * Cuts the first `prefix` bytes of payload off a TCP packet into a packet of their own, as
+ * segmentation would have: the new frame, with the same header, is the caller's; the frame of `p`
+ * keeps the rest, and its view is read again. FIN and PSH stay with the rest, CWR goes with the
+ * first part (RFC 3168 section 6.1.2). 0; -EINVAL (nothing changed) when p is not TCP with more
+ * payload than prefix > 0, starts with a SYN, or is a frame that its data path can release only
+ * once (FRAME_AT_IP); -ENOMEM.
+ */
+int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first);
+
+/*
  * The transport checksum that TCP, UDP or ICMP should have, computed over every byte; 0 for other
  * classes. (A computed 0 is returned as 0 for UDP too.)
  */

@@ -605,6 +605,101 @@ static void test_map_out_rules(void)
 	}
 }
 
+/* What a receiver sees of a packet: its bytes of the stream, and headers that fit them. */
+static void assert_segment(struct frame *f, uint32_t seq, const uint8_t *payload, uint32_t len,
+                           uint16_t flags)
+{
+	struct packet p;
+
+	g_assert_cmpint(packet_parse(&p, f), ==, 0);
+	g_assert_cmpint(p.class, ==, PACKET_TCP);
+	g_assert_cmpuint(p.tcp.seq, ==, seq);
+	g_assert_cmpuint(p.payload_len, ==, len);
+	g_assert_cmpuint(p.tcp.flags, ==, flags);
+	g_assert_cmpmem(f->data + p.payload_off, p.payload_len, payload, len);
+	g_assert_cmpuint(slow_checksum(f->data + p.ip_off, p.ip_len, NULL, 0), ==, 0);
+}
+
+/* Both parts carry the stream's bytes once, in order, with right checksums. */
+static void test_split(void)
+{
+	GRand *r = seeded();
+
+	for (unsigned i = 0; i < 20000; i++) {
+		struct frame *f = rand_tcp(r);
+		struct frame *first = NULL;
+		struct packet p;
+		uint32_t prefix, seq, len;
+		uint8_t *payload;
+		uint16_t flags;
+
+		g_assert_cmpint(packet_parse(&p, f), ==, 0);
+		put16(f->data + p.ip_off + 10, 0);
+		put16(f->data + p.ip_off + 10,
+		      slow_checksum(f->data + p.ip_off, p.ip_len, NULL, 0));
+		seq = p.tcp.seq;
+		len = p.payload_len;
+		flags = p.tcp.flags;
+		payload = g_memdup2(f->data + p.payload_off, len ? len : 1);
+		prefix = len ? (uint32_t)g_rand_int_range(r, 0, (gint32)len + 1) : 0;
+		if (prefix == 0 || prefix == len || (flags & PACKET_SYN)) {
+			g_assert_cmpint(packet_split(&p, prefix, &first), ==, -EINVAL);
+			g_assert_null(first);
+		} else {
+			g_assert_cmpint(packet_split(&p, prefix, &first), ==, 0);
+			assert_segment(first, seq, payload, prefix,
+			               flags & (uint16_t)~(PACKET_FIN | PACKET_PSH));
+			assert_segment(f, seq + prefix, payload + prefix, len - prefix,
+			               flags & (uint16_t)~PACKET_CWR);
+			g_assert_cmpuint(packet_l4_checksum(&p), ==, slow_tcp_checksum(f));
+			if (!(f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)) {
+				struct packet q;
+
+				g_assert_cmpint(packet_parse(&q, first), ==, 0);
+				g_assert_cmpuint(first->data[q.l4_off + 16] << 8 |
+				                         first->data[q.l4_off + 17],
+				                 ==, slow_tcp_checksum(first));
+			}
+			frame_free(first);
+		}
+		g_free(payload);
+		frame_free(f);
+	}
+	g_rand_free(r);
+}
+
+/* A superframe: the partial checksum counts the new length, a single segment is none any more. */
+static void test_split_superframe(void)
+{
+	struct frame *small = plain_tcp(PACKET_ACK, 1);
+	struct frame *f = frame_new(small->len + 4);
+	struct frame *first;
+	struct packet p;
+
+	memset(f->data, 0x55, f->room);
+	memcpy(f->data, small->data, small->len);
+	f->len = f->room;
+	put16(f->data + 16, f->len - 14);
+	frame_free(small);
+	g_assert_cmpint(packet_parse(&p, f), ==, 0);
+	g_assert_cmpuint(p.payload_len, ==, 4);
+	f->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	f->vnet.csum_start = (uint16_t)p.l4_off;
+	f->vnet.csum_offset = 16;
+	f->vnet.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+	f->vnet.gso_size = 1;
+	g_assert_cmpint(packet_parse(&p, f), ==, 0);
+	g_assert_cmpint(packet_split(&p, 1, &first), ==, 0);
+	g_assert_cmpuint(first->vnet.gso_type, ==, VIRTIO_NET_HDR_GSO_NONE);
+	g_assert_cmpuint(first->vnet.gso_size, ==, 0);
+	g_assert_cmpuint(f->vnet.gso_type, ==, VIRTIO_NET_HDR_GSO_TCPV4);
+	g_assert_cmpuint(first->data[p.l4_off + 16] << 8 | first->data[p.l4_off + 17], ==,
+	                 checksum_fold(checksum_ipv4_pseudo(p.src, p.dst, p.proto,
+	                                                    p.payload_off - p.l4_off + 1)));
+	frame_free(first);
+	frame_free(f);
+}
+
 static void test_seq_len(void)
 {
 	struct frame *f = plain_tcp(PACKET_SYN | PACKET_FIN, 0);
@@ -836,6 +931,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/packet/map/in-rules", test_map_in_rules);
 	g_test_add_func("/packet/map/out-rules", test_map_out_rules);
 	g_test_add_func("/packet/truncated", test_truncated);
+	g_test_add_func("/packet/split", test_split);
+	g_test_add_func("/packet/split-superframe", test_split_superframe);
 	g_test_add_func("/packet/seq-len", test_seq_len);
 	g_test_add_func("/packet/csum-start", test_csum_start);
 	g_test_add_func("/packet/checksum-replace", test_checksum_replace);
