@@ -1,0 +1,576 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The benchmark behind scripts/bench: what protection costs, side by side in one run.
+
+One round runs every variant once, each in a lab of its own, one after the other, since two idle
+pairs of VMs on one machine would disturb what is measured; every second round goes backwards. A
+figure is compared with the unprotected VM's of the same round; what is shown of a variant is the
+median of these ratios with the smallest and the largest.
+
+Nothing waits for ever: every load has a deadline of its own and a second one here. A load that
+failed or did not end counts with the rate that it had up to then, and is marked.
+"""
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import lab as lab_module  # noqa: E402
+from lab import Lab, LabError, build_dir, wait_for  # noqa: E402
+from lib.pair import LINK_PORT, Pair  # noqa: E402
+from lib.bench_plot import plot  # noqa: E402
+
+GUEST = lab_module.GUEST_IP
+SECOND_GUEST, SECOND_MAC = "10.77.0.11", "52:54:00:77:00:0b"
+RELAY_PORT, STOCK_PORT = 7401, 9000
+PREFIX = "colobench"
+IDLE_CHECKPOINTS = 20
+
+# name, what the table says
+VARIANTS = {
+    "alone": "unprotected",
+    "two": "2 unprotected",
+    "stock-tcp": "QEMU's COLO, TCP",
+    "stock-unix": "the same, unix",
+    "hold-tap": "colo-proxy",
+    "nfqueue": "the same, nfqueue",
+}
+OURS = ("hold-tap", "nfqueue")
+STOCK = ("stock-tcp", "stock-unix")
+
+
+class Loads:
+    """The loads of one variant: name -> (arguments of colo-load, unit, how to read the figure)."""
+
+    def __init__(self, quick):
+        seconds = 1 if quick else 2
+        bulk = 40_000_000 if quick else 100_000_000
+        self.quick = quick
+        self.all = {}
+        for n in (1, 4, 16):
+            self._add(f"http, new connections, {n}", "req/s", "rps", "http",
+                      "http://{ip}:8080/", "--close", "--allow-errors", "-c", n, "-d", seconds,
+                      "--deadline", seconds + 6)
+        for n in (1, 4, 16):
+            self._add(f"http, kept connections, {n}", "req/s", "rps", "http",
+                      "http://{ip}/hello", "--allow-errors", "-c", n, "-d", seconds,
+                      "--deadline", seconds + 6)
+        self._add("download", "MB/s", "MBps", "download", "http://{ip}/", "-b", bulk,
+                  "--deadline", 15)
+        self._add("upload", "MB/s", "MBps", "upload", "http://{ip}/", "-b", bulk,
+                  "--deadline", 15)
+        self._add("ping", "ms", "p50", "ping", "{ip}", "-i", 10, "-n", 50 if quick else 100,
+                  "--deadline", 8)
+        self._add("TCP round trips", "1/s", "rps", "rr", "{ip}", "-d", seconds,
+                  "--deadline", seconds + 6)
+
+    def _add(self, name, unit, read, *argv):
+        self.all[name] = (unit, read, [str(arg) for arg in argv])
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.started = time.monotonic()
+        self.loads = Loads(args.quick)
+        self.names = [name for name in VARIANTS if name in args.variants]
+        self.rounds = []   # [{variant: {load: result}}]
+        self.extra = {}
+        self.notes = []
+
+    # --- words ----------------------------------------------------------------------------------
+
+    def say(self, text):
+        print(f"[{time.monotonic() - self.started:6.1f}s] {text}", flush=True)
+
+    def note(self, text):
+        self.notes.append(text)
+        self.say(f"note: {text}")
+
+    def left(self):
+        return self.args.budget - (time.monotonic() - self.started)
+
+    # --- one load -------------------------------------------------------------------------------
+
+    def spawn(self, lab, name, ip=GUEST):
+        argv = [arg.format(ip=ip) for arg in self.loads.all[name][2]]
+        return self.spawn_argv(lab, argv)
+
+    @staticmethod
+    def spawn_argv(lab, argv):
+        return lab.spawn("client", [build_dir() / "tests/colo-load", *argv, "--json"],
+                         name="colo-load")
+
+    @staticmethod
+    def reap(child, seconds):
+        """The load's own report, or what became of it."""
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(5)
+            return {"ok": False, "error": f"the load did not end within {seconds} s"}
+        child.end_log()
+        for line in reversed(child.lines):
+            if line.startswith("{"):
+                return json.loads(line)
+        return {"ok": False, "error": " ".join(child.lines[-2:]) or f"status {child.returncode}"}
+
+    def figure(self, name, report):
+        """{value, and what else there is to say} of a report."""
+        read = self.loads.all[name][1]
+        result = {"ok": bool(report.get("ok")), "errors": report.get("errors", 0),
+                  "longest_gap_ms": report.get("longest_gap_ms"), "value": None}
+        if read == "p50":
+            value = report.get("latency_ms", {}).get("p50")
+        else:
+            value = report.get(read)
+        if value:
+            result["value"] = value
+        if report.get("error"):
+            result["error"] = report["error"][:200]
+        if report.get("lost"):
+            result["lost"] = report["lost"]
+        return result
+
+    def run(self, lab, name):
+        return self.figure(name, self.reap(self.spawn(lab, name), 40))
+
+    # --- variants -------------------------------------------------------------------------------
+
+    def pair(self, lab, variant, delay_ms=0):
+        """The two daemons of a variant, not started. With @delay_ms the link between the daemons
+        (stock: also that between the two QEMUs) goes through a relay that is so slow one way."""
+        address = lab_module.REPLICATION_IP
+        both = {"checkpoint": {}, "network": {}}
+        primary = {"replication": {}}
+        secondary = {"replication": {}}
+        if variant in ("alone", "two"):
+            both["checkpoint"]["comparator"] = "none"
+        elif variant in STOCK:
+            both["checkpoint"] = {
+                "comparator": "qemu", "qemu-base-port": STOCK_PORT,
+                "migration-transport": variant.removeprefix("stock-"),
+                "migration-path": Path(lab.dir) / "migration.sock",
+            }
+            primary["replication"]["listen"] = f"{address['primary']}:{LINK_PORT}"
+            secondary["replication"]["peer"] = f"{address['primary']}:{LINK_PORT}"
+        else:
+            both["network"]["datapath"] = variant
+        if delay_ms:
+            primary["replication"]["peer"] = f"{address['primary']}:{RELAY_PORT}"
+            lab.delay_relay("primary", f"{address['primary']}:{RELAY_PORT}",
+                            f"{address['secondary']}:{LINK_PORT}", delay_ms)
+            if variant in STOCK:
+                lab.delay_relay("primary", f"{address['primary']}:{STOCK_PORT}",
+                                f"{address['secondary']}:{STOCK_PORT}", delay_ms)
+        return Pair(lab, both, primary, secondary)
+
+    def bring_up(self, lab, variant, delay_ms=0):
+        pair = self.pair(lab, variant, delay_ms)
+        pair.start("primary")
+        pair.wait_guest(60)
+        if variant == "two":
+            lab.boot_guest("secondary", mac=SECOND_MAC, append=f"colo.ip={SECOND_GUEST}/24")
+        if variant not in ("alone", "two"):
+            pair.start("secondary")
+            pair.wait_protected(30)
+        # The first copy of everything that runs in the guest is translated code.
+        for argv in (["http", f"http://{GUEST}:8080/", "--close", "--allow-errors", "-c", "2", "-d",
+                      "0.4", "--deadline", "5"],
+                     ["http", f"http://{GUEST}/hello", "--allow-errors", "-c", "2", "-d", "0.3",
+                      "--deadline", "5"]):
+            self.reap(self.spawn_argv(lab, argv), 20)
+        return pair
+
+    @staticmethod
+    def checkpoints(pair):
+        return pair.stats()["checkpoints"]
+
+    def idle_pause(self, pair, variant):
+        """Checkpoints of a guest that does nothing, asked for one by one."""
+        before = self.checkpoints(pair)
+        for _ in range(IDLE_CHECKPOINTS):
+            total = self.checkpoints(pair)["total"]
+            pair.checkpoint()
+            wait_for(lambda: self.checkpoints(pair)["total"] > total, 5,
+                     f"{variant}: a checkpoint that was asked for")
+        after = self.checkpoints(pair)
+        return {"asked": IDLE_CHECKPOINTS, "taken": after["total"] - before["total"],
+                "pause_us": after["pause_us"], "commit_us": after["commit_us"]}
+
+    def run_load(self, lab, pair, variant, name):
+        before = self.checkpoints(pair) if variant not in ("alone", "two") else None
+        if variant == "two":
+            children = [self.spawn(lab, name), self.spawn(lab, name, SECOND_GUEST)]
+            results = [self.figure(name, self.reap(child, 40)) for child in children]
+            result = results[0]
+            values = [r["value"] for r in results if r["value"]]
+            result["value"] = statistics.mean(values) if values else None
+            result["ok"] = all(r["ok"] for r in results)
+            return result
+        result = self.run(lab, name)
+        if before:
+            after = self.checkpoints(pair)
+            result["checkpoints"] = after["total"] - before["total"]
+            result["causes"] = {cause: count - before["cause"][cause]
+                                for cause, count in after["cause"].items()
+                                if count > before["cause"][cause]}
+        return result
+
+    def one(self, variant, number):
+        """All loads on one variant; {load: result}."""
+        results = {}
+        with Lab(PREFIX) as lab:
+            try:
+                pair = self.bring_up(lab, variant)
+            except LabError as error:
+                self.note(f"{variant}, round {number}: did not come up: {str(error)[:300]}")
+                return results
+            for name in self.loads.all:
+                try:
+                    results[name] = self.run_load(lab, pair, variant, name)
+                except (LabError, subprocess.TimeoutExpired, OSError) as error:
+                    results[name] = {"ok": False, "value": None, "error": str(error)[:200]}
+                result = results[name]
+                if not result["ok"]:
+                    self.note(f"{variant}, round {number}, {name}: "
+                              f"{result.get('error', 'failed')}")
+            state = pair.state("primary")
+            if variant not in ("alone", "two"):
+                results["_stats"] = pair.stats()
+                if state != "protected":
+                    self.note(f"{variant}, round {number}: at the end the primary is {state}")
+        return results
+
+    def all_rounds(self):
+        for number in range(1, self.args.rounds + 1):
+            order = self.names if number % 2 else self.names[::-1]
+            self.rounds.append({})
+            for variant in order:
+                if self.left() < 60 and number > 1:
+                    self.note(f"out of time: round {number} is not complete")
+                    return
+                began = time.monotonic()
+                results = self.one(variant, number)
+                self.rounds[-1][variant] = results
+                short = results.get("http, new connections, 4", {}).get("value")
+                bulk = results.get("download", {}).get("value")
+                self.say(f"round {number}/{self.args.rounds}: {VARIANTS[variant]}: "
+                         f"{short or 0:.0f} req/s with 4 new connections, download "
+                         f"{bulk or 0:.0f} MB/s ({time.monotonic() - began:.0f} s)")
+
+    # --- single measurements --------------------------------------------------------------------
+
+    def needless(self, lab, pair):
+        """1,000 requests whose answers are identical, on 4 connections at a time."""
+        before = self.checkpoints(pair)
+        report = self.reap(self.spawn_argv(
+            lab, ["http", f"http://{GUEST}/hello", "--close", "--allow-errors", "-c", "4", "-n",
+                  "1000", "--deadline", "30"]), 60)
+        after = self.checkpoints(pair)
+        causes = {cause: count - before["cause"][cause]
+                  for cause, count in after["cause"].items() if count > before["cause"][cause]}
+        wanted = sum(causes.get(cause, 0) for cause in ("timer", "command", "initial"))
+        return {"requests": report.get("requests", 0), "ok": report.get("ok"),
+                "error": report.get("error"), "seconds": report.get("seconds"),
+                "checkpoints": after["total"] - before["total"], "causes": causes,
+                "needless": after["total"] - before["total"] - wanted}
+
+    def quiet(self, variant, delay_ms):
+        """Pauses of an idle guest, and needless checkpoints (without a delay)."""
+        found = {}
+        with Lab(PREFIX) as lab:
+            try:
+                pair = self.bring_up(lab, variant, delay_ms)
+                time.sleep(1)  # the guest is at rest; nothing to wait for
+                found["idle"] = self.idle_pause(pair, variant)
+                if not delay_ms:
+                    found["needless"] = self.needless(lab, pair)
+            except (LabError, subprocess.TimeoutExpired, OSError) as error:
+                found["error"] = str(error)[:300]
+                self.note(f"{variant}, pauses{f', {delay_ms} ms delay' if delay_ms else ''}: "
+                          f"{found['error']}")
+        return found
+
+    def cut(self, number):
+        """A power cut under a request loop and a download; what the client saw."""
+        with Lab(PREFIX) as lab:
+            pair = self.bring_up(lab, "hold-tap")
+            children = {
+                "keepalive": self.spawn_argv(lab, ["keepalive", f"http://{GUEST}", "-d", "4",
+                                                   "-i", "2", "--check-log", "--deadline", "20"]),
+                "download": self.spawn_argv(lab, ["download", f"http://{GUEST}/", "-b", "60000000",
+                                                  "-r", "20000000", "--deadline", "20"]),
+            }
+            time.sleep(random.Random(number).uniform(0.8, 1.8))  # the moment is part of the test
+            lab.power_cut("primary")
+            reports = {name: self.reap(child, 40) for name, child in children.items()}
+            takeover = (pair.status("secondary") or {}).get("takeover", {})
+        gaps = {name: report.get("longest_gap_ms") for name, report in reports.items()}
+        return {"ok": all(report.get("ok") for report in reports.values()),
+                "stall_ms": max(gap or 0 for gap in gaps.values()), "gaps": gaps,
+                "takeover": takeover,
+                "errors": [report["error"] for report in reports.values() if report.get("error")]}
+
+    def singles(self):
+        quiet = self.extra["quiet"] = {}
+        for variant in self.names:
+            if variant in ("alone", "two") or self.left() < 40:
+                continue
+            quiet[variant] = self.quiet(variant, 0)
+            self.say(f"{VARIANTS[variant]}: {describe_quiet(quiet[variant])}")
+        delayed = self.extra["delayed"] = {}
+        for variant in ("stock-tcp", "hold-tap"):
+            if variant in self.names and self.left() > 30:
+                delayed[variant] = self.quiet(variant, 100)
+                self.say(f"{VARIANTS[variant]}, 100 ms delay on the replication link: "
+                         f"{describe_quiet(delayed[variant])}")
+        cuts = self.extra["cuts"] = []
+        for number in range(self.args.cuts if "hold-tap" in self.names else 0):
+            if self.left() < 20:
+                self.note(f"out of time: {number} power cuts instead of {self.args.cuts}")
+                break
+            try:
+                cuts.append(self.cut(number))
+            except (LabError, subprocess.TimeoutExpired, OSError) as error:
+                cuts.append({"ok": False, "stall_ms": None, "errors": [str(error)[:300]]})
+            self.say(f"power cut {number + 1}/{self.args.cuts}: "
+                     + (f"stall {cuts[-1]['stall_ms']:.0f} ms" if cuts[-1]["stall_ms"] else "")
+                     + ("" if cuts[-1]["ok"] else f" FAILED {'; '.join(cuts[-1]['errors'])}"))
+
+    # --- evaluation -----------------------------------------------------------------------------
+
+    def ratios(self, variant, name, base="alone"):
+        """Of each round, to the base's figure in the same round; 1 is as good, less is worse."""
+        inverse = self.loads.all[name][1] == "p50"
+        out = []
+        for results in self.rounds:
+            mine = results.get(variant, {}).get(name, {}).get("value")
+            other = results.get(base, {}).get(name, {}).get("value")
+            if other and name in results.get(variant, {}):
+                out.append(0.0 if not mine else other / mine if inverse else mine / other)
+        return out
+
+    def failures(self, variant, name):
+        return sum(1 for results in self.rounds
+                   if name in results.get(variant, {}) and not results[variant][name]["ok"])
+
+    def table(self):
+        """{load: {variant: {min, median, max, failed}}} and the base's median figure."""
+        out = {}
+        for name, (unit, _, _) in self.loads.all.items():
+            base = [r["alone"][name]["value"] for r in self.rounds
+                    if r.get("alone", {}).get(name, {}).get("value")]
+            row = out[name] = {"unit": unit, "base": statistics.median(base) if base else None,
+                               "variants": {}}
+            for variant in self.names:
+                ratios = self.ratios(variant, name)
+                if variant != "alone" and ratios:
+                    row["variants"][variant] = {
+                        "min": min(ratios), "median": statistics.median(ratios),
+                        "max": max(ratios), "failed": self.failures(variant, name)}
+        return out
+
+    def targets(self):
+        """[(what, target, measured, met or None)]"""
+        out = []
+        http = "http, new connections, 4"
+
+        def ratio(variant, name, least):
+            ratios = self.ratios(variant, name)
+            if ratios:
+                median = statistics.median(ratios)
+                out.append((f"{name}, of unprotected ({variant})", f">= {least:.0%}",
+                            f"{median:.0%} ({min(ratios):.0%} to {max(ratios):.0%})",
+                            median >= least))
+
+        for variant in OURS:
+            ratio(variant, http, 0.6)
+            times = self.ratios(variant, http, base="stock-tcp")
+            if times:
+                median = statistics.median(times)
+                out.append((f"{http}, of QEMU's COLO ({variant})", ">= 4 times",
+                            f"{median:.1f} times ({min(times):.1f} to {max(times):.1f})",
+                            median >= 4))
+            ratio(variant, "download", 0.6)
+        for variant, found in self.extra.get("quiet", {}).items():
+            if variant in OURS and "idle" in found:
+                pause = found["idle"]["pause_us"]["p50"] / 1000
+                out.append((f"pause of a near-idle guest, median ({variant})", "<= 5 ms",
+                            f"{pause:.1f} ms", pause <= 5))
+            if variant in OURS and "needless" in found:
+                needless = found["needless"]
+                enough = needless["requests"] >= 1000
+                out.append((f"needless checkpoints, {needless['requests']} identical answers "
+                            f"({variant})", "< 5", f"{needless['needless']}",
+                            needless["needless"] < 5 and enough))
+        found = self.extra.get("delayed", {}).get("hold-tap", {})
+        if "idle" in found:
+            pause = found["idle"]["pause_us"]["p50"] / 1000
+            out.append(("the same pause, replication link 100 ms slower (hold-tap)", "<= 5 ms",
+                        f"{pause:.1f} ms", pause <= 5))
+        cuts = self.extra.get("cuts", [])
+        stalls = [cut["stall_ms"] for cut in cuts if cut["stall_ms"]]
+        if cuts:
+            whole = sum(1 for cut in cuts if cut["ok"])
+            median = statistics.median(stalls) if stalls else float("inf")
+            out.append(("stall at a power cut, median", "< 1000 ms", f"{median:.0f} ms",
+                        median < 1000))
+            out.append(("power cuts with nothing lost or corrupted", "all",
+                        f"{whole} of {len(cuts)}", whole == len(cuts)))
+        return out
+
+    # --- output ---------------------------------------------------------------------------------
+
+    def print_table(self):
+        shown = [variant for variant in self.names if variant != "alone"]
+        print("\nRatio to the unprotected VM in the same round: median (smallest-largest) of "
+              f"{len(self.rounds)} rounds. 1.00 is as good; less is worse.\n")
+        print(f"{'load':<28}{'unprotected':>15}" + "".join(f"{VARIANTS[v]:>20}" for v in shown))
+        for name, row in self.table().items():
+            base = f"{row['base']:.4g} {row['unit']}" if row["base"] else "-"
+            cells = []
+            for variant in shown:
+                cell = row["variants"].get(variant)
+                text = "-" if not cell else \
+                    f"{cell['median']:.2f} ({cell['min']:.2f}-{cell['max']:.2f})" \
+                    + ("!" if cell["failed"] else " ")
+                cells.append(f"{text:>20}")
+            print(f"{name:<28}{base:>15}" + "".join(cells))
+        print("\n! in some round it failed or did not end in time; what it had done counts "
+              "(see the notes)")
+
+    def print_checkpoints(self):
+        print("\nCheckpoints in each load, of all rounds: number; and the pause over all loads\n")
+        shown = [v for v in self.names if v not in ("alone", "two")]
+        print(f"{'load':<28}" + "".join(f"{VARIANTS[v]:>20}" for v in shown))
+        for name in self.loads.all:
+            print(f"{name:<28}" + "".join(
+                f"{'/'.join(str(r[v][name]['checkpoints']) if r.get(v, {}).get(name, {}).get('checkpoints') is not None else '-' for r in self.rounds):>20}"
+                for v in shown))
+        cells = []
+        for variant in shown:
+            stats = [r[variant]["_stats"]["checkpoints"]["pause_us"] for r in self.rounds
+                     if "_stats" in r.get(variant, {})]
+            cells.append("-" if not stats else
+                         f"{statistics.median(s['p50'] for s in stats) / 1000:.1f} / "
+                         f"{max(s['max'] for s in stats) / 1000:.1f} ms")
+        print(f"{'pause, median / longest':<28}" + "".join(f"{cell:>20}" for cell in cells))
+
+    def print_singles(self):
+        print("\nPauses of a near-idle guest, and 1,000 identical answers on 4 connections\n")
+        for kind, text in (("quiet", ""), ("delayed", ", replication link 100 ms slower")):
+            for variant, found in self.extra.get(kind, {}).items():
+                print(f"  {VARIANTS[variant] + text:<52}{describe_quiet(found)}")
+        cuts = self.extra.get("cuts", [])
+        stalls = sorted(cut["stall_ms"] for cut in cuts if cut["stall_ms"])
+        if stalls:
+            print(f"\nPower cuts: {len(cuts)}, stall {stalls[0]:.0f} / "
+                  f"{statistics.median(stalls):.0f} / {stalls[-1]:.0f} ms "
+                  "(shortest / median / longest)")
+
+    def print_targets(self):
+        print(f"\n{'target':<62}{'asked':>12}{'measured':>26}")
+        for what, target, measured, met in self.targets():
+            print(f"{what:<62}{target:>12}{measured:>26}  {'met' if met else 'MISSED'}")
+        for text in self.notes:
+            print(f"note: {text}")
+
+    def machine(self):
+        model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
+                      if line.startswith("model name")), "unknown")
+        version = subprocess.run([str(build_dir() / "colo-proxy"), "version"],
+                                 capture_output=True, text=True, timeout=10)
+        return {"cpus": os.cpu_count(), "cpu": model, "kernel": os.uname().release,
+                "load_at_start": self.load_at_start, "version": version.stdout.strip(),
+                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.date))}
+
+    def go(self):
+        self.date = time.time()
+        self.load_at_start = os.getloadavg()[0]
+        if self.load_at_start > 0.5:
+            self.note(f"the machine has a load of {self.load_at_start:.1f} already: figures will "
+                      "vary")
+        self.say(f"{self.args.rounds} rounds of {len(self.names)} variants, "
+                 f"{len(self.loads.all)} loads each; {self.args.cuts} power cuts")
+        try:
+            if "rounds" in self.args.parts:
+                self.all_rounds()
+            if "singles" in self.args.parts:
+                self.singles()
+        finally:
+            self.write()
+
+    def write(self):
+        out = Path(self.args.out)
+        out.mkdir(parents=True, exist_ok=True)
+        if self.rounds:
+            self.print_table()
+            self.print_checkpoints()
+        self.print_singles()
+        self.print_targets()
+        data = {"machine": self.machine(), "quick": self.args.quick, "rounds": self.rounds,
+                "extra": self.extra, "table": self.table(), "notes": self.notes,
+                "targets": [dict(zip(("what", "target", "measured", "met"), row))
+                            for row in self.targets()]}
+        (out / "bench.json").write_text(json.dumps(data, indent=1) + "\n")
+        (out / "bench.svg").write_text(plot(data, VARIANTS))
+        print(f"\n{out}/bench.json and bench.svg written after "
+              f"{time.monotonic() - self.started:.0f} s")
+
+
+def describe_quiet(found):
+    if "error" in found:
+        return found["error"][:100]
+    pause = found["idle"]["pause_us"]
+    text = f"pause {pause['p50'] / 1000:.1f} ms median, {pause['max'] / 1000:.1f} longest"
+    needless = found.get("needless")
+    if needless:
+        causes = ", ".join(f"{cause} {count}" for cause, count in needless["causes"].items())
+        text += (f"; {needless['requests']} requests: {needless['checkpoints']} checkpoints"
+                 f"{f' ({causes})' if causes else ''}"
+                 + ("" if needless["ok"] else f", FAILED: {needless['error']}"))
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measures the VM unprotected, two of them at once, QEMU's own COLO over TCP "
+                    "and over a unix socket, and colo-proxy with both data paths, in turns.",
+        epilog="COLO_CACHE (/var/cache/colo-proxy) and COLO_BUILD (build) may name other folders.")
+    parser.add_argument("--rounds", type=int, help="rounds over all variants (3; --quick: 1)")
+    parser.add_argument("--quick", action="store_true", help="shorter loads, for a first look")
+    parser.add_argument("--cuts", type=int, help="power cuts (5; --quick: 1)")
+    parser.add_argument("--variants", default=",".join(VARIANTS),
+                        help=f"some of {','.join(VARIANTS)}")
+    parser.add_argument("--parts", default="rounds,singles",
+                        help="some of rounds,singles (pauses, needless checkpoints, power cuts)")
+    parser.add_argument("--budget", type=int, help="seconds; what does not fit is left out "
+                        "and named (870; --quick: 230)")
+    parser.add_argument("--out", default=str(lab_module.TOP / "out/bench"),
+                        help="where the results go (out/bench)")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (1 if args.quick else 3)
+    args.cuts = args.cuts if args.cuts is not None else 1 if args.quick else 5
+    args.budget = args.budget or (230 if args.quick else 870)
+    args.variants = args.variants.split(",")
+    args.parts = args.parts.split(",")
+    unknown = [name for name in args.variants if name not in VARIANTS]
+    if unknown or args.rounds < 1:
+        parser.error(f"no variant {unknown[0]}" if unknown else "at least one round")
+    Bench(args).go()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LabError as error:
+        sys.exit(f"bench: {error}")
