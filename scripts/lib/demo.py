@@ -242,7 +242,7 @@ class Demo:
         for name, result in self.results.items():
             if "longest_gap_ms" in result:
                 end = result["longest_gap_at_ns"] + int(result["longest_gap_ms"] * 1e6)
-                if result["longest_gap_at_ns"] < fact["live_ns"] < end + 5e9:
+                if result["longest_gap_at_ns"] < fact["live_ns"] and end > fact["detected_ns"]:
                     rows.append((f"{self.loads[name].title} goes on", end))
         for text, at in sorted(rows, key=lambda row: row[1]):
             self.screen.line(f"  {(at - self.cut_ns) / 1e6:+9.1f} ms  {text}")
