@@ -1,0 +1,578 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the end-to-end tests share: a protected VM, loads on it, captures of what it says."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parents[1]
+sys.path.insert(0, str(TOP / "scripts"))
+sys.path.insert(0, str(TOP / "scripts/lib"))
+import lab as lab_module  # noqa: E402
+from lab import CLIENT_IP, GUEST_IP, GUEST_IP6, GUEST_MAC, LabError, build_dir, wait_for  # noqa: E402
+from pair import LINK_PORT, Pair  # noqa: E402
+
+URL = f"http://{GUEST_IP}"
+MB = 1000000
+MS = 1000000  # ns
+VALVE_PORT = LINK_PORT + 1
+
+
+class Failed(Exception):
+    """A check of a test did not hold; the text says which."""
+
+
+def check(condition, text):
+    if not condition:
+        raise Failed(text)
+
+
+# --- loads ------------------------------------------------------------------------------------------
+
+
+class Load:
+    """colo-load on the client, in the background; it checks every byte that it gets."""
+
+    def __init__(self, env, mode, *argv, target=None):
+        if target is None:
+            target = (GUEST_IP if mode in ("rr", "udp", "ping") else
+                      URL + "/hello" if mode in ("hold", "http") else URL)
+        endless = mode not in ("download", "upload", "hold") and "-n" not in argv
+        argv += ("-d", 600) if endless else ()  # until stop()
+        argv += ("--deadline", 100) if "--deadline" not in argv else ()
+        self.mode = mode
+        self.seen = 0
+        self.last = {"bytes": 0, "requests": 0}
+        self.events = set()
+        self.process = env.lab.spawn(
+            "client", [build_dir() / "tests/colo-load", mode, target, *argv, "--json",
+                       "--progress", 20], name=f"load-{mode}",
+            stdin=subprocess.PIPE if "--until-eof" in argv else subprocess.DEVNULL)
+
+    def poll(self):
+        """Takes in what it has printed; returns the last progress line."""
+        lines = self.process.lines
+        while self.seen < len(lines):
+            line = lines[self.seen]
+            self.seen += 1
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if value.get("event") == "progress":
+                    self.last = value
+                elif "event" in value:
+                    self.events.add(value["event"])
+        return self.last
+
+    def reached(self, what, amount, seconds=30):
+        """Waits until "bytes" or "requests" are at least so many."""
+        def there():
+            ended = self.process.poll() is not None
+            if self.poll()[what] >= amount:
+                return True
+            if ended:
+                self.process.end_log()
+                self.poll()
+                raise Failed(f"{self.mode} ended before {amount} {what}: {self.tail()}")
+            return False
+
+        wait_for(there, seconds, f"{self.mode}: {amount} {what}, at {self.last}")
+        return self
+
+    def more(self, what, amount, seconds=30):
+        """Waits for so much progress from now on."""
+        return self.reached(what, self.poll()[what] + amount, seconds)
+
+    def event(self, name, seconds=30):
+        def there():
+            ended = self.process.poll() is not None
+            self.poll()
+            check(name in self.events or not ended, f"{self.mode} ended: {self.tail()}")
+            return name in self.events
+
+        wait_for(there, seconds, f"{self.mode}: {name}")
+        return self
+
+    def tail(self):
+        return " | ".join(self.process.lines[-3:])[-600:]
+
+    def stop(self):
+        """It asks nothing new and ends when what is under way is answered."""
+        self.process.terminate()
+        return self
+
+    def use(self):
+        """hold: use the connections now."""
+        self.process.stdin.close()
+        return self
+
+    def report(self, seconds=60):
+        """Waits for the end; the result, whether good or bad."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.mode} does not end within {seconds} s: {self.tail()}") from None
+        self.process.end_log()
+        for line in reversed(self.process.lines):
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if "ok" in value:
+                    return value
+        raise Failed(f"{self.mode} ended without a result: {self.tail()}")
+
+    def result(self, seconds=60):
+        """Waits for the end; the result, which must be good."""
+        value = self.report(seconds)
+        check(value["ok"] and value["wrong"] == 0, f"{self.mode}: {value.get('error')}: {value}")
+        return value
+
+
+# --- captures ---------------------------------------------------------------------------------------
+
+
+class Frame:
+    """One captured frame; TCP over IPv4 is taken apart."""
+
+    __slots__ = ("at", "data", "ethertype", "from_vm", "tcp", "sport", "dport", "seq", "ack",
+                 "flags", "length", "tsval", "sack", "proto")
+
+    FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+    def __init__(self, at, data):
+        self.at, self.data = at, data
+        self.ethertype = struct.unpack_from("!H", data, 12)[0]
+        self.from_vm = data[6:12] == MAC_BYTES
+        self.tcp, self.tsval, self.sack, self.proto = False, None, [], None
+        if self.ethertype == 0x0800 and len(data) >= 34:
+            self._ip(14)
+
+    def _ip(self, at):
+        head = (self.data[at] & 15) * 4
+        total = struct.unpack_from("!H", self.data, at + 2)[0]
+        self.proto = self.data[at + 9]
+        tcp = at + head
+        if self.proto != 6 or len(self.data) < tcp + 20:
+            return
+        self.tcp = True
+        self.sport, self.dport, self.seq, self.ack, off, self.flags = struct.unpack_from(
+            "!HHIIBB", self.data, tcp)
+        self.length = total - head - (off >> 4) * 4
+        self._options(tcp + 20, tcp + (off >> 4) * 4)
+
+    def _options(self, at, end):
+        while at + 1 < min(end, len(self.data)):
+            kind = self.data[at]
+            if kind == 0:
+                return
+            if kind == 1:
+                at += 1
+                continue
+            size = self.data[at + 1]
+            if size < 2 or at + size > len(self.data):
+                return
+            if kind == 8:
+                self.tsval = struct.unpack_from("!I", self.data, at + 2)[0]
+            elif kind == 5:
+                self.sack = [struct.unpack_from("!II", self.data, at + 2 + 8 * i)
+                             for i in range((size - 2) // 8)]
+            at += size
+
+    def end(self):
+        return (self.seq + self.length + bool(self.flags & self.SYN) +
+                bool(self.flags & self.FIN)) & 0xffffffff
+
+    def __repr__(self):
+        return f"{self.at:.6f} {self.data[:60].hex()}"
+
+
+MAC_BYTES = bytes.fromhex(GUEST_MAC.replace(":", ""))
+
+
+def read_pcap(path):
+    raw = Path(path).read_bytes()
+    check(len(raw) >= 24, f"no capture in {path}")
+    magic = struct.unpack_from("<I", raw)[0]
+    check(magic in (0xa1b2c3d4, 0xa1b23c4d), f"{path} is no capture")
+    unit = 1e-6 if magic == 0xa1b2c3d4 else 1e-9
+    at, frames = 24, []
+    while at + 16 <= len(raw):
+        sec, frac, size, _whole = struct.unpack_from("<IIII", raw, at)
+        if at + 16 + size > len(raw):
+            break
+        frames.append(Frame(sec + frac * unit, raw[at + 16:at + 16 + size]))
+        at += 16 + size
+    return frames
+
+
+class Capture:
+    """What passes the switch's port to one host. Times are those of time.time()."""
+
+    def __init__(self, env, host):
+        self.path = env.lab.dir / f"{host}-{env.next_number()}.pcap"
+        self.process = env.lab.spawn(
+            "client", ["tcpdump", "-i", f"to-{host}", "-n", "-U", "--immediate-mode", "-B", 16384,
+                       "-s", 160, "-w", self.path], name=f"tcpdump-{host}")
+        self.process.wait_line("listening on", 10)
+
+    def frames(self):
+        """Ends it. All frames, in order."""
+        self.process.stop()
+        self.process.end_log()
+        lost = [line for line in self.process.lines if "dropped by kernel" in line]
+        check(not lost or lost[0].startswith("0 "), f"the capture is not whole: {lost}")
+        return read_pcap(self.path)
+
+    def said(self):
+        """Ends it. The frames of the VM, those that came from this host."""
+        return [frame for frame in self.frames() if frame.from_vm]
+
+
+def ahead(a, b):
+    """How far sequence number a is ahead of b."""
+    return ((a - b + 0x80000000) & 0xffffffff) - 0x80000000
+
+
+class Continuity:
+    """R7 as the client sees it: the VM's side of each TCP connection has no hole, no step back of
+    acknowledgements or timestamps, no RST, and SACK blocks that name bytes the client has sent."""
+
+    WINDOW = 64 << 20
+
+    def __init__(self):
+        self.flows = {}
+        self.packets = 0
+
+    def check(self, frames):
+        for frame in frames:
+            if not frame.tcp:
+                continue
+            if frame.from_vm:
+                self._vm(frame)
+            else:
+                self._client(frame)
+        return self
+
+    def _flow(self, key, fresh):
+        if fresh or key not in self.flows:
+            self.flows[key] = {"end": None, "ack": None, "ts": None, "client": None}
+        return self.flows[key]
+
+    def _client(self, frame):
+        key = (frame.dport, frame.sport)
+        flow = self._flow(key, frame.flags & Frame.SYN and not frame.flags & Frame.ACK and
+                          self.flows.get(key, {}).get("client") not in (None, frame.end()))
+        if flow["client"] is None or ahead(frame.end(), flow["client"]) > 0:
+            flow["client"] = frame.end()
+
+    def _vm(self, frame):
+        key = (frame.sport, frame.dport)
+        fresh = frame.flags & Frame.SYN and not frame.flags & Frame.ACK and \
+            self.flows.get(key, {}).get("end") not in (None, frame.end())
+        flow = self._flow(key, fresh)
+        self.packets += 1
+        where = f"VM port {key[0]}, client port {key[1]}, at {frame.at:.6f}"
+        check(not frame.flags & Frame.RST, f"the VM resets a connection: {where}")
+        if flow["end"] is not None:
+            step = ahead(frame.seq, flow["end"])
+            check(step <= 0, f"a hole of {step} bytes: {where}")
+            check(step > -self.WINDOW, f"a sequence number from elsewhere ({step}): {where}")
+        if flow["end"] is None or ahead(frame.end(), flow["end"]) > 0:
+            flow["end"] = frame.end()
+        if frame.flags & Frame.ACK:
+            if flow["ack"] is not None:
+                step = ahead(frame.ack, flow["ack"])
+                check(step >= 0, f"an acknowledgement goes back by {-step}: {where}")
+            if flow["client"] is not None:
+                step = ahead(frame.ack, flow["client"])
+                check(step <= 0, f"{step} bytes acknowledged that were never sent: {where}")
+            flow["ack"] = frame.ack
+        if frame.tsval is not None:
+            if flow["ts"] is not None:
+                step = ahead(frame.tsval, flow["ts"])
+                check(step >= 0, f"a timestamp goes back by {-step}: {where}")
+            flow["ts"] = frame.tsval
+        for low, high in frame.sack:
+            check(flow["client"] is None or (ahead(high, flow["client"]) <= 0 and
+                                             ahead(high, low) > 0),
+                  f"SACK of bytes that were never sent: {where}")
+
+
+# --- the protected VM -------------------------------------------------------------------------------
+
+
+def merge(*overrides):
+    out = {}
+    for override in overrides:
+        for section, keys in (override or {}).items():
+            out.setdefault(section, {}).update(keys)
+    return out
+
+
+# The peer's silence is not noticed for as long as a test lasts.
+PATIENT = {"replication": {"heartbeat-loss": 1000}}
+FENCE_NONE = {"failover": {"fence": "none"}}
+
+
+def no_fence(argv=None, **keys):
+    return {"failover": {"fence": argv, **keys}}
+
+
+class Env:
+    """A lab with a pair of daemons. `with Env(...) as env:` starts no daemon yet; env.up() does."""
+
+    number = 0
+    prefix = "e2e"
+
+    def __init__(self, both=None, primary=None, secondary=None, ipv6=False, valve=False,
+                 datapath=None):
+        Env.number += 1
+        self.options = dict(both=both, primary=primary, secondary=secondary)
+        self.ipv6, self.valve_wanted, self.datapath = ipv6, valve, datapath
+        self.lab = lab_module.Lab(f"{Env.prefix}{Env.number}", ipv6=ipv6)
+        self.valve = None
+        self.valve_mark = 0
+        self.count = 0
+        self.sockets = []
+        self.loads = []
+        self.facts = []
+
+    def next_number(self):
+        self.count += 1
+        return self.count
+
+    def __enter__(self):
+        self.lab.__enter__()
+        try:
+            self._pair()
+        except BaseException:
+            self.lab.close()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        for sock in self.sockets:
+            sock.close()
+        self.lab.close()
+
+    def _pair(self):
+        both = merge({"control": {"log-level": "debug"}}, self.options["both"])
+        if self.datapath:
+            both = merge(both, {"network": {"datapath": self.datapath}})
+        if self.ipv6:
+            cmdline = (lab_module.cache_dir() / "guest/cmdline").read_text().strip()
+            both = merge(both, {"vm": {"append": f"{cmdline} colo.ip6={GUEST_IP6}/64"}})
+        primary = self.options["primary"]
+        if self.valve_wanted:
+            near = f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}"
+            primary = merge(primary, {"replication": {"peer": near}})
+            self.valve = self.lab.spawn(
+                "primary", [sys.executable, HERE / "valve.py", near,
+                            f"{lab_module.REPLICATION_IP['secondary']}:{LINK_PORT}"],
+                name="valve", stdin=subprocess.PIPE)
+            self.valve.wait_line("listening", 10)
+        self.pair = Pair(self.lab, both, primary, self.options["secondary"])
+
+    # --- daemons --------------------------------------------------------------------------------
+
+    def up(self):
+        self.pair.start_both(30)
+        self.wait_guest()
+        return self
+
+    def wait_guest(self, seconds=40):
+        serial = self.pair.dir / "primary" / "serial.log"
+
+        def ready():
+            for host, daemon in self.pair.daemon.items():
+                check(daemon.poll() is None, f"the daemon of {host} ended while the guest boots")
+            return serial.exists() and b"GUEST READY" in serial.read_bytes()
+
+        wait_for(ready, seconds, "the guest boots")
+
+    def daemon(self, host):
+        return self.pair.daemon[host]
+
+    def state(self, host):
+        return self.pair.state(host)
+
+    def wait_state(self, host, state, seconds=15):
+        self.pair.wait_state(host, state, seconds)
+
+    def status(self, host):
+        status = self.pair.status(host)
+        check(status is not None, f"the daemon of {host} does not answer")
+        return status
+
+    def stats(self, host="primary"):
+        return self.pair.stats(host)
+
+    def checkpoints(self, cause=None):
+        counts = self.stats()["checkpoints"]
+        return counts["cause"][cause] if cause else counts["total"]
+
+    def wait_checkpoints(self, total, seconds=15):
+        wait_for(lambda: self.checkpoints() >= total, seconds, f"{total} checkpoints")
+
+    def checkpoint(self, seconds=15):
+        """A checkpoint on command, committed and loaded when this returns."""
+        self.quiet(seconds)
+        before = self.status("primary")["epoch"]
+        self.pair.checkpoint()
+        wait_for(lambda: self.status("primary")["lineage"] > before, seconds, "a checkpoint")
+
+    def quiet(self, seconds=15):
+        """Waits until no checkpoint is on its way."""
+        def is_quiet():
+            status = self.status("primary")
+            return status["lineage"] == status["epoch"]
+
+        wait_for(is_quiet, seconds, "the last checkpoint is loaded")
+
+    def log(self, host):
+        return self.daemon(host).log.read_text(errors="replace")
+
+    def said(self, host, pattern, seconds=15):
+        return self.daemon(host).wait_line(pattern, seconds)
+
+    def tell_valve(self, command):
+        """A command for the valve; returns when it is done."""
+        self.valve_mark = len(self.valve.lines)
+        self.valve.stdin.write(command.encode() + b"\n")
+        self.valve.stdin.flush()
+        self.valve.wait_line(f"^{command.split()[0]}$", 15, self.valve_mark)
+
+    def wait_stalled(self, seconds=20):
+        """One connection of the link has used up what `stall-after` left it."""
+        self.valve.wait_line("^stalled$", seconds, self.valve_mark)
+
+    def dirty(self, mb_per_s):
+        """The guest rewrites so much memory per second; a checkpoint is large from now on."""
+        self.run("http", "-n", 1, target=f"{URL}/dirty/{mb_per_s}?full=1&area=32")
+        if mb_per_s:
+            def large():
+                self.checkpoint()
+                return self.stats()["checkpoints"]["bytes"]["last"] > 8 * MB
+
+            wait_for(large, 20, "a checkpoint of more than 8 MB")
+
+    def qemu_pid(self, host):
+        pid = self.status(host)["qemu_pid"]
+        check(pid > 1, f"no QEMU on {host}")
+        return pid
+
+    @contextlib.contextmanager
+    def stopped(self, pid):
+        """A process stands still meanwhile."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    # --- the client -----------------------------------------------------------------------------
+
+    def load(self, mode, *argv, target=None):
+        load = Load(self, mode, *argv, target=target)
+        self.loads.append(load)
+        return load
+
+    def run(self, mode, *argv, target=None, seconds=60):
+        """A load from beginning to end; its result."""
+        return self.load(mode, *argv, target=target).result(seconds)
+
+    def answers(self, seconds=30, path="/hello"):
+        """The VM answers a new connection."""
+        return self.run("http", "-n", 1, "--deadline", seconds, target=URL + path,
+                        seconds=seconds + 5)
+
+    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET):
+        """A socket of the client host, in this process."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.lab.ns('client')}", os.O_RDONLY)
+        try:
+            if libc.setns(there, 0):
+                raise OSError(ctypes.get_errno(), "setns")
+            sock = socket.socket(family, kind)
+        finally:
+            if libc.setns(here, 0):
+                os._exit(3)  # nothing that follows would be where it should be
+            os.close(here)
+            os.close(there)
+        self.sockets.append(sock)
+        sock.settimeout(20)
+        return sock
+
+    def forget_neighbours(self):
+        self.lab.run("client", ["ip", "neigh", "flush", "dev", "br0"])
+
+    def connect(self, port=80):
+        sock = self.socket()
+        sock.connect((GUEST_IP, port))
+        return sock
+
+    def silence(self, pings=10):
+        """The VM is asked and nothing of it is heard: ping, UDP, a new connection, ARP."""
+        captures = [Capture(self, host) for host in ("primary", "secondary")]
+        self.forget_neighbours()
+        self.socket(socket.SOCK_DGRAM).sendto(b"who has", (GUEST_IP, 7))  # an ARP request goes out
+        self.lab.ip("client", f"neigh replace {GUEST_IP} lladdr {GUEST_MAC} dev br0 nud reachable")
+        knock = self.socket()
+        knock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            knock.connect((GUEST_IP, 80))
+        self.load("udp", "-n", pings, "-i", 20, "--timeout", 300).report()
+        asked = self.load("ping", "-n", pings, "-i", 20, "--timeout", 300).report()
+        check(asked["lost"] == pings, f"the VM answers {pings - asked['lost']} of {pings} pings")
+        for capture in captures:
+            frames = capture.frames()
+            heard = [frame for frame in frames if frame.from_vm]
+            check(not heard, f"{len(heard)} frames of the VM in {capture.path.name}, "
+                             f"the first: {heard and heard[0]}")
+        return knock
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def cut(self):
+        """Cuts the primary's power. Returns when the secondary speaks."""
+        before = time.time_ns()
+        self.lab.power_cut("primary")
+        self.taken_over(before)
+
+    def cut_forced(self):
+        """The same without a fence: the operator decides."""
+        self.lab.power_cut("primary")
+        self.wait_state("secondary", "stuck")
+        before = time.time_ns()
+        self.pair.cli("secondary", "failover", "--force")
+        self.taken_over(before)
+
+    def taken_over(self, before, seconds=15):
+        """Waits for the takeover; notes how long it took."""
+        self.wait_state("secondary", "unprotected", seconds)
+        takeover = self.status("secondary")["takeover"]
+        check(takeover["live_ns"] >= takeover["fenced_ns"] >= takeover["detected_ns"] > 0,
+              f"takeover times {takeover}")
+        check(takeover["live_ns"] >= before, f"the takeover was before its cause: {takeover}")
+        self.fact(f"detected after {(takeover['detected_ns'] - before) / MS:.0f} ms, "
+                  f"fenced {(takeover['fenced_ns'] - before) / MS:.0f} ms, "
+                  f"live {(takeover['live_ns'] - before) / MS:.0f} ms, "
+                  f"lineage {takeover['lineage']}")
+
+    def fact(self, text):
+        self.facts.append(text)
+
+    def stall(self, *results):
+        """Notes the longest gap that the clients saw; returns it in ms."""
+        worst = max(result["longest_gap_ms"] for result in results)
+        self.fact(f"stall {worst:.0f} ms")
+        return worst

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Power cuts. Whatever the moment, every byte that the client gets is right, every connection goes
+on, and each request of the log is there exactly once (R3, R4, R5, R7)."""
+
+import contextlib
+import random
+import socket
+import statistics
+import time
+
+from registry import TESTS, Group, test
+from support import (GUEST_IP, MB, URL, Capture, Continuity, Env, check, wait_for)
+
+VALVE = {"valve": True}
+HELLO = b"GET /hello HTTP/1.1\r\nHost: vm\r\n\r\n"
+ANSWER = b"hello from the guest\n"
+
+
+def receive(sock, end):
+    """Everything that comes until @end is at the end of it."""
+    text = b""
+    while not text.endswith(end):
+        more = sock.recv(65536)
+        check(more, f"the connection ended after {text[-80:]!r}")
+        text += more
+    return text
+
+
+def ask(sock):
+    sock.sendall(HELLO)
+    return receive(sock, ANSWER)
+
+
+def after(env):
+    """The VM is all right on its new host."""
+    env.answers()
+    env.run("keepalive", "-n", 20, "--check-log", "--id", "after")
+
+
+@test("cut-idle")
+def cut_idle(env):
+    """nothing is under way; idle connections and the VM are there afterwards"""
+    held = env.load("hold", "-c", 8, "--warm", "--until-eof").event("held")
+    own = env.connect()
+    ask(own)
+    env.cut()
+    held.use().result()
+    check(ANSWER in ask(own), "an idle connection")
+    after(env)
+
+
+@test("cut-download")
+def cut_download(env):
+    """in the middle of a download"""
+    load = env.load("download", "-b", 60 * MB).reached("bytes", 20 * MB)
+    env.cut()
+    env.stall(load.result())
+    after(env)
+
+
+@test("cut-upload")
+def cut_upload(env):
+    """in the middle of an upload"""
+    load = env.load("upload", "-b", 16 * MB, "-r", 8 * MB).reached("bytes", 4 * MB)
+    env.cut()
+    env.stall(load.result())
+    after(env)
+
+
+@test("cut-requests")
+def cut_requests(env):
+    """between a request and its answer, which the secondary's VM gives"""
+    own = env.connect()
+    ask(own)
+    load = env.load("keepalive", "--check-log", "-i", 0).reached("requests", 20)
+    with env.stopped(env.qemu_pid("primary")):  # the answer cannot be out before the cut
+        own.sendall(HELLO)
+        env.cut()
+    receive(own, ANSWER)
+    load.more("requests", 50)
+    env.stall(load.stop().result())
+
+
+@test("cut-short-connections")
+def cut_short(env):
+    """many connections that are opened and closed all the time"""
+    load = env.load("http", "-c", 8, "--close").reached("requests", 50)
+    env.cut()
+    load.more("requests", 100)
+    env.stall(load.stop().result())
+    after(env)
+
+
+@test("cut-vm-opened")
+def cut_vm_opened(env):
+    """connections that the VM opened, before and after the last checkpoint"""
+    early = env.load("accept", "-c", 4, "-i", 5).reached("requests", 20)
+    env.checkpoint()
+    late = env.load("accept", "-c", 4, "-i", 5).reached("requests", 20)
+    env.cut()
+    early.more("requests", 50)
+    late.more("requests", 50)
+    env.stall(early.stop().result(), late.stop().result())
+
+
+@test("cut-datagrams")
+def cut_datagrams(env):
+    """UDP and ping go on, and only what was under way is lost"""
+    loads = [env.load(mode, "-i", 10, "--timeout", 300) for mode in ("udp", "ping")]
+    for load in loads:
+        load.reached("requests", 20)
+    env.cut()
+    for load in loads:
+        load.more("requests", 50)
+        result = load.stop().result()
+        check(result["duplicates"] == 0, f"{load.mode}: {result}")
+
+
+@test("cut-handshake")
+def cut_handshake(env):
+    """a connection that is being opened: SYN sent, nothing heard"""
+    own = env.socket()
+    own.setblocking(False)
+    with env.stopped(env.qemu_pid("primary")):
+        with contextlib.suppress(BlockingIOError):
+            own.connect((GUEST_IP, 80))
+        env.cut()
+    own.setblocking(True)
+    own.settimeout(20)
+    ask(own)
+    after(env)
+
+
+@test("cut-handshake-held")
+def cut_handshake_held(env):
+    """a connection whose SYN-ACK is held: the client learns of another one's number"""
+    own = env.socket()
+    own.setblocking(False)
+    before = env.stats()["traffic"]["tcp"]["held_now"]["packets"]
+    with env.stopped(env.qemu_pid("secondary")):
+        with contextlib.suppress(BlockingIOError):
+            own.connect((GUEST_IP, 80))
+        wait_for(lambda: env.stats()["traffic"]["tcp"]["held_now"]["packets"] > before, 5,
+                 "a SYN-ACK is held")
+        env.lab.power_cut("primary")
+    env.taken_over(time.time_ns())
+    own.setblocking(True)
+    own.settimeout(20)
+    ask(own)
+    after(env)
+
+
+@test("cut-fin")
+def cut_fin(env):
+    """FIN in flight, from either side"""
+    ours = [env.connect() for _ in range(4)]
+    theirs = [env.connect() for _ in range(4)]
+    for sock in ours + theirs:
+        ask(sock)
+    with env.stopped(env.qemu_pid("primary")):
+        for sock in ours:
+            sock.sendall(HELLO)
+            sock.shutdown(socket.SHUT_WR)
+        for sock in theirs:
+            sock.sendall(HELLO.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        env.cut()
+    for sock in ours + theirs:
+        receive(sock, ANSWER)
+        check(sock.recv(100) == b"", "the VM's FIN follows")
+    after(env)
+
+
+@test("cut-half-checkpoint", **VALVE)
+def cut_half_checkpoint(env):
+    """half of a checkpoint has been sent: it is as if it never was (R3)"""
+    keep = env.load("keepalive", "--check-log", "-i", 2).reached("requests", 10)
+    down = env.load("download", "-b", 20 * MB, "-r", 2 * MB).reached("bytes", MB)
+    env.dirty(64)
+    env.quiet()
+    committed = env.status("secondary")["committed"]
+    env.tell_valve(f"stall-after {4 * MB}")
+    env.pair.checkpoint()
+    env.wait_stalled()
+    keep.more("requests", 5)  # answers are still released by match
+    env.cut()
+    check("came half and is dropped" in env.log("secondary"), "the secondary says what it dropped")
+    lineage = env.status("secondary")["takeover"]["lineage"]
+    check(lineage >= committed, f"lineage {lineage} after {committed} was committed")
+    env.dirty(0)
+    keep.more("requests", 50)
+    env.stall(keep.stop().result(), down.result())
+    after(env)
+
+
+@test("cut-committed-not-loaded")
+def cut_committed(env):
+    """a checkpoint is committed, the SVM has not loaded it: it does so before it speaks (R4)"""
+    keep = env.load("keepalive", "--check-log", "-i", 0).reached("requests", 10)
+    env.quiet()
+    epoch = env.status("primary")["epoch"]
+    pid = env.qemu_pid("secondary")
+    with env.stopped(pid):
+        env.pair.checkpoint()
+        wait_for(lambda: env.status("primary")["committed"] > epoch, 10, "a commit")
+        # What is answered now was released by the commit only; lineage `epoch` does not know it.
+        env.run("http", "-n", 1, target=URL + "/time")
+        env.lab.power_cut("primary")
+    env.taken_over(time.time_ns())
+    lineage = env.status("secondary")["takeover"]["lineage"]
+    check(lineage > epoch, f"lineage {lineage}; C({epoch + 1}) was committed")
+    keep.more("requests", 50)
+    env.stall(keep.stop().result())
+
+
+@test("cut-after-checkpoint")
+def cut_after_checkpoint(env):
+    """right after a checkpoint, with every load"""
+    loads = [env.load("keepalive", "--check-log", "-i", 0), env.load("rr", "-c", 4),
+             env.load("upload", "-b", 8 * MB, "-r", 4 * MB)]
+    for load in loads:
+        load.more("bytes", 1000)
+    env.checkpoint()
+    env.cut()
+    for load in loads[:2]:
+        load.more("requests", 50)
+        load.stop()
+    env.stall(*[load.result() for load in loads])
+
+
+def random_moment(env, rng):
+    """One cut at a random moment under all loads; returns the longest stall in ms."""
+    capture = [Capture(env, host) for host in ("primary", "secondary")]
+    loads = [env.load("download", "-b", 30 * MB, "-r", 6 * MB),
+             env.load("upload", "-b", 8 * MB, "-r", 2 * MB),
+             env.load("keepalive", "--check-log", "-i", 1),
+             env.load("rr", "-c", 2, "-i", 1),
+             env.load("accept", "-c", 2, "-i", 5),
+             env.load("http", "-c", 2, "--close")]
+    for load in loads:
+        load.more("bytes", 1)
+    # The moment is one of the client's progress: so much, and then so many microseconds.
+    loads[0].more("bytes", rng.randrange(100_000, 6 * MB))
+    until = time.monotonic() + rng.random() * 0.02
+    if rng.random() < 0.5:
+        env.pair.checkpoint()
+    while time.monotonic() < until:
+        pass
+    env.cut()
+    for load in loads[2:]:
+        load.more("requests", 10)
+        load.stop()
+    results = [load.result() for load in loads]
+    frames = sorted((f for c in capture for f in c.frames()), key=lambda f: f.at)
+    Continuity().check(frames)
+    return env.stall(*results[:4])
+
+
+@test("cut-random")
+def cut_random(env):
+    """a random moment under every load; sequence numbers, timestamps and SACK never go back"""
+    random_moment(env, random.Random(time.time_ns()))
+
+
+def random_cuts(runner, count, seed):
+    """--cuts: so many, each on a new pair; prints the median stall."""
+    rng = random.Random(seed)
+    stalls = []
+
+    def go(env, number):
+        stalls.append(random_moment(env, random.Random(number)))
+
+    for i in range(count):
+        number = rng.getrandbits(32)
+        test(f"cut-{i + 1}/seed-{seed}", args=(number,))(go)
+        one = TESTS.pop()
+        runner.group(Group(make=Env, start=lambda env: env.up()), [one])
+    if stalls:
+        print(f"stall: median {statistics.median(stalls):.0f} ms, max {max(stalls):.0f} ms, "
+              f"{len(stalls)} cuts")
+    return runner.summary()

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A protected VM at work, with each data path: protection begins under open connections, data is
+whole, checkpoints come from every cause, and at the end the VM moves with all its connections."""
+
+import json
+import os
+import time
+
+from registry import Group, test
+from support import (GUEST_IP, GUEST_MAC, MB, URL, Capture, Continuity, Env, check,
+                     wait_for)
+
+# What is open when the VM moves; each checks every byte. The first two end by themselves. There is
+# one keep-alive loop in a VM at a time: the guest numbers the requests of all of them.
+KINDS = [
+    ("download", "-b", 12 * MB, "-r", 2 * MB),
+    ("upload", "-b", 4 * MB, "-r", MB),
+    ("rr", "-c", 2, "-i", 5),
+    ("accept", "-c", 2, "-i", 5),
+    ("http", "-c", 2, "-i", 10, "--close", "--allow-errors"),
+]
+KEEPALIVE = [("keepalive", "--check-log", "-i", 5)]
+
+
+class Background:
+    """One load of every kind, opened together; they go on until they are told to end."""
+
+    def __init__(self, env, kinds):
+        self.held = env.load("hold", "-c", 4, "--warm", "--until-eof").event("held")
+        self.loads = [env.load(*kind) for kind in kinds]
+        self.wait()
+
+    def wait(self):
+        for load in self.loads:
+            load.more("bytes", 1)
+
+    def finish(self):
+        """Every one must have had right answers only, and on the connections that it opened."""
+        for load in self.loads:
+            if load.mode not in ("download", "upload"):
+                load.stop()
+        results = [load.result() for load in self.loads] + [self.held.use().result()]
+        return [result for result in results if result["mode"] not in ("hold", "http")]
+
+
+def make(datapath):
+    return lambda: Env(datapath=datapath,
+                       both={"checkpoint": {"longest-epoch": 3000}},
+                       primary={"replication": {"boot-wait": 1000}})
+
+
+def start(env):
+    """The VM runs unprotected first and has open connections; then the secondary joins."""
+    env.pair.start("primary")
+    env.wait_guest()
+    env.before = Background(env, KINDS + KEEPALIVE)
+    env.pair.start("secondary")
+
+
+def register(datapath):
+    group = Group(make(datapath), start)
+
+    def on(name):
+        return test(f"{name}/{datapath}", group)
+
+    @on("protect")
+    def protect(env):
+        """connections opened before protection keep working"""
+        env.pair.wait_protected(20)
+        env.before.wait()
+        env.stall(*env.before.finish())
+        status = env.status("primary")
+        check(status["datapath"] == datapath, f"datapath {status['datapath']}")
+
+    @on("commands")
+    def commands(env):
+        """status, stats, checkpoint, failover, check and version answer sensibly"""
+        for host, state in (("primary", "protected"), ("secondary", "standby")):
+            text = env.pair.cli(host, "status").stdout
+            check(state in text and "vm0" in text, f"status of {host}: {text}")
+            value = json.loads(env.pair.cli(host, "status", "--json").stdout)
+            value = value[0] if isinstance(value, list) else value
+            check(value["state"] == state and value["protected"] and value["peer_alive"],
+                  f"status of {host}: {value}")
+            check(value["role"] == host and os.path.exists(f"/proc/{value['qemu_pid']}"),
+                  f"status of {host}: {value}")
+            check("checkpoints" in env.pair.cli(host, "stats").stdout, f"stats of {host}")
+            json.loads(env.pair.cli(host, "stats", "--json").stdout)
+        for argv, why in ((("checkpoint",), "primary"), (("failover",), "primary lives"),
+                          (("failover", "--force"), "primary lives")):
+            done = env.pair.cli("secondary", *argv, check=False)
+            check(done.returncode == 1 and why in done.stderr,
+                  f"{argv} on the secondary: {done.returncode} {done.stderr}")
+        check(env.state("secondary") == "standby", "a refused failover changes nothing")
+        check(env.state("primary") == "protected", "a refused failover changes nothing")
+
+    @on("download")
+    def download(env):
+        """200 MB arrive whole"""
+        result = env.run("download", "-b", 200 * MB, seconds=90)
+        env.fact(f"{result['MBps']:.0f} MB/s")
+        tcp = env.stats()["traffic"]["tcp"]
+        check(tcp["released_match"]["bytes"] > 100 * MB,
+              f"most is released by match, not by commit: {tcp}")
+
+    @on("upload")
+    def upload(env):
+        """30 MB arrive whole at the VM"""
+        env.fact(f"{env.run('upload', '-b', 30 * MB, seconds=90)['MBps']:.0f} MB/s")
+
+    @on("requests")
+    def requests(env):
+        """1,000 equal answers on 4 connections need fewer than 5 checkpoints; a log stays right"""
+        env.quiet()
+        before = env.stats()["checkpoints"]["cause"]
+        env.run("http", "-c", 4, "-n", 1000, target=URL + "/hello")
+        causes = env.stats()["checkpoints"]["cause"]
+        needless = sum(causes[c] - before[c] for c in ("mismatch", "late", "uncompared", "pressure"))
+        env.fact(f"{needless} checkpoints")
+        check(needless < 5, f"{needless} needless checkpoints: {before} {causes}")
+        env.run("keepalive", "-n", 100, "--check-log", "--id", "requests")
+
+    @on("datagrams")
+    def datagrams(env):
+        """UDP and ping are answered once each and compared"""
+        before = env.stats()["traffic"]
+        for mode in ("udp", "ping"):
+            result = env.run(mode, "-n", 40, "-i", 5, "--max-lost", 0)
+            check(result["duplicates"] == 0, f"{mode}: {result}")
+        after = env.stats()["traffic"]
+        for kind in ("udp", "icmp"):
+            check(after[kind]["released_match"]["packets"] -
+                  before[kind]["released_match"]["packets"] >= 30, f"{kind}: {after[kind]}")
+
+    @on("arp")
+    def arp(env):
+        """a client that has forgotten the VM's address finds it"""
+        before = env.stats()["traffic"]["arp"]["held"]["packets"]
+        env.forget_neighbours()
+        env.run("ping", "-n", 1, "--timeout", 5000, "--max-lost", 0)
+        neighbour = env.lab.run("client", ["ip", "neigh", "show", GUEST_IP]).stdout
+        check(GUEST_MAC in neighbour, f"neighbour: {neighbour}")
+        check(env.stats()["traffic"]["arp"]["held"]["packets"] > before, "the answer was held")
+
+    @on("vm-opens")
+    def vm_opens(env):
+        """connections that the VM opens carry data"""
+        check(env.run("accept", "-c", 4, "-n", 100)["accepted"] == 4, "accepted")
+
+    @on("checkpoint-command")
+    def checkpoint_command(env):
+        """a checkpoint on command, under load; the next epoch compares again"""
+        load = env.load("rr", "-c", 2, "-i", 2).reached("requests", 10)
+        commands_before = env.checkpoints("command")
+        for _ in range(5):
+            env.checkpoint()
+            load.more("requests", 10)
+        check(env.checkpoints("command") >= commands_before + 4, "counted by cause")
+        env.quiet()
+        before = env.stats()["traffic"]["tcp"]["released_match"]["packets"]
+        load.more("requests", 50)
+        check(env.stats()["traffic"]["tcp"]["released_match"]["packets"] >= before + 50,
+              "compared after a checkpoint")
+        load.stop().result()
+
+    @on("checkpoint-timer")
+    def checkpoint_timer(env):
+        """a checkpoint when the epoch is too old"""
+        before = env.checkpoints("timer")
+        wait_for(lambda: env.checkpoints("timer") > before, 10, "a checkpoint by the timer")
+
+    @on("checkpoint-mismatch")
+    def checkpoint_mismatch(env):
+        """what the two VMs say differently is released by a commit"""
+        before = env.checkpoints("mismatch")
+        for path in ("/time", "/random"):
+            env.run("http", "-n", 5, target=URL + path)
+        check(env.checkpoints("mismatch") > before, f"causes: {env.stats()['checkpoints']}")
+        check(env.stats()["traffic"]["tcp"]["mismatched"]["packets"] > 0, "counted")
+
+    @on("checkpoint-late")
+    def checkpoint_late(env):
+        """an SVM that says nothing delays answers until a commit, and no longer"""
+        env.quiet()
+        before = env.checkpoints("late")
+        with env.stopped(env.qemu_pid("secondary")):
+            env.run("ping", "-n", 1, "--timeout", 5000, "--max-lost", 0)
+            check(env.checkpoints("late") > before, f"causes: {env.stats()['checkpoints']}")
+        env.quiet()
+
+    @on("move")
+    def move(env):
+        """the VM moves with connections of every kind, opened at every time"""
+        captures = [Capture(env, host) for host in ("primary", "secondary")]
+        early = Background(env, KINDS + KEEPALIVE)
+        env.checkpoint()
+        late = Background(env, KINDS)  # opened after the checkpoint: mapped numbers
+        if datapath == "hold-tap":
+            env.cut()
+        else:
+            before = time.time_ns()
+            done = env.pair.cli("primary", "failover")
+            env.fact(f"failover: {done.stdout.strip()}")
+            env.taken_over(before)
+            env.wait_state("primary", "retired", 5)
+        worst = env.stall(*early.finish(), *late.finish())
+        check(worst < 5000, f"a stall of {worst} ms")
+        env.answers()
+        frames = sorted((f for c in captures for f in c.frames()), key=lambda f: f.at)
+        continuity = Continuity().check(frames)
+        env.fact(f"{continuity.packets} TCP packets of the VM in {len(continuity.flows)} "
+                 "connections")
+        check(continuity.packets > 1000, "nothing was captured")
+
+
+for name in ("hold-tap", "nfqueue"):
+    register(name)
