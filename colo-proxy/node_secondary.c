@@ -36,7 +36,7 @@
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/core/seq.h"
 #include "colo-proxy/datapath/announce.h"
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/node_private.h"
 #include "qemu-glue/tcg_flush.h"
 
@@ -822,7 +822,7 @@ static int go_live(struct node *node, char *err, size_t errlen)
 	r = loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
 		     clients_ready, node);
 	if (r == 0)
-		r = link_enslave(node->tap, node->config->bridge);
+		r = netif_enslave(node->tap, node->config->bridge);
 	if (r == 0)
 		r = hold_set_mute(node->hold, false);
 	if (r < 0)

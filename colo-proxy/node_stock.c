@@ -22,7 +22,7 @@
 #include <string.h>
 
 #include "colo-proxy/control/log.h"
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/node_private.h"
 
 #define NEAR_TIMER_NS (STOCK_CHECKPOINT_DELAY_MS * MS - 100 * MS)
@@ -124,7 +124,7 @@ static void drop_copy(struct node *node)
 
 static void silence(struct node *node)
 {
-	int r = link_release(node->tap);
+	int r = netif_release(node->tap);
 
 	if (r < 0)
 		log_error("taking %s off the bridge: %s", node->tap, strerror(-r));
@@ -200,7 +200,7 @@ void stock_left_colo(struct node *node, bool ok, const char *text)
 		return;
 	snprintf(words, sizeof(words), "%s", text);
 	if (ok) {
-		r = link_enslave(node->tap, node->config->bridge);
+		r = netif_enslave(node->tap, node->config->bridge);
 		snprintf(words, sizeof(words), "connecting %s to bridge %s: %s", node->tap,
 		         node->config->bridge, strerror(-r));
 	}

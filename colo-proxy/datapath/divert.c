@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "colo-proxy/datapath/divert.h"
 
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/netlink.h"
 #include "colo-proxy/datapath/tc.h"
 
@@ -12,7 +12,7 @@
 static int attach_reentry(struct divert *d, const struct divert_params *params, char *err,
                           size_t errlen)
 {
-	int tap = link_index(d->tap_name);
+	int tap = netif_index(d->tap_name);
 	int prog;
 	int ret;
 
@@ -39,7 +39,7 @@ static int attach_port(struct divert *d, const struct divert_params *params, cha
 	int ret;
 
 	divert.keep_mark = params->keep_mark;
-	divert.to_ifindex = link_index(d->tap_name);
+	divert.to_ifindex = netif_index(d->tap_name);
 	if (divert.to_ifindex < 0)
 		return divert.to_ifindex;
 	prog = bpf_load_divert(&divert, err, errlen);
@@ -98,7 +98,7 @@ int divert_open(struct divert *d, const struct divert_params *params, char *err,
 	if (params->mark == 0)
 		return netlink_error(err, errlen, -EINVAL,
 		                     "mark 0 is every frame's; choose another");
-	d->port = link_index(params->port);
+	d->port = netif_index(params->port);
 	if (d->port < 0)
 		return netlink_error(err, errlen, d->port, "there is no interface %s",
 		                     params->port);

@@ -28,7 +28,7 @@
  */
 #include "colo-proxy/datapath/divert.h"
 #include "colo-proxy/datapath/hold.h"
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/netlink.h"
 #include "colo-proxy/datapath/tc.h"
 
@@ -585,7 +585,7 @@ static int queue_set_mode(struct hold *hold, enum hold_mode mode)
  */
 static int choose_hook(struct hold_nfqueue_state *s)
 {
-	return divert_set_leave_ip(&s->divert, link_master(s->port) > 0);
+	return divert_set_leave_ip(&s->divert, netif_master(s->port) > 0);
 }
 
 static int queue_set_mute(struct hold *hold, bool mute)

@@ -2,7 +2,7 @@
 #include "colo-proxy/datapath/inject.h"
 
 #include "colo-proxy/datapath/counters.h"
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/netlink.h"
 #include "colo-proxy/datapath/tapdev.h"
 
@@ -70,7 +70,7 @@ static int open_socket(struct inject *in, int ifindex, uint32_t mark)
 int inject_open(const char *port, uint32_t mark, unsigned limit, struct inject **ret_inject,
                 char *err, size_t errlen)
 {
-	int ifindex = link_index(port);
+	int ifindex = netif_index(port);
 	struct inject *in;
 	int ret;
 

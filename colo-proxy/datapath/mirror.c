@@ -15,7 +15,7 @@
  */
 #include "colo-proxy/datapath/mirror.h"
 
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/netlink.h"
 #include "colo-proxy/datapath/tapdev.h"
 
@@ -99,7 +99,7 @@ static int open_socket(struct mirror *m, int ifindex, unsigned buffer, char *err
 int mirror_open(const char *port, unsigned buffer, struct mirror **ret_mirror, char *err,
                 size_t errlen)
 {
-	int ifindex = link_index(port);
+	int ifindex = netif_index(port);
 	struct mirror *m;
 	int ret;
 

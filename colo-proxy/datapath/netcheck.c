@@ -2,7 +2,7 @@
 #include "colo-proxy/datapath/netcheck.h"
 
 #include "colo-proxy/datapath/hold.h"
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/tapdev.h"
 
 #include <errno.h>
@@ -207,9 +207,9 @@ static struct finding check_bridge(const char *bridge)
 {
 	struct probe probe = {.level = FINDING_OK};
 
-	if (link_is_bridge(bridge))
-		say(&probe, FINDING_OK, "%s is a bridge with MTU %d", bridge, link_mtu(bridge));
-	else if (link_index(bridge) > 0)
+	if (netif_is_bridge(bridge))
+		say(&probe, FINDING_OK, "%s is a bridge with MTU %d", bridge, netif_mtu(bridge));
+	else if (netif_index(bridge) > 0)
 		say(&probe, FINDING_FAIL, "%s is not a bridge", bridge);
 	else
 		say(&probe, FINDING_FAIL, "there is no interface %s", bridge);
@@ -221,11 +221,11 @@ static struct finding check_bridge(const char *bridge)
 static struct finding check_port(const char *port, const char *bridge)
 {
 	struct probe probe = {.level = FINDING_OK};
-	int master = link_master(port);
+	int master = netif_master(port);
 
 	if (master == -ENODEV)
 		say(&probe, FINDING_OK, "%s is not there yet and will be created", port);
-	else if (master > 0 && bridge && master == link_index(bridge))
+	else if (master > 0 && bridge && master == netif_index(bridge))
 		say(&probe, FINDING_OK, "%s is a port of %s", port, bridge);
 	else if (master > 0 && bridge)
 		say(&probe, FINDING_FAIL, "%s is a port of another bridge than %s", port, bridge);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "colo-proxy/datapath/tapdev.h"
 
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/netlink.h"
 
 #include <assert.h>
@@ -77,26 +77,26 @@ static int tap_configure(const struct tapdev_params *params, const char *name, c
                          size_t errlen)
 {
 	const char *what = "silence the host on it";
-	int ret = link_silence(name);
+	int ret = netif_silence(name);
 
 	if (ret == 0) {
 		what = "set its queue";
-		ret = link_set_txqueuelen(name, params->txqueuelen ? params->txqueuelen
-		                                                   : TAPDEV_TXQUEUELEN);
+		ret = netif_set_txqueuelen(name, params->txqueuelen ? params->txqueuelen
+		                                                    : TAPDEV_TXQUEUELEN);
 	}
 	if (ret == 0)
-		ret = link_no_queue(name);
+		ret = netif_no_queue(name);
 	if (ret == 0 && params->mtu) {
 		what = "set its MTU";
-		ret = link_set_mtu(name, params->mtu);
+		ret = netif_set_mtu(name, params->mtu);
 	}
 	if (ret == 0 && params->bridge) {
 		what = "make it a port of the bridge";
-		ret = link_enslave(name, params->bridge);
+		ret = netif_enslave(name, params->bridge);
 	}
 	if (ret == 0) {
 		what = "set it up";
-		ret = link_up(name, true);
+		ret = netif_up(name, true);
 	}
 	if (ret < 0)
 		return netlink_error(err, errlen, ret, "tap %s: cannot %s: %s", name, what,

@@ -23,8 +23,8 @@ struct tapdev_params {
 };
 
 /*
- * Creates the tap, silences the host on it (link_silence), and sets it up. Without for_daemon it is
- * the VM's: QEMU, given the descriptor with `-netdev tap,fd=N,vhost=off`, finds IFF_VNET_HDR by
+ * Creates the tap, silences the host on it (netif_silence), and sets it up. Without for_daemon it
+ * is the VM's: QEMU, given the descriptor with `-netdev tap,fd=N,vhost=off`, finds IFF_VNET_HDR by
  * TUNGETIFF, and sets the header's size and the offloads itself when the guest's driver has
  * negotiated (QEMU net/tap.c, net/tap-linux.c), so both are left at the kernel's defaults (10
  * bytes, no offloads).

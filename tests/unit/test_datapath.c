@@ -35,7 +35,7 @@
 #include "colo-proxy/datapath/hold.h"
 #include "colo-proxy/datapath/inject.h"
 #include "colo-proxy/datapath/intercept.h"
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/mirror.h"
 #include "colo-proxy/datapath/netcheck.h"
 #include "colo-proxy/datapath/tapdev.h"
@@ -97,7 +97,7 @@ static int packet_socket(const char *ifname)
 	int size = 64 << 20;
 
 	g_assert_cmpint(fd, >=, 0);
-	to.sll_ifindex = link_index(ifname);
+	to.sll_ifindex = netif_index(ifname);
 	g_assert_cmpint(setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)), ==, 0);
 	g_assert_cmpint(setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)), ==, 0);
 	g_assert_cmpint(setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)), ==, 0);
@@ -865,15 +865,15 @@ static void test_secondary(const void *data)
 	int fds[2];
 
 	set_up();
-	g_assert_cmpint(link_release("vm0"), ==, 0);
-	g_assert_cmpint(link_master("vm0"), ==, 0);
+	g_assert_cmpint(netif_release("vm0"), ==, 0);
+	g_assert_cmpint(netif_master("vm0"), ==, 0);
 	hold = open_hold_with(data, (struct hold_params){.mode = HOLD_MODE_HOLD, .mute = true});
 	send_from(vm_fd, frame_copy(f));
 	held = hold_wait(hold, 1);
 	g_assert_cmpint(hold_release(hold, held, false), ==, -EPERM);
 	hold_fds(hold, fds);
-	g_assert_cmpint(link_enslave("vm0", "br0"), ==, 0);
-	g_assert_cmpint(link_master("vm0"), ==, link_index("br0"));
+	g_assert_cmpint(netif_enslave("vm0", "br0"), ==, 0);
+	g_assert_cmpint(netif_master("vm0"), ==, netif_index("br0"));
 	g_assert_cmpint(tapdev_write(fds[0], held), ==, 0); /* also past hold_release() */
 	assert_silence();
 	g_assert_cmpint(hold_set_mute(hold, false), ==, 0);
@@ -1027,7 +1027,7 @@ static void test_cut(void)
 	g_assert_cmpuint(count.kernel_dropped, ==, 0);
 	g_assert_cmpuint(count.port_dropped, ==, 0);
 	/* the tap overflows: the cut is unknown, and says so */
-	g_assert_cmpint(link_set_txqueuelen("vm0", 25), ==, 0);
+	g_assert_cmpint(netif_set_txqueuelen("vm0", 25), ==, 0);
 	for (unsigned i = 0; i < 10; i++)
 		say_to_vm(udp4(i, 30));
 	g_assert_cmpint(mirror_taken(m, &taken), ==, -ESTALE);
@@ -1088,7 +1088,7 @@ static void test_inject(void)
 	unsigned taken = 0;
 
 	set_up();
-	g_assert_cmpint(link_release("vm0"), ==, 0);
+	g_assert_cmpint(netif_release("vm0"), ==, 0);
 	in = open_inject(16);
 	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
 		struct frame *f = to_vm(kinds[i].make());
@@ -1135,7 +1135,7 @@ static void test_inject_overflow(void)
 	unsigned n;
 
 	set_up();
-	g_assert_cmpint(link_set_txqueuelen("vm0", 8), ==, 0);
+	g_assert_cmpint(netif_set_txqueuelen("vm0", 8), ==, 0);
 	in = open_inject(1000);
 	for (unsigned i = 0; i < 50; i++) {
 		struct frame *f = udp4(i, 40);
@@ -1236,7 +1236,7 @@ static void test_silent_tap(void)
 	run("ip -o link show dev quiet0 | grep -q 'NOARP.*UP.*noqueue.*qlen 10000'");
 	g_assert_false(tapdev_pending(fd));
 	close(fd);
-	g_assert_cmpint(link_index("quiet0"), ==, -ENODEV);
+	g_assert_cmpint(netif_index("quiet0"), ==, -ENODEV);
 	run("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
 }
 
@@ -1337,7 +1337,7 @@ static void test_netcheck(void)
 		g_assert_cmpint(findings[i].level, ==, FINDING_OK);
 		g_assert_cmpstr(findings[i].advice, ==, "");
 	}
-	g_assert_cmpint(link_index("colochk0"), ==, -ENODEV);
+	g_assert_cmpint(netif_index("colochk0"), ==, -ENODEV);
 	params.bridge = "c0";
 	params.port = "side0";
 	g_assert_cmpuint(netcheck_run(&params, findings, NETCHECK_MAX), ==, G_N_ELEMENTS(names));
@@ -1369,8 +1369,8 @@ static void test_errors(void)
 	g_assert_null(hold);
 	g_assert_null(m);
 	g_assert_null(in);
-	g_assert_cmpint(link_master("none0"), ==, -ENODEV);
-	g_assert_cmpint(link_enslave("lo", "none0"), ==, -ENODEV);
+	g_assert_cmpint(netif_master("none0"), ==, -ENODEV);
+	g_assert_cmpint(netif_enslave("lo", "none0"), ==, -ENODEV);
 	g_assert_true(hold_by_name("hold-tap") == &hold_tap);
 	g_assert_true(hold_by_name("nfqueue") == &hold_nfqueue);
 	g_assert_null(hold_by_name("pcap"));

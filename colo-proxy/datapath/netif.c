@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "colo-proxy/datapath/link.h"
+#include "colo-proxy/datapath/netif.h"
 
 #include "colo-proxy/datapath/netlink.h"
 
@@ -58,14 +58,14 @@ out:
 	return ret;
 }
 
-int link_index(const char *name)
+int netif_index(const char *name)
 {
 	unsigned index = if_nametoindex(name);
 
 	return index ? (int)index : -ENODEV;
 }
 
-int link_up(const char *name, bool up)
+int netif_up(const char *name, bool up)
 {
 	struct rtnl_link *changes = rtnl_link_alloc();
 
@@ -76,10 +76,10 @@ int link_up(const char *name, bool up)
 	return link_change(name, changes);
 }
 
-int link_enslave(const char *name, const char *bridge)
+int netif_enslave(const char *name, const char *bridge)
 {
 	struct rtnl_link *changes;
-	int master = link_index(bridge);
+	int master = netif_index(bridge);
 
 	if (master < 0)
 		return master;
@@ -89,7 +89,7 @@ int link_enslave(const char *name, const char *bridge)
 	return link_change(name, changes);
 }
 
-int link_release(const char *name)
+int netif_release(const char *name)
 {
 	struct rtnl_link *changes = rtnl_link_alloc();
 
@@ -98,7 +98,7 @@ int link_release(const char *name)
 	return link_change(name, changes);
 }
 
-int link_master(const char *name)
+int netif_master(const char *name)
 {
 	struct rtnl_link *link = NULL;
 	int ret = link_get(name, &link);
@@ -110,7 +110,7 @@ int link_master(const char *name)
 	return ret;
 }
 
-int link_mtu(const char *name)
+int netif_mtu(const char *name)
 {
 	struct rtnl_link *link = NULL;
 	int ret = link_get(name, &link);
@@ -122,7 +122,7 @@ int link_mtu(const char *name)
 	return ret;
 }
 
-int link_set_mtu(const char *name, unsigned mtu)
+int netif_set_mtu(const char *name, unsigned mtu)
 {
 	struct rtnl_link *changes = rtnl_link_alloc();
 
@@ -131,7 +131,7 @@ int link_set_mtu(const char *name, unsigned mtu)
 	return link_change(name, changes);
 }
 
-int link_set_txqueuelen(const char *name, unsigned frames)
+int netif_set_txqueuelen(const char *name, unsigned frames)
 {
 	struct rtnl_link *changes = rtnl_link_alloc();
 
@@ -140,7 +140,7 @@ int link_set_txqueuelen(const char *name, unsigned frames)
 	return link_change(name, changes);
 }
 
-bool link_is_bridge(const char *name)
+bool netif_is_bridge(const char *name)
 {
 	struct rtnl_link *link = NULL;
 	const char *type;
@@ -170,7 +170,7 @@ static int link_sysctl6(const char *name, const char *key, const char *value)
 	return written == (ssize_t)strlen(value) ? 0 : -EIO;
 }
 
-int link_silence(const char *name)
+int netif_silence(const char *name)
 {
 	struct rtnl_link *changes;
 	int ret = link_sysctl6(name, "disable_ipv6", "1");
@@ -183,13 +183,13 @@ int link_silence(const char *name)
 	return link_change(name, changes);
 }
 
-int link_no_queue(const char *name)
+int netif_no_queue(const char *name)
 {
 	struct tcmsg tc = {.tcm_family = AF_UNSPEC, .tcm_parent = TC_H_ROOT};
 	struct nl_msg *msg;
 	int ret;
 
-	tc.tcm_ifindex = link_index(name);
+	tc.tcm_ifindex = netif_index(name);
 	if (tc.tcm_ifindex < 0)
 		return tc.tcm_ifindex;
 	msg = nlmsg_alloc_simple(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE);
