@@ -1011,7 +1011,9 @@ static void split(struct gate *gate, struct held *held, uint32_t part, uint64_t 
 
 	if (packet_split(&held->packet, part, &frame) != 0)
 		return;
+	/* Both are counted again as parts of the frame in front. */
 	gate->stats.now_bytes -= part;
+	gate->stats.by_class[PACKET_TCP].held_bytes -= part;
 	if (packet_parse(&first, frame) != 0 || insert_before(gate, held, frame, &first) != 0) {
 		/* The bytes are not lost: the PVM sends them again when nobody acknowledges. */
 		frame_free(frame);
