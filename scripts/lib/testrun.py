@@ -328,8 +328,8 @@ def laboratory(run):
 
 def end_to_end(run):
     """real VMs: rules R1 to R8, power cuts, failures of links and programs"""
-    return run.program("e2e", [TOP / "tests/e2e/run.py", "--logs", LOGS / "e2e", "--prefix", "ct"],
-                       seconds=1200, env={"COLO_BUILD": str(BUILD)})
+    argv = [sys.executable, TOP / "tests/e2e/run.py", "--logs", LOGS / "e2e", "--prefix", "ct"]
+    return run.program("e2e", argv, seconds=1200, env={"COLO_BUILD": str(BUILD)})
 
 
 def demo(run):
