@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The payloads of messages: every field at its offset, there and back, and wrong lengths refused.
+ */
+#include <errno.h>
+#include <glib.h>
+#include <string.h>
+
+#include "colo-proxy/link/messages.h"
+
+static const struct flow_key key = {.vm_ip = 0x01020304,
+                                    .peer_ip = 0x05060708,
+                                    .vm_port = 0x090a,
+                                    .peer_port = 0x0b0c,
+                                    .proto = 6,
+                                    .kind = FLOW_TCP};
+static const uint8_t key_bytes[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 6, FLOW_TCP};
+
+static void test_digest(void)
+{
+	struct digest in = {.key = key,
+	                    .kind = DIGEST_SEGMENT,
+	                    .tcp_flags = PACKET_ACK,
+	                    .has_ts = true,
+	                    .seq = 0x11223344,
+	                    .len = 0x55,
+	                    .ack = 0x66,
+	                    .tsval = 0x77,
+	                    .hash = {0xaa, 0xbb}};
+	struct digest out;
+	uint8_t wire[DIGEST_WIRE_LEN];
+
+	memset(&out, 0xff, sizeof(out));
+	digest_pack(wire, &in);
+	g_assert_cmpmem(wire, 16, key_bytes, 16);
+	g_assert_cmpuint(wire[17], ==, PACKET_ACK);
+	g_assert_cmpuint(wire[18], ==, 1);
+	g_assert_cmpmem(wire + 20, 4, "\x11\x22\x33\x44", 4);
+	g_assert_cmpuint(wire[27], ==, 0x55);
+	g_assert_cmpuint(wire[31], ==, 0x66);
+	g_assert_cmpuint(wire[35], ==, 0x77);
+	g_assert_cmpuint(wire[36], ==, 0xaa);
+	g_assert_cmpint(digest_unpack(&out, wire, sizeof(wire)), ==, 0);
+	g_assert_cmpmem(&out.key, 16, &in.key, 16);
+	g_assert_true(out.kind == in.kind && out.tcp_flags == in.tcp_flags && out.has_ts);
+	g_assert_true(out.seq == in.seq && out.len == in.len && out.ack == in.ack &&
+	              out.tsval == in.tsval);
+	g_assert_cmpmem(out.hash, 16, in.hash, 16);
+	g_assert_cmpint(digest_unpack(&out, wire, sizeof(wire) - 1), ==, -EPROTO);
+	wire[16] = DIGEST_KIND_COUNT;
+	g_assert_cmpint(digest_unpack(&out, wire, sizeof(wire)), ==, -EPROTO);
+}
+
+static void test_flow_open(void)
+{
+	struct flow_open in = {.key = key,
+	                       .iss = 0x01020304,
+	                       .has_ack = true,
+	                       .ack = 5,
+	                       .has_ts = true,
+	                       .tsval = 6};
+	struct flow_open out;
+	uint8_t wire[FLOW_OPEN_WIRE_LEN];
+
+	for (int i = 0; i < 4; i++) {
+		in.has_ack = i & 1;
+		in.has_ts = i & 2;
+		memset(&out, 0xff, sizeof(out));
+		flow_open_pack(wire, &in);
+		g_assert_cmpuint(wire[28], ==, i);
+		g_assert_cmpint(flow_open_unpack(&out, wire, sizeof(wire)), ==, 0);
+		g_assert_cmpmem(&out.key, 16, &in.key, 16);
+		g_assert_true(out.iss == in.iss && out.ack == in.ack && out.tsval == in.tsval);
+		g_assert_true(out.has_ack == in.has_ack && out.has_ts == in.has_ts);
+	}
+	g_assert_cmpint(flow_open_unpack(&out, wire, sizeof(wire) - 1), ==, -EPROTO);
+	g_assert_cmpint(flow_open_unpack(&out, wire, sizeof(wire) + 1), ==, -EPROTO);
+}
+
+static void test_heartbeat(void)
+{
+	struct heartbeat in = {0x0102030405060708, 2, 3, 4, 5}, out;
+	uint8_t wire[HEARTBEAT_WIRE_LEN];
+
+	heartbeat_pack(wire, &in);
+	g_assert_cmpuint(wire[0], ==, 1);
+	g_assert_cmpint(heartbeat_unpack(&out, wire, sizeof(wire)), ==, 0);
+	g_assert_true(out.sent_ns == in.sent_ns && out.echo_ns == 2 && out.held_ns == 3 &&
+	              out.consumed == 4 && out.state == 5);
+	g_assert_cmpint(heartbeat_unpack(&out, wire, sizeof(wire) - 1), ==, -EPROTO);
+	g_assert_cmpint(heartbeat_unpack(&out, wire, sizeof(wire) + 1), ==, -EPROTO);
+}
+
+static void test_input(void)
+{
+	struct frame *in = frame_new(100), *out = NULL;
+	uint8_t wire[INPUT_HEAD_LEN + 100] = {0};
+	uint64_t index = 0;
+
+	g_assert_nonnull(in);
+	in->vnet.gso_size = 1448;
+	input_pack_head(wire, 0x1122334455667788, in);
+	memset(wire + INPUT_HEAD_LEN, 0x5a, 100);
+	g_assert_cmpint(input_unpack(&index, &out, wire, sizeof(wire)), ==, 0);
+	g_assert_cmpuint(index, ==, 0x1122334455667788);
+	g_assert_cmpuint(out->len, ==, 100);
+	g_assert_cmpuint(out->vnet.gso_size, ==, 1448);
+	g_assert_cmpuint(out->data[99], ==, 0x5a);
+	frame_free(out);
+	out = NULL;
+	g_assert_cmpint(input_unpack(&index, &out, wire, INPUT_HEAD_LEN + 13), ==, -EPROTO);
+	g_assert_cmpint(input_unpack(&index, &out, wire, INPUT_HEAD_LEN + FRAME_MAX_LEN + 1), ==,
+	                -EPROTO);
+	g_assert_null(out);
+	frame_free(in);
+}
+
+static void test_names(void)
+{
+	for (int type = 0; type < 256; type++) {
+		bool known = type >= MSG_HEARTBEAT && type < MSG_TYPE_END;
+
+		g_assert_true(known == !g_str_equal(msg_type_name((uint8_t)type), "unknown"));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/messages/digest", test_digest);
+	g_test_add_func("/messages/flow-open", test_flow_open);
+	g_test_add_func("/messages/heartbeat", test_heartbeat);
+	g_test_add_func("/messages/input", test_input);
+	g_test_add_func("/messages/names", test_names);
+	return g_test_run();
+}

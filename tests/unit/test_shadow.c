@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The shadow by itself: what it tells of the SVM's output, when it knows the mapping, and what it
+ * does to numbers in both directions before and after a takeover.
+ */
+#include <glib.h>
+#include <string.h>
+
+#include "colo-proxy/core/shadow.h"
+#include "tests/unit/tcp_builder.h"
+
+#define MS   1000000ull
+#define ROOM 64u
+
+struct rig {
+	struct shadow *shadow;
+	struct digest told[ROOM];
+	uint32_t tolds;
+	uint32_t refeeds;
+	uint64_t now;
+};
+
+static void on_digest(void *ctx, uint32_t lineage, const struct digest *digest)
+{
+	struct rig *r = ctx;
+
+	(void)lineage;
+	g_assert_cmpuint(r->tolds, <, ROOM);
+	r->told[r->tolds++] = *digest;
+}
+
+static void on_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
+{
+	struct rig *r = ctx;
+
+	(void)key;
+	(void)seq;
+	r->refeeds++;
+}
+
+static const struct shadow_ops ops = {.digest = on_digest, .refeed = on_refeed};
+
+static struct rig *rig_new(uint32_t max_flows)
+{
+	static const struct packet_digest_key key = {{9}};
+	struct rig *r = g_new0(struct rig, 1);
+
+	g_assert_cmpint(shadow_new(&r->shadow, max_flows, &key, &ops, r), ==, 0);
+	shadow_lineage(r->shadow, 1);
+	r->now = 1000 * MS;
+	return r;
+}
+
+static void rig_free(struct rig *r)
+{
+	shadow_free(r->shadow);
+	g_free(r);
+}
+
+static struct build_tcp segment(uint16_t flags, uint32_t seq, uint32_t len, uint32_t ack)
+{
+	static const uint8_t zeros[4000];
+
+	return (struct build_tcp){.flags = flags | (ack ? PACKET_ACK : 0),
+	                          .seq = seq,
+	                          .len = len,
+	                          .ack = ack,
+	                          .data = zeros};
+}
+
+static void svm_says(struct rig *r, struct build_tcp t)
+{
+	struct frame *f = build_tcp(&t);
+
+	shadow_output(r->shadow, f, r->now);
+	frame_free(f);
+}
+
+static void svm(struct rig *r, uint16_t flags, uint32_t seq, uint32_t len, uint32_t ack)
+{
+	svm_says(r, segment(flags, seq, len, ack));
+}
+
+static void opened(struct rig *r, uint32_t epoch, uint32_t iss, uint32_t ack)
+{
+	struct flow_open open = {
+	        .key = {.vm_ip = BUILD_VM_IP,
+	                .peer_ip = BUILD_PEER_IP,
+	                .vm_port = 80,
+	                .peer_port = 1000,
+	                .proto = 6,
+	                .kind = FLOW_TCP},
+	        .iss = iss,
+	        .has_ack = ack != 0,
+	        .ack = ack,
+	};
+
+	shadow_flow_open(r->shadow, epoch, &open, r->now);
+}
+
+/* What the frame's numbers are after the function. */
+static struct packet_tcp
+through(struct rig *r, void (*fn)(struct shadow *, struct frame *, uint64_t), struct build_tcp t)
+{
+	struct frame *f = build_tcp(&t);
+	struct packet p;
+	struct packet_tcp tcp;
+
+	fn(r->shadow, f, r->now);
+	g_assert_cmpint(packet_parse(&p, f), ==, 0);
+	g_assert_cmpuint(packet_l4_checksum(&p), ==, f->data[50] << 8 | f->data[51]);
+	tcp = p.tcp;
+	frame_free(f);
+	return tcp;
+}
+
+static void assert_told(const struct rig *r, uint32_t i, uint32_t seq, uint32_t len, uint32_t ack)
+{
+	g_assert_cmpuint(r->tolds, >, i);
+	g_assert_cmpuint(r->told[i].seq, ==, seq);
+	g_assert_cmpuint(r->told[i].len, ==, len);
+	g_assert_cmpuint(r->told[i].ack, ==, ack);
+}
+
+static void test_each_byte_once(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, 0, 100, 10, 5);
+	svm(r, 0, 100, 10, 5); /* a retransmission */
+	svm(r, 0, 105, 10, 5); /* half of it new */
+	svm(r, 0, 115, 0, 6);  /* a bare acknowledgement */
+	svm(r, 0, 115, 0, 6);
+	svm(r, PACKET_FIN, 115, 0, 6);
+	svm(r, PACKET_FIN, 105, 10, 6); /* all of it known */
+	g_assert_cmpuint(r->tolds, ==, 4);
+	assert_told(r, 0, 100, 10, 5);
+	assert_told(r, 1, 110, 5, 5);
+	assert_told(r, 2, 115, 0, 6);
+	assert_told(r, 3, 115, 1, 6);
+	g_assert_true(r->told[3].tcp_flags & PACKET_FIN);
+	rig_free(r);
+}
+
+static void test_superframe_in_pieces(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp t = segment(PACKET_FIN, 0xfffffff0u, 250, 5);
+
+	t.gso_size = 100;
+	svm_says(r, t);
+	g_assert_cmpuint(r->tolds, ==, 3);
+	assert_told(r, 0, 0xfffffff0u, 100, 5);
+	assert_told(r, 1, 84, 100, 5);
+	assert_told(r, 2, 184, 51, 5);
+	g_assert_false(r->told[1].tcp_flags & PACKET_FIN);
+	g_assert_true(r->told[2].tcp_flags & PACKET_FIN);
+	rig_free(r);
+}
+
+static void test_mapping(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, PACKET_SYN, 100, 0, 501);
+	g_assert_cmpuint(r->tolds, ==, 0); /* the PVM's number is not known */
+	opened(r, 0, 9999, 501);           /* another lineage's */
+	g_assert_cmpuint(r->tolds, ==, 0);
+	opened(r, 1, 5000, 501);
+	assert_told(r, 0, 5000, 1, 501);
+	svm(r, 0, 101, 10, 501);
+	assert_told(r, 1, 5001, 10, 501);
+	g_assert_cmpuint(
+	        through(r, shadow_input,
+	                (struct build_tcp){
+	                        .from_peer = true, .flags = PACKET_ACK, .seq = 501, .ack = 5011})
+	                .ack,
+	        ==, 111);
+	svm(r, PACKET_SYN, 100, 0, 501); /* a retransmission */
+	g_assert_cmpuint(r->tolds, ==, 2);
+	/* The PVM first. */
+	shadow_lineage(r->shadow, 2);
+	opened(r, 2, 5000, 501);
+	svm(r, PACKET_SYN, 300, 0, 501);
+	assert_told(r, 2, 5000, 1, 501);
+	/* Handshakes of two different SYNs are never one connection. */
+	shadow_lineage(r->shadow, 3);
+	opened(r, 3, 5000, 501);
+	svm(r, PACKET_SYN, 300, 0, 777);
+	g_assert_cmpuint(r->tolds, ==, 3);
+	rig_free(r);
+}
+
+static void test_opening_is_used_once(void)
+{
+	struct rig *r = rig_new(16);
+
+	/* The VM opens: neither SYN names the incarnation. The old ones must not serve again. */
+	svm(r, PACKET_SYN, 100, 0, 0);
+	opened(r, 1, 5000, 0);
+	g_assert_cmpuint(r->tolds, ==, 1);
+	opened(r, 1, 6000, 0); /* the PVM uses the ports again, the SVM has not yet */
+	g_assert_cmpuint(r->tolds, ==, 1);
+	svm(r, PACKET_SYN, 200, 0, 0);
+	assert_told(r, 1, 6000, 1, 0);
+	svm(r, PACKET_SYN, 300, 0, 0); /* the SVM first */
+	g_assert_cmpuint(r->tolds, ==, 2);
+	opened(r, 1, 7000, 0);
+	assert_told(r, 2, 7000, 1, 0);
+	rig_free(r);
+}
+
+static void test_lineage_to_come(void)
+{
+	struct rig *r = rig_new(16);
+
+	opened(r, 2, 5000, 501);
+	opened(r, 2, 6000, 502); /* the later one is the one that counts */
+	opened(r, 3, 7000, 503);
+	svm(r, PACKET_SYN, 100, 0, 502);
+	g_assert_cmpuint(r->tolds, ==, 0);
+	shadow_lineage(r->shadow, 2);
+	svm(r, PACKET_SYN, 100, 0, 502);
+	assert_told(r, 0, 6000, 1, 502);
+	shadow_lineage(r->shadow, 3);
+	svm(r, 0, 200, 10, 5); /* a clone again: no mapping */
+	assert_told(r, 1, 200, 10, 5);
+	rig_free(r);
+}
+
+static void test_takeover(void)
+{
+	struct rig *r = rig_new(16);
+	struct shadow_stats stats;
+	struct packet_tcp tcp;
+	struct build_tcp in = {.from_peer = true,
+	                       .flags = PACKET_ACK,
+	                       .seq = 501,
+	                       .ack = 5050,
+	                       .has_sack = true,
+	                       .sack_left = 5060,
+	                       .sack_right = 5070};
+
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	r->tolds = 0;
+	shadow_takeover(r->shadow, r->now);
+	tcp = through(r, shadow_translate, segment(0, 150, 10, 501));
+	g_assert_cmpuint(tcp.seq, ==, 5050);
+	g_assert_cmpuint(tcp.ack, ==, 501);
+	tcp = through(r, shadow_input, in);
+	g_assert_cmpuint(tcp.ack, ==, 150);
+	g_assert_cmpuint(r->tolds, ==, 0);
+	shadow_get_stats(r->shadow, &stats);
+	g_assert_cmpuint(stats.mapped, ==, 1);
+	/* The 4-tuple is used again: the new connection has its own numbers. */
+	g_assert_cmpuint(through(r, shadow_translate, segment(PACKET_SYN, 800, 0, 9)).seq, ==, 800);
+	g_assert_cmpuint(through(r, shadow_translate, segment(0, 801, 5, 9)).seq, ==, 801);
+	g_assert_cmpuint(shadow_expire(r->shadow, 1000 * MS, r->now), ==, 0);
+	rig_free(r);
+}
+
+static void test_clock_lead(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp t = segment(0, 100, 10, 5), other = t;
+
+	t.has_ts = other.has_ts = true;
+	t.tsval = other.tsval = 1000;
+	other.peer_port = 1001;
+	svm_says(r, t);
+	shadow_ts_lead(r->shadow, 1, 256);
+	shadow_ts_lead(r->shadow, 1, 128);
+	shadow_ts_lead(r->shadow, 0, 5000); /* another lineage's */
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(through(r, shadow_translate, t).tsval, ==, 1256);
+	/* A connection that the lineage had not spoken on. */
+	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1256);
+	/* One that begins now needs no lead, and gets none in the middle. */
+	other.peer_port = 1002;
+	other.flags = PACKET_SYN;
+	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1000);
+	other.flags = PACKET_ACK;
+	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1000);
+	/* Later the survivor's clock has caught up. */
+	r->now += 300 * MS;
+	other.peer_port = 1003;
+	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1000);
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 2);
+	rig_free(r);
+}
+
+static void test_expire(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	shadow_takeover(r->shadow, r->now);
+	through(r, shadow_translate, segment(PACKET_FIN, 101, 0, 501));
+	through(r, shadow_input,
+	        (struct build_tcp){.from_peer = true,
+	                           .flags = PACKET_ACK | PACKET_FIN,
+	                           .seq = 501,
+	                           .ack = 5002});
+	r->now += 59000 * MS;
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 1);
+	r->now += 2000 * MS;
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 0);
+	rig_free(r);
+}
+
+static void test_full_table(void)
+{
+	struct rig *r = rig_new(2);
+	struct shadow_stats stats;
+	struct build_tcp t = segment(0, 100, 10, 5);
+
+	for (uint16_t port = 1; port <= 3; port++) {
+		t.peer_port = port;
+		svm_says(r, t);
+	}
+	shadow_get_stats(r->shadow, &stats);
+	g_assert_cmpuint(stats.flows, ==, 2);
+	g_assert_cmpuint(stats.flows_evicted, ==, 1);
+	for (uint32_t i = 0; i < 10; i++) /* openings of a lineage to come are limited, too */
+		opened(r, 2, 1000 + i, 0);
+	rig_free(r);
+}
+
+static void test_uncompared(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp t = segment(PACKET_URG, 100, 10, 5);
+	struct shadow_stats stats;
+
+	svm_says(r, t);
+	t.flags = PACKET_SYN;
+	svm_says(r, t);
+	shadow_get_stats(r->shadow, &stats);
+	g_assert_cmpuint(stats.uncompared, ==, 2);
+	g_assert_cmpuint(r->tolds, ==, 0);
+	rig_free(r);
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/shadow/each-byte-once", test_each_byte_once);
+	g_test_add_func("/shadow/superframe", test_superframe_in_pieces);
+	g_test_add_func("/shadow/mapping", test_mapping);
+	g_test_add_func("/shadow/opening-used-once", test_opening_is_used_once);
+	g_test_add_func("/shadow/lineage-to-come", test_lineage_to_come);
+	g_test_add_func("/shadow/takeover", test_takeover);
+	g_test_add_func("/shadow/clock-lead", test_clock_lead);
+	g_test_add_func("/shadow/expire", test_expire);
+	g_test_add_func("/shadow/full-table", test_full_table);
+	g_test_add_func("/shadow/uncompared", test_uncompared);
+	return g_test_run();
+}
