@@ -45,7 +45,7 @@ struct daemon {
 	GMainLoop *loop;
 	struct node *node;
 	struct vm vm;
-	struct stock stock; /* comparator = qemu */
+	struct stock stock; /* comparator = qemu; with either: what QEMU's events say */
 	struct control_server *server;
 	int lock_fd;
 	guint vm_watch, qmp_watch, copy_timer, fence_watch, fence_timer, stop_timer;
@@ -102,7 +102,8 @@ static void stock_left(void *ctx, const char *why)
 {
 	struct daemon *daemon = ctx;
 
-	node_channel_lost(daemon->node, why);
+	if (is_stock(daemon)) /* else the relay sees it */
+		node_channel_lost(daemon->node, why);
 }
 
 static const struct stock_ops stock_operations = {
@@ -206,10 +207,9 @@ static gboolean watch_copy(gpointer data)
 		return G_SOURCE_CONTINUE;
 	daemon->in_colo = true;
 	daemon->copy_timer = 0;
-	if (is_stock(daemon)) {
-		stock_count(&daemon->stock);
+	stock_count(&daemon->stock);
+	if (is_stock(daemon))
 		node_in_colo(daemon->node);
-	}
 	return G_SOURCE_REMOVE;
 }
 
@@ -261,6 +261,7 @@ static void leave_colo(struct daemon *daemon)
 	int r = -ESRCH;
 
 	daemon->in_colo = false;
+	daemon->stock.counting = false;
 	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
 	if (daemon->vm.qmp) {
 		r = leave_colo_once(daemon, primary, err, sizeof(err));
@@ -476,7 +477,7 @@ struct answer {
 	struct node_job job; /* first: the node hands back a pointer to it */
 	struct daemon *daemon;
 	struct control_request *request;
-	enum { ANSWER_OK, ANSWER_STATUS, ANSWER_STATS, ANSWER_STOP } kind;
+	enum { ANSWER_OK, ANSWER_STATUS, ANSWER_STATS, ANSWER_CHECKPOINT, ANSWER_STOP } kind;
 	bool ok;
 	char text[256];
 };
@@ -501,6 +502,11 @@ static gboolean reply(gpointer data)
 	} else if (answer->kind == ANSWER_STATUS) {
 		add_vm_status(daemon, &answer->job.status);
 		control_reply(answer->request, status_to_json(&answer->job.status));
+	} else if (answer->kind == ANSWER_CHECKPOINT) {
+		control_reply(answer->request,
+			      json_pack("{s:I, s:I, s:I}", "epoch", (json_int_t)answer->job.epoch,
+					"pause_us", (json_int_t)answer->job.pause_us, "commit_us",
+					(json_int_t)answer->job.commit_us));
 	} else {
 		control_reply(answer->request, NULL);
 	}
@@ -541,6 +547,7 @@ static void handle_command(void *ctx, struct control_request *request, const cha
 		take_stock_events(daemon);
 		node_snapshot(daemon->node, &answer->job);
 	} else if (strcmp(command, "checkpoint") == 0) {
+		answer->kind = ANSWER_CHECKPOINT;
 		node_checkpoint(daemon->node, &answer->job);
 	} else if (strcmp(command, "failover") == 0) {
 		answer->job.force = json_is_true(json_object_get(args, "force"));

@@ -820,7 +820,10 @@ static void do_checkpoint_seen(void *arg)
 {
 	struct seen *seen = arg;
 
-	stock_checkpoint_seen(seen->node, seen->stopped_at, seen->pause_ns);
+	seen->node->p.paused_ns += seen->pause_ns;
+	hist_add(&seen->node->pause_hist, seen->pause_ns);
+	if (!node_proxies(seen->node))
+		stock_checkpoint_seen(seen->node, seen->stopped_at);
 	free(seen);
 }
 
@@ -856,11 +859,11 @@ static void do_checkpoint(void *arg)
 		return;
 	}
 	if (node_proxies(node)) {
-		primary_want(node, CKPT_COMMAND);
-	} else {
-		node->p.wanted = true;
-		node->ops->order(node->ctx, ORDER_CHECKPOINT, ckpt_cause_name(CKPT_COMMAND));
+		primary_checkpoint(node, job);
+		return;
 	}
+	node->p.wanted = true;
+	node->ops->order(node->ctx, ORDER_CHECKPOINT, ckpt_cause_name(CKPT_COMMAND));
 	job->done(job, true, "");
 }
 

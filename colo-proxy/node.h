@@ -65,12 +65,17 @@ void node_vm_lost(struct node *node, const char *text);
 void node_fenced(struct node *node, bool granted, const char *text);
 
 /*
- * comparator = qemu: what QEMU itself reports of COLO. Both QEMUs are in it; a checkpoint began at
- * `stopped_at` (loop_clock()) and held the VM up so long; QEMU has left it by itself.
+ * P: QEMU says that the VM stood still for a checkpoint, so long, from `stopped_at` (loop_clock()).
+ * With either comparator this is what the figures of pauses are made of: the relay sees less.
+ */
+void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
+
+/*
+ * comparator = qemu: what QEMU itself reports of COLO. Both QEMUs are in it; QEMU has left it by
+ * itself.
  */
 #define STOCK_CHECKPOINT_DELAY_MS 20000u /* QEMU's default of x-checkpoint-delay */
 void node_in_colo(struct node *node);
-void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
 void node_channel_lost(struct node *node, const char *text);
 
 /* A command's outcome is given to `done` in the data thread. */
@@ -80,8 +85,11 @@ struct node_job {
 	struct stats_snapshot stats;   /* filled by node_snapshot() */
 	struct status_snapshot status; /* filled by node_snapshot(): what the node knows */
 	bool force;                    /* node_failover() */
+	uint64_t epoch, pause_us, commit_us; /* filled by node_checkpoint() */
 };
 void node_snapshot(struct node *node, struct node_job *job);
+/* P: done when a checkpoint that began after the call is committed, or protection ends. */
+/* P: done when a checkpoint that began after the call is committed, or protection ends. */
 void node_checkpoint(struct node *node, struct node_job *job);
 /* P: planned switch-over. S: take over without a fence's word, in a state that asks for it. */
 void node_failover(struct node *node, struct node_job *job);

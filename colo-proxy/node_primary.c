@@ -283,6 +283,26 @@ static void trigger_due(void *ctx, uint64_t now)
 		trigger(node);
 }
 
+/* An operator's request. One at a time: they are people. */
+void primary_checkpoint(struct node *node, struct node_job *job)
+{
+	struct primary *p = of(node);
+
+	if (p->asked_job) {
+		job->done(job, false, "a checkpoint has been asked for already");
+		return;
+	}
+	p->asked_job = job;
+	primary_want(node, CKPT_COMMAND);
+}
+
+static void end_job(struct node_job **job, bool ok, const char *text)
+{
+	if (*job)
+		(*job)->done(*job, ok, text);
+	*job = NULL;
+}
+
 static void epoch_over(void *ctx, uint64_t now)
 {
 	(void)now;
@@ -325,6 +345,8 @@ static void vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	p->taken_cause = p->cause;
 	p->wanted = p->triggered = false;
+	p->taken_job = p->asked_job;
+	p->asked_job = NULL;
 	p->in_flight = true;
 	p->committed = p->begun = p->ended = false;
 	p->sent = 0;
@@ -343,8 +365,6 @@ static void vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 	if (!p->handing_over)
 		relay_primary_resume(p->relay, now);
 	p->last_pause_ns = loop_clock() - ckpt->stopped_at;
-	p->paused_ns += p->last_pause_ns;
-	hist_add(&node->pause_hist, p->last_pause_ns);
 	node->by_cause[p->taken_cause]++;
 	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
 	node->pages_total += node->pages_last;
@@ -745,6 +765,8 @@ static void protection_over(struct node *node)
 	p->protected_at = 0;
 	input_log_clear(&p->unsent);
 	close_pvm(node);
+	end_job(&p->asked_job, false, "protection has ended");
+	end_job(&p->taken_job, false, "protection has ended before the checkpoint was committed");
 }
 
 void primary_stop_copy(struct node *node)
@@ -827,6 +849,12 @@ static void committed(struct node *node, uint32_t epoch)
 	p->committed = true;
 	node->committed_epoch = epoch;
 	hist_add(&node->commit_hist, loop_clock() - p->cut_at);
+	if (p->taken_job) {
+		p->taken_job->epoch = epoch;
+		p->taken_job->pause_us = p->last_pause_ns / 1000;
+		p->taken_job->commit_us = (loop_clock() - p->cut_at) / 1000;
+	}
+	end_job(&p->taken_job, true, "");
 	gate_commit(node->gate, epoch, loop_now(node->loop));
 	hold_flush(node->hold);
 	primary_rearm_gate(node);

@@ -70,9 +70,11 @@ struct primary {
 	bool sending, begun, ended;      /* progress of the checkpoint onto the link */
 	bool handing_over, silent;
 	struct node_job *handover_job;
+	struct node_job *asked_job, *taken_job; /* who asked for a checkpoint; for the one in flight */
 	uint64_t sent; /* bytes of it on the link */
 	void *hash;    /* XXH3_state_t of what was sent */
-	uint64_t cut_at, last_pause_ns;
+	uint64_t cut_at;
+	uint64_t last_pause_ns; /* as the relay saw it: a part of what the VM stood still */
 	uint64_t paused_ns, protected_at, protected_ns;
 	struct loop_timer boot_timer;         /* until the peer can be asked who speaks */
 	bool vm_ordered, vm_up, copy_due;
@@ -192,6 +194,7 @@ void primary_stop_copy(struct node *node);
 void primary_go_alone(struct node *node);
 void primary_left_colo(struct node *node, bool ok, const char *text);
 void primary_want(struct node *node, enum ckpt_cause cause);
+void primary_checkpoint(struct node *node, struct node_job *job);
 void primary_handover(struct node *node, struct node_job *job);
 void primary_retire(struct node *node, const char *why);
 uint64_t primary_consumed(struct node *node);
@@ -223,6 +226,6 @@ void stock_vm_ready(struct node *node, bool ok, const char *text);
 void stock_left_colo(struct node *node, bool ok, const char *text);
 void stock_in_colo(struct node *node);
 void stock_channel_lost(struct node *node, const char *text);
-void stock_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
+void stock_checkpoint_seen(struct node *node, uint64_t stopped_at);
 
 #endif

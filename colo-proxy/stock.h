@@ -9,7 +9,8 @@
 
 /*
  * comparator = qemu, in the control thread: QEMU's own objects around one VM (QEMU:
- * docs/system/qemu-colo.rst), and what its events say of checkpoints. Calls block like vm.h's.
+ * docs/system/qemu-colo.rst). And, whatever compares, what QEMU's events say of checkpoints. Calls
+ * block like vm.h's.
  */
 
 struct stock {
@@ -44,7 +45,7 @@ int stock_drop_filters(struct stock *stock, char *err, size_t errlen);
 /* S, on its bridge: QEMU's announcement of the address. */
 int stock_announce(struct stock *stock, char *err, size_t errlen);
 
-/* P: QEMU is in COLO. What it did before was no checkpoint. */
+/* P, with any comparator: QEMU is in COLO. What it did before was no checkpoint. */
 void stock_count(struct stock *stock);
 
 struct stock_ops {
