@@ -45,6 +45,7 @@
 #define READ_BUDGET	  (4u << 20) /* bytes of one turn from the migration socket */
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
 #define START_POLL_NS	  (1 * MS)
+#define COPY_PAUSE_NS	  (500 * MS)
 #define READ_RETRY_NS	  (1 * MS)   /* the link has no room for the first copy */
 #define PAUSE_SHARE	  5u         /* at least this many times the last pause between cuts */
 #define CKPT_KEEP	  (64u << 20)
@@ -617,6 +618,8 @@ static void accept_pvm(void *ctx, uint32_t events)
 
 /* ---- the VM starts ---- */
 
+static void copy_due(void *ctx, uint64_t now);
+
 /*
  * A primary that comes back after its secondary took over must not boot the VM a second time (R6):
  * it boots when the peer has said that it does not speak, or, since a first start must be possible
@@ -651,7 +654,7 @@ void primary_vm_ready(struct node *node, bool ok, const char *text)
 	p->vm_up = true;
 	node_event(node, "the VM runs");
 	if (p->copy_due && node->role.state == ROLE_JOINING)
-		primary_copy(node);
+		copy_due(node, loop_now(node->loop));
 }
 
 void primary_link_up(struct node *node)
@@ -696,15 +699,11 @@ void primary_silence(struct node *node)
 
 /* ---- protection begins ---- */
 
-void primary_copy(struct node *node)
+static void ask_to_protect(struct node *node)
 {
 	uint8_t payload[4 + sizeof(node->digest_key) + sizeof(node->machine)];
 	uint32_t mib = (uint32_t)node->config->memory_mib;
 	size_t len = 4;
-
-	of(node)->copy_due = !of(node)->vm_up;
-	if (of(node)->copy_due)
-		return;
 
 	payload[0] = mib >> 24;
 	payload[1] = (uint8_t)(mib >> 16);
@@ -715,6 +714,31 @@ void primary_copy(struct node *node)
 	memcpy(payload + len, node->machine, strlen(node->machine));
 	len += strlen(node->machine);
 	node_send(node, LINK_FAST, MSG_PROTECT, 0, payload, len);
+}
+
+static void copy_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (node->role.state != ROLE_JOINING)
+		return;
+	/* Before the VM runs there is nothing to copy: primary_vm_ready() comes back. */
+	of(node)->copy_due = !of(node)->vm_up;
+	if (!of(node)->copy_due)
+		ask_to_protect(node);
+}
+
+/* At once the first time; after failures with a pause that doubles. */
+void primary_copy(struct node *node)
+{
+	struct primary *p = of(node);
+	uint64_t pause = COPY_PAUSE_NS << (p->copy_failures < 6 ? p->copy_failures : 6);
+
+	if (p->copy_failures == 0)
+		copy_due(node, loop_now(node->loop));
+	else
+		node_arm(node, &p->copy_timer, pause);
 }
 
 /*
@@ -745,6 +769,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	node->by_cause[CKPT_INITIAL]++;
 	p->cut_at = p->protected_at = loop_clock();
 	p->committed = true;
+	p->copy_failures = 0;
 	node_role(node, ROLE_EV_LINEAGE_0);
 	if (relay_primary_start(p->relay) < 0) {
 		pvm_failed(node, "READY could not be sent");
@@ -772,6 +797,8 @@ static void protection_over(struct node *node)
 void primary_stop_copy(struct node *node)
 {
 	protection_over(node);
+	of(node)->copy_failures++;
+	loop_timer_clear(node->loop, &of(node)->copy_timer);
 	node->ops->order(node->ctx, ORDER_ABORT_COPY, "the copy was not finished");
 }
 
@@ -926,7 +953,7 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 			node->ops->order(node->ctx, ORDER_MIGRATE, "");
 		return;
 	case MSG_REFUSED:
-		node_event(node, "the secondary has no copy: %.*s", (int)(len < 100 ? len : 100),
+		node_event(node, "the secondary has no copy: %.*s", (int)(len < 300 ? len : 300),
 			   (const char *)payload);
 		node_role(node, ROLE_EV_PEER_YIELDED);
 		return;
@@ -1009,6 +1036,7 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 
 	p->start_timer = (struct loop_timer){ .fire = start_epoch_0, .ctx = node };
+	p->copy_timer = (struct loop_timer){ .fire = copy_due, .ctx = node };
 	p->read_timer = (struct loop_timer){ .fire = read_again, .ctx = node };
 	p->gate_timer = (struct loop_timer){ .fire = gate_due, .ctx = node };
 	p->trigger_timer = (struct loop_timer){ .fire = trigger_due, .ctx = node };

@@ -56,6 +56,8 @@ struct primary {
 	struct ckpt ckpt;
 	struct loop_source listen, pvm;  /* the migration socket */
 	struct loop_timer start_timer;   /* until SHUT has left the socket */
+	struct loop_timer copy_timer;         /* paces attempts to protect after failures */
+	uint32_t copy_failures;               /* in a row */
 	struct loop_timer read_timer;         /* until the link takes more of the first copy */
 	struct loop_timer gate_timer;    /* late packets */
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
