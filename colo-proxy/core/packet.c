@@ -656,6 +656,9 @@ static void refit(struct frame *f, const struct packet *was, uint32_t payload_le
 	put16(f, was->ip_off + 10,
 	      (uint16_t)~checksum_fold(checksum_add(0, f->data + was->ip_off, was->ip_len)));
 	f->len = was->payload_off + payload_len;
+	/* The guest may have counted payload in; a length beyond the frame makes it invalid. */
+	if (f->vnet.hdr_len > was->payload_off)
+		f->vnet.hdr_len = (uint16_t)was->payload_off;
 	if (f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE && payload_len <= f->vnet.gso_size) {
 		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_NONE;
 		f->vnet.gso_size = 0;

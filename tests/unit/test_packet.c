@@ -688,10 +688,13 @@ static void test_split_superframe(void)
 	f->vnet.csum_offset = 16;
 	f->vnet.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
 	f->vnet.gso_size = 1;
+	f->vnet.hdr_len = (uint16_t)f->len; /* guests count the linear part, payload and all */
 	g_assert_cmpint(packet_parse(&p, f), ==, 0);
 	g_assert_cmpint(packet_split(&p, 1, &first), ==, 0);
 	g_assert_cmpuint(first->vnet.gso_type, ==, VIRTIO_NET_HDR_GSO_NONE);
 	g_assert_cmpuint(first->vnet.gso_size, ==, 0);
+	g_assert_cmpuint(first->vnet.hdr_len, <=, first->len);
+	g_assert_cmpuint(f->vnet.hdr_len, <=, f->len);
 	g_assert_cmpuint(f->vnet.gso_type, ==, VIRTIO_NET_HDR_GSO_TCPV4);
 	g_assert_cmpuint(first->data[p.l4_off + 16] << 8 | first->data[p.l4_off + 17], ==,
 	                 checksum_fold(checksum_ipv4_pseudo(p.src, p.dst, p.proto,
