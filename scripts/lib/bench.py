@@ -242,12 +242,18 @@ class Bench:
                 if not result["ok"]:
                     self.note(f"{variant}, round {number}, {name}: "
                               f"{result.get('error', 'failed')}")
-            state = pair.state("primary")
             if variant not in ("alone", "two"):
-                results["_stats"] = pair.stats()
-                if state != "protected":
-                    self.note(f"{variant}, round {number}: at the end the primary is {state}")
+                self.look_back(pair, variant, number, results)
         return results
+
+    def look_back(self, pair, variant, number, results):
+        try:
+            results["_stats"] = pair.stats()
+            state = pair.state("primary")
+        except (LabError, subprocess.TimeoutExpired) as error:
+            state = f"silent ({error})"
+        if state != "protected":
+            self.note(f"{variant}, round {number}: at the end the primary is {state}")
 
     def all_rounds(self):
         for number in range(1, self.args.rounds + 1):
@@ -500,16 +506,20 @@ class Bench:
                       "vary")
         self.say(f"{self.args.rounds} rounds of {len(self.names)} variants, "
                  f"{len(self.loads.all)} loads each; {self.args.cuts} power cuts")
+        complete = False
         try:
             if "rounds" in self.args.parts:
                 self.all_rounds()
             if "singles" in self.args.parts:
                 self.singles()
+            complete = True
         finally:
+            if not complete:
+                self.note("the run was interrupted")
             self.write()
 
     def write(self):
-        out = Path(self.args.out)
+        out = Path(self.args.out).resolve()
         out.mkdir(parents=True, exist_ok=True)
         if self.rounds:
             self.print_table()

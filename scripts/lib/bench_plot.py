@@ -51,7 +51,7 @@ def plot(data, variants):
     svg.text(LEFT, 26, "What protection costs: throughput relative to the unprotected VM", 16,
              weight="bold")
     machine = data["machine"]
-    svg.text(LEFT, 44, f"median of {len(data['rounds'])} rounds, whiskers: smallest and largest; "
+    svg.text(LEFT, 44, f"{rounds_text(data)}, whiskers: smallest and largest; "
              f"{machine['cpus']} CPUs, guest under TCG, {machine['date'][:10]}", 11,
              colour="#666666")
     legend(svg, shown)
@@ -61,6 +61,11 @@ def plot(data, variants):
     if pauses:
         draw_pauses(svg, bottom + 74, pauses)
     return svg.end()
+
+
+def rounds_text(data):
+    count = len(data["rounds"])
+    return "one round" if count == 1 else f"median of {count} rounds"
 
 
 def across(ratio):
