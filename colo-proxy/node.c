@@ -204,6 +204,8 @@ static void release_again(void *ctx, uint64_t now)
 		break;
 	}
 	hold_flush(node->hold);
+	if (node->gate)
+		primary_rearm_gate(node); /* there may be room again */
 }
 
 static void route_output(struct node *node, struct frame *frame)
@@ -379,6 +381,8 @@ static void beat(void *ctx, uint64_t now)
 		node_send(node, LINK_FAST, MSG_HEARTBEAT,
 			  node->gate ? gate_epoch(node->gate) : node->s.lineage, payload,
 			  sizeof(payload));
+		if (node->gate)
+			primary_send_unsent(node);
 		link_flush(node->link);
 	}
 	loop_timer_set(node->loop, &node->beat_timer, now + node->config->heartbeat_interval_ns);

@@ -46,6 +46,7 @@
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
 #define START_POLL_NS	  (1 * MS)
 #define COPY_PAUSE_NS	  (500 * MS)
+#define FAST_RESERVE	  (256u << 10)
 #define READ_RETRY_NS	  (1 * MS)   /* the link has no room for the first copy */
 #define PAUSE_SHARE	  5u         /* at least this many times the last pause between cuts */
 #define CKPT_KEEP	  (64u << 20)
@@ -108,7 +109,8 @@ static const struct gate_ops gate_operations = {
 void primary_rearm_gate(struct node *node)
 {
 	uint64_t due = gate_tick(node->gate, loop_now(node->loop));
-	bool room = gate_has_room(node->gate);
+	bool room = gate_has_room(node->gate) &&
+		    node->unreleased.bytes < node->config->max_held_bytes;
 
 	if (due == UINT64_MAX)
 		loop_timer_clear(node->loop, &of(node)->gate_timer);
@@ -154,8 +156,19 @@ static int send_input(struct node *node, uint64_t index, const struct frame *fra
 		{ .iov_base = frame->data, .iov_len = frame->len },
 	};
 
+	/* Input may fill the queue only so far that what R7 needs still gets through. */
+	if (link_queued(node->link, LINK_FAST) + FAST_RESERVE > node->config->link_buffer_bytes)
+		return -EAGAIN;
 	input_pack_head(head, index, frame);
 	return link_send(node->link, LINK_FAST, MSG_INPUT, gate_epoch(node->gate), iov, 2);
+}
+
+void primary_send_unsent(struct node *node)
+{
+	struct input_log *log = &of(node)->unsent;
+
+	while (log->head && send_input(node, log->head->index, log->head->frame) == 0)
+		input_log_pop(log);
 }
 
 static void forward_input(struct node *node, struct frame *frame)
@@ -169,6 +182,7 @@ static void forward_input(struct node *node, struct frame *frame)
 		frame_free(frame);
 		return;
 	}
+	primary_send_unsent(node);
 	if (!p->unsent.head && send_input(node, index, frame) == 0) {
 		frame_free(frame);
 		return;
@@ -176,14 +190,6 @@ static void forward_input(struct node *node, struct frame *frame)
 	if (input_log_push(&p->unsent, index, frame, node->config->max_input_log_bytes) < 0)
 		gate_break(node->gate, CKPT_PRESSURE, "input for the secondary was lost",
 			   loop_now(node->loop));
-}
-
-static void send_unsent(struct node *node)
-{
-	struct input_log *log = &of(node)->unsent;
-
-	while (log->head && send_input(node, log->head->index, log->head->frame) == 0)
-		input_log_pop(log);
 }
 
 void primary_mirror(struct node *node)
@@ -988,7 +994,7 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 void primary_room(struct node *node, enum link_channel channel)
 {
 	if (channel == LINK_FAST) {
-		send_unsent(node);
+		primary_send_unsent(node);
 		return;
 	}
 	pump_checkpoint(node);

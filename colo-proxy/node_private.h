@@ -201,6 +201,7 @@ void primary_handover(struct node *node, struct node_job *job);
 void primary_retire(struct node *node, const char *why);
 uint64_t primary_consumed(struct node *node);
 void primary_rearm_gate(struct node *node);
+void primary_send_unsent(struct node *node);
 void primary_link_up(struct node *node);
 void primary_heard(struct node *node, const struct heartbeat *heartbeat);
 void primary_vm_ready(struct node *node, bool ok, const char *text);
