@@ -241,10 +241,11 @@ def ahead(a, b):
 
 
 class Continuity:
-    """R7 as the client sees it: the VM's side of each TCP connection has no hole, no step back of
-    acknowledgements or timestamps, no RST, and SACK blocks that name bytes the client has sent."""
+    """R7 as the client sees it: the VM's side of each TCP connection stays in the window, takes no
+    acknowledgement or timestamp back, says no RST, and names in SACK blocks and acknowledgements
+    only what the client has sent. (That no byte is wrong or missing is the loads' to check.)"""
 
-    WINDOW = 64 << 20
+    WINDOW = 16 << 20
 
     def __init__(self):
         self.flows = {}
@@ -282,8 +283,9 @@ class Continuity:
         check(not frame.flags & Frame.RST, f"the VM resets a connection: {where}")
         if flow["end"] is not None:
             step = ahead(frame.seq, flow["end"])
-            check(step <= 0, f"a hole of {step} bytes: {where}")
-            check(step > -self.WINDOW, f"a sequence number from elsewhere ({step}): {where}")
+            # What was held when the primary died is lost like a packet on the way, and sent again.
+            check(-self.WINDOW < step < self.WINDOW,
+                  f"a sequence number {step} bytes from the last: {where}")
         if flow["end"] is None or ahead(frame.end(), flow["end"]) > 0:
             flow["end"] = frame.end()
         if frame.flags & Frame.ACK:
