@@ -263,17 +263,25 @@ static void test_takeover(void)
 static void test_clock_lead(void)
 {
 	struct rig *r = rig_new(16);
-	struct build_tcp t = segment(0, 100, 10, 5), other = t;
+	struct build_tcp t = segment(0, 100, 10, 5), other = t,
+	                 mapped = segment(PACKET_SYN, 100, 0, 501);
 
+	t.peer_port = 1004; /* `mapped` has port 1000 */
 	t.has_ts = other.has_ts = true;
 	t.tsval = other.tsval = 1000;
 	other.peer_port = 1001;
 	svm_says(r, t);
+	svm_says(r, mapped);
+	opened(r, 1, 5000, 501);
 	shadow_ts_lead(r->shadow, 1, 256);
 	shadow_ts_lead(r->shadow, 1, 128);
 	shadow_ts_lead(r->shadow, 0, 5000); /* another lineage's */
 	shadow_takeover(r->shadow, r->now);
 	g_assert_cmpuint(through(r, shadow_translate, t).tsval, ==, 1256);
+	mapped.has_ts = true;
+	mapped.tsval = 1000;
+	mapped.flags = PACKET_ACK;
+	g_assert_cmpuint(through(r, shadow_translate, mapped).tsval, ==, 1256);
 	/* A connection that the lineage had not spoken on. */
 	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1256);
 	/* One that begins now needs no lead, and gets none in the middle. */
@@ -286,7 +294,7 @@ static void test_clock_lead(void)
 	r->now += 300 * MS;
 	other.peer_port = 1003;
 	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1000);
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 2);
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 3);
 	rig_free(r);
 }
 
