@@ -172,7 +172,7 @@ class Bench:
                                 f"{address['secondary']}:{STOCK_PORT}", delay_ms)
         return Pair(lab, both, primary, secondary)
 
-    def bring_up(self, lab, variant, delay_ms=0):
+    def bring_up(self, lab, variant, delay_ms=0, warm=True):
         pair = self.pair(lab, variant, delay_ms)
         pair.start("primary")
         pair.wait_guest(60)
@@ -181,13 +181,17 @@ class Bench:
         if variant not in ("alone", "two"):
             pair.start("secondary")
             pair.wait_protected(30)
+        if warm:
+            self.warm_up(lab)
+        return pair
+
+    def warm_up(self, lab):
         # The first copy of everything that runs in the guest is translated code.
         for argv in (["http", f"http://{GUEST}:8080/", "--close", "--allow-errors", "-c", "2", "-d",
                       "0.4", "--deadline", "5"],
                      ["http", f"http://{GUEST}/hello", "--allow-errors", "-c", "2", "-d", "0.3",
                       "--deadline", "5"]):
             self.reap(self.spawn_argv(lab, argv), 20)
-        return pair
 
     @staticmethod
     def checkpoints(pair):
@@ -294,7 +298,7 @@ class Bench:
         found = {}
         with Lab(PREFIX) as lab:
             try:
-                pair = self.bring_up(lab, variant, delay_ms)
+                pair = self.bring_up(lab, variant, delay_ms, warm=False)
                 time.sleep(1)  # the guest is at rest; nothing to wait for
                 found["idle"] = self.idle_pause(pair, variant)
                 if not delay_ms:
