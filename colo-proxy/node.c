@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -647,12 +648,19 @@ int node_new(struct node **ret_node, const struct config *config, const char *ma
 	return 0;
 }
 
+static void stop_loop(void *arg)
+{
+	loop_stop(arg);
+}
+
 void node_free(struct node *node)
 {
 	if (!node)
 		return;
 	if (node->thread_runs) {
-		loop_stop(node->loop);
+		/* From its own thread, which may have nothing else to wake up for. */
+		while (loop_post(node->loop, stop_loop, node->loop) < 0)
+			sched_yield();
 		pthread_join(node->thread, NULL);
 	}
 	link_free(node->link);
