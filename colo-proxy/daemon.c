@@ -403,7 +403,7 @@ struct posted {
 static void publish(struct daemon *daemon, const char *text)
 {
 	json_t *event = json_pack("{s:s, s:I}", "text", text, "at_ns",
-				  (json_int_t)(g_get_real_time() * 1000));
+				  (json_int_t)g_get_real_time() * 1000);
 
 	log_info("%s", text);
 	if (daemon->server && event)
@@ -467,6 +467,7 @@ static void order(void *ctx, enum order what, const char *text)
 	posted->order = what;
 	snprintf(posted->text, sizeof(posted->text), "%s", text);
 	g_idle_add_full(G_PRIORITY_DEFAULT, carry_out, posted, g_free);
+	/* cppcheck-suppress memleak ; the source frees it */
 }
 
 static const struct node_ops node_operations = { .order = order };

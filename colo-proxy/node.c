@@ -67,7 +67,7 @@ void node_message(struct node *node, const char *text)
 int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
 	      const void *payload, size_t len)
 {
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)payload, .iov_len = len };
+	struct iovec iov = { .iov_base = (void *)payload, .iov_len = len };
 	int r = link_send(node->link, channel, type, epoch, &iov, len ? 1 : 0);
 
 	if (r == -EAGAIN)
@@ -286,7 +286,6 @@ static const char *role_words(const struct node *node)
 	case ROLE_JOINING:
 		return "the VM is being copied to the secondary";
 	case ROLE_PROTECTED:
-		return "";
 	case ROLE_STANDBY:
 		return "";
 	case ROLE_DECIDING:

@@ -447,7 +447,7 @@ static void pump_checkpoint(struct node *node)
 static int forward_stream(void *ctx, const uint8_t *data, size_t len)
 {
 	struct node *node = ctx;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
+	struct iovec iov = { .iov_base = (void *)data, .iov_len = len };
 
 	return link_send(node->link, LINK_BULK, MSG_STREAM, 0, &iov, 1);
 }

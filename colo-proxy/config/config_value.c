@@ -345,6 +345,7 @@ static int set_fence(struct config *config, const struct config_key *key, const 
 		config->fence = CONFIG_FENCE_COMMAND;
 	} else {
 		g_strfreev(words);
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): it does not know g_strfreev() */
 		return refuse(key, value, NULL, ret_why);
 	}
 	g_strfreev(config->fence_argv);

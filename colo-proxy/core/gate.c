@@ -485,8 +485,10 @@ static void release_matched(struct gate *gate, struct flow *flow, uint64_t now)
 {
 	while (flow->head) {
 		struct held *held = flow->head;
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): release() moves the head on */
 		struct view *view = &flow->view[held->epoch & 1];
 
+		assert(held->flow == flow);
 		if (held->epoch != gate->committed || view->epoch != held->epoch ||
 		    held->epoch < gate->broken_below)
 			return;
@@ -916,6 +918,12 @@ static void touch(struct gate *gate, struct flow *flow)
 	gate->touched = flow;
 }
 
+static void release_oldest(struct gate *gate, enum release_why why, uint64_t now)
+{
+	assert(!gate->oldest->older);
+	release(gate, gate->oldest, why, now);
+}
+
 void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now)
 {
 	if (!gate->protected || epoch > gate->epoch || epoch <= gate->committed)
@@ -923,7 +931,7 @@ void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now)
 	gate->committed = epoch;
 	gate->committed_at = now;
 	while (gate->oldest && gate->oldest->epoch < epoch)
-		release(gate, gate->oldest, RELEASE_COMMIT, now);
+		release_oldest(gate, RELEASE_COMMIT, now);
 	/* What the epoch has said so far may repeat what is in the checkpoint. */
 	for (struct held *held = gate->oldest; held; held = held->newer)
 		touch(gate, held->flow);
@@ -949,7 +957,7 @@ void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint
 void gate_unprotect(struct gate *gate, uint64_t now)
 {
 	while (gate->oldest)
-		release(gate, gate->oldest, RELEASE_UNPROTECTED, now);
+		release_oldest(gate, RELEASE_UNPROTECTED, now);
 	gate->protected = false;
 	gate->requested = 0;
 	gate->first_of_epoch = NULL;
@@ -1084,7 +1092,7 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 		return -ENOMEM;
 	while (buckets < limits->max_flows && buckets < 1u << 20)
 		buckets *= 2;
-	gate->buckets = calloc(buckets, sizeof(*gate->buckets));
+	gate->buckets = calloc(buckets, sizeof(struct flow *));
 	gate->hash = XXH3_createState();
 	if (!gate->buckets || !gate->hash) {
 		gate_free(gate);

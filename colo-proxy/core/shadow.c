@@ -28,6 +28,7 @@
  */
 #include "colo-proxy/core/shadow.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -648,7 +649,7 @@ int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct pack
 		return -ENOMEM;
 	while (buckets < max_flows && buckets < 1u << 20)
 		buckets *= 2;
-	shadow->buckets = calloc(buckets, sizeof(*shadow->buckets));
+	shadow->buckets = calloc(buckets, sizeof(struct flow *));
 	if (!shadow->buckets) {
 		free(shadow);
 		return -ENOMEM;
@@ -668,8 +669,10 @@ void shadow_free(struct shadow *shadow)
 {
 	if (!shadow)
 		return;
-	while (shadow->lru_oldest)
+	while (shadow->lru_oldest) {
+		assert(!shadow->lru_oldest->lru_older);
 		flow_free(shadow, shadow->lru_oldest);
+	}
 	while (shadow->future) {
 		struct future_open *next = shadow->future->next;
 

@@ -220,7 +220,7 @@ static struct frame *pull(struct sim *s, struct queue *queue)
 	struct frame *frame = queue->frame[at];
 
 	memmove(&queue->frame[at], &queue->frame[at + 1],
-	        (queue->n - at - 1) * sizeof(queue->frame[0]));
+	        (queue->n - at - 1) * sizeof(struct frame *));
 	queue->n--;
 	return frame;
 }

@@ -640,7 +640,7 @@ static void test_split(void)
 		seq = p.tcp.seq;
 		len = p.payload_len;
 		flags = p.tcp.flags;
-		payload = g_memdup2(f->data + p.payload_off, len ? len : 1);
+		payload = g_memdup2(f->data + p.payload_off, len);
 		prefix = len ? (uint32_t)g_rand_int_range(r, 0, (gint32)len + 1) : 0;
 		if (prefix == 0 || prefix == len || (flags & PACKET_SYN)) {
 			g_assert_cmpint(packet_split(&p, prefix, &first), ==, -EINVAL);
