@@ -33,8 +33,8 @@
 #include "colo-proxy/datapath/tapdev.h"
 
 #define RELEASE_RETRY_NS (1 * MS)
-#define TIMER_SLACK_NS	 20000ul
-#define DATA_NICE	 (-15)
+#define TIMER_SLACK_NS   20000ul
+#define DATA_NICE        (-15)
 
 uint64_t node_realtime(void)
 {
@@ -65,14 +65,14 @@ void node_message(struct node *node, const char *text)
 }
 
 int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
-	      const void *payload, size_t len)
+              const void *payload, size_t len)
 {
-	struct iovec iov = { .iov_base = (void *)payload, .iov_len = len };
+	struct iovec iov = {.iov_base = (void *)payload, .iov_len = len};
 	int r = link_send(node->link, channel, type, epoch, &iov, len ? 1 : 0);
 
 	if (r == -EAGAIN)
 		log_warn("the link's %s queue is full: %s for epoch %u is not sent",
-			 channel == LINK_FAST ? "fast" : "bulk", msg_type_name(type), epoch);
+		         channel == LINK_FAST ? "fast" : "bulk", msg_type_name(type), epoch);
 	return r;
 }
 
@@ -100,6 +100,15 @@ struct frame *frame_queue_pop(struct frame_queue *queue)
 	return frame;
 }
 
+static void frame_queue_unpop(struct frame_queue *queue, struct frame *frame)
+{
+	frame->next = queue->head;
+	queue->head = frame;
+	if (!queue->tail)
+		queue->tail = frame;
+	queue->bytes += frame->len;
+}
+
 void frame_queue_clear(struct frame_queue *queue)
 {
 	struct frame *frame;
@@ -120,7 +129,7 @@ int input_log_push(struct input_log *log, uint64_t index, struct frame *frame, u
 		frame_free(frame);
 		return -ENOBUFS;
 	}
-	*input = (struct input){ .index = index, .frame = frame };
+	*input = (struct input){.index = index, .frame = frame};
 	*(log->tail ? &log->tail->next : &log->head) = input;
 	log->tail = input;
 	log->bytes += frame->len;
@@ -155,15 +164,30 @@ static void arm_release(struct node *node)
 		node_arm(node, &node->release_timer, RELEASE_RETRY_NS);
 }
 
-static int release_one(struct node *node, struct frame *frame, bool rewritten)
+/* Writes the frame to the capture, if there is one; a capture that fails ends. */
+void node_capture(struct node *node, const struct frame *frame)
 {
-	int r = hold_release(node->hold, frame, rewritten);
+	int r;
+
+	if (!node->capture)
+		return;
+	r = capture_frame(node->capture, frame, loop_now(node->loop));
+	if (r == 0)
+		return;
+	log_warn("the capture ends: %s", r == -ENOSPC ? "capture-limit reached" : strerror(-r));
+	capture_close(node->capture);
+	node->capture = NULL;
+}
+
+static int release_one(struct node *node, struct frame *frame)
+{
+	int r = hold_release(node->hold, frame, frame->rewritten);
 
 	if (r == -EAGAIN || r == -ENOMEM || r == -ENOBUFS)
 		return r;
 	if (r < 0) {
 		log_warn("the kernel refused a frame of %u bytes that was released: %s; dropped",
-			 frame->len, strerror(-r));
+		         frame->len, strerror(-r));
 		hold_discard(node->hold, frame);
 	}
 	return 0;
@@ -172,13 +196,10 @@ static int release_one(struct node *node, struct frame *frame, bool rewritten)
 /* Lets a frame out, or keeps it, in order, until the kernel takes it. */
 void node_release(struct node *node, struct frame *frame, bool rewritten)
 {
-	frame->origin = (uint8_t)((frame->origin & 0x7fu) | (rewritten ? 0x80u : 0));
-	if (!node->unreleased.head) {
-		frame->origin &= 0x7fu;
-		if (release_one(node, frame, rewritten) == 0)
-			return;
-		frame->origin |= rewritten ? 0x80u : 0;
-	}
+	frame->rewritten = rewritten;
+	node_capture(node, frame);
+	if (!node->unreleased.head && release_one(node, frame) == 0)
+		return;
 	frame_queue_push(&node->unreleased, frame);
 	arm_release(node);
 }
@@ -190,17 +211,10 @@ static void release_again(void *ctx, uint64_t now)
 	(void)now;
 	while (node->unreleased.head) {
 		struct frame *frame = frame_queue_pop(&node->unreleased);
-		bool rewritten = frame->origin & 0x80u;
 
-		frame->origin &= 0x7fu;
-		if (release_one(node, frame, rewritten) == 0)
+		if (release_one(node, frame) == 0)
 			continue;
-		frame->origin |= rewritten ? 0x80u : 0;
-		frame->next = node->unreleased.head;
-		node->unreleased.head = frame;
-		if (!node->unreleased.tail)
-			node->unreleased.tail = frame;
-		node->unreleased.bytes += frame->len;
+		frame_queue_unpop(&node->unreleased, frame);
 		arm_release(node);
 		break;
 	}
@@ -282,7 +296,7 @@ static const char *role_words(const struct node *node)
 		return "no primary yet";
 	case ROLE_ALONE:
 		return node->is_primary ? "the VM runs unprotected; no secondary has joined"
-					: "the VM runs here, unprotected";
+		                        : "the VM runs here, unprotected";
 	case ROLE_JOINING:
 		return "the VM is being copied to the secondary";
 	case ROLE_PROTECTED:
@@ -291,8 +305,10 @@ static const char *role_words(const struct node *node)
 	case ROLE_DECIDING:
 		return "the peer is lost; asking for the right to speak";
 	case ROLE_STUCK:
-		return "the peer is lost and nobody can say whether it is dead. This side is silent. "
-		       "Make sure that the other host is off, then run: colo-proxy failover --force";
+		return "the peer is lost and nobody can say whether it is dead. This side is "
+		       "silent. "
+		       "Make sure that the other host is off, then run: colo-proxy failover "
+		       "--force";
 	case ROLE_TAKING_OVER:
 		return "taking over";
 	case ROLE_RETIRED:
@@ -351,7 +367,7 @@ void node_role(struct node *node, enum role_event event)
 
 	if (event == ROLE_EV_TICK && role_deadline(&node->role) <= now && node->beat_heard_at)
 		node->takeover.last_heard_ns =
-			node_realtime() - (loop_clock() - node->beat_heard_at);
+		        node_realtime() - (loop_clock() - node->beat_heard_at);
 	act(node, role_event(&node->role, event, now));
 	role_rearm(node);
 }
@@ -369,18 +385,18 @@ static void beat(void *ctx, uint64_t now)
 	struct node *node = ctx;
 	uint8_t payload[HEARTBEAT_WIRE_LEN];
 	struct heartbeat heartbeat = {
-		.sent_ns = loop_clock(),
-		.echo_ns = node->beat_echo,
-		.held_ns = node->beat_echo ? loop_clock() - node->beat_heard_at : 0,
-		.consumed = node->is_primary ? primary_consumed(node) : 0,
-		.state = (uint8_t)node->role.state,
+	        .sent_ns = loop_clock(),
+	        .echo_ns = node->beat_echo,
+	        .held_ns = node->beat_echo ? loop_clock() - node->beat_heard_at : 0,
+	        .consumed = node->is_primary ? primary_consumed(node) : 0,
+	        .state = (uint8_t)node->role.state,
 	};
 
 	heartbeat_pack(payload, &heartbeat);
 	if (link_is_up(node->link)) {
 		node_send(node, LINK_FAST, MSG_HEARTBEAT,
-			  node->gate ? gate_epoch(node->gate) : node->s.lineage, payload,
-			  sizeof(payload));
+		          node->gate ? gate_epoch(node->gate) : node->s.lineage, payload,
+		          sizeof(payload));
 		if (node->gate)
 			primary_send_unsent(node);
 		link_flush(node->link);
@@ -431,7 +447,7 @@ static void link_is_now_down(void *ctx, const char *reason)
 }
 
 static void link_message(void *ctx, enum link_channel channel, uint8_t type, uint32_t epoch,
-			 const uint8_t *payload, size_t len)
+                         const uint8_t *payload, size_t len)
 {
 	struct node *node = ctx;
 
@@ -461,26 +477,26 @@ static void link_refused(void *ctx, const char *text)
 }
 
 static const struct link_ops link_operations = {
-	.up = link_is_now_up,
-	.down = link_is_now_down,
-	.message = link_message,
-	.room = link_room,
-	.refused = link_refused,
+        .up = link_is_now_up,
+        .down = link_is_now_down,
+        .message = link_message,
+        .room = link_room,
+        .refused = link_refused,
 };
 
 static int open_link(struct node *node, char *err, size_t errlen)
 {
 	const struct config *config = node->config;
 	const struct config_endpoint *end = node->is_primary ? &config->peer : &config->listen;
-	struct link_key key = { 0 };
+	struct link_key key = {0};
 	struct link_params params = {
-		.role = node->is_primary ? LINK_PRIMARY : LINK_SECONDARY,
-		.vm_name = config->name,
-		.address = end->host,
-		.port = end->port,
-		.key = &key,
-		.encrypt = config->encryption == CONFIG_ENCRYPTION_PSK,
-		.queue_limit = { config->link_buffer_bytes, config->link_buffer_bytes },
+	        .role = node->is_primary ? LINK_PRIMARY : LINK_SECONDARY,
+	        .vm_name = config->name,
+	        .address = end->host,
+	        .port = end->port,
+	        .key = &key,
+	        .encrypt = config->encryption == CONFIG_ENCRYPTION_PSK,
+	        .queue_limit = {config->link_buffer_bytes, config->link_buffer_bytes},
 	};
 	int r = link_key_read(config->key_file, &key, err, errlen);
 
@@ -497,8 +513,8 @@ static int open_tap(struct node *node, char *err, size_t errlen)
 {
 	bool on_bridge = node->is_primary;
 	struct tapdev_params params = {
-		.name = node->config->tap,
-		.bridge = on_bridge ? node->config->bridge : NULL,
+	        .name = node->config->tap,
+	        .bridge = on_bridge ? node->config->bridge : NULL,
 	};
 	int r = tapdev_create(&params, &node->tap_fd, node->tap, err, errlen);
 
@@ -515,11 +531,11 @@ static int open_hold(struct node *node, char *err, size_t errlen)
 	const struct config *config = node->config;
 	bool nfqueue = node->is_primary && config->datapath == CONFIG_DATAPATH_NFQUEUE;
 	struct hold_params params = {
-		.port = node->tap,
-		.mark = (uint32_t)config->mark,
-		.queue = (uint16_t)config->queue_num,
-		.mode = HOLD_MODE_HOLD,
-		.mute = !node->is_primary,
+	        .port = node->tap,
+	        .mark = (uint32_t)config->mark,
+	        .queue = (uint16_t)config->queue_num,
+	        .mode = HOLD_MODE_HOLD,
+	        .mute = !node->is_primary,
 	};
 	int fds[2];
 	int r = hold_open(nfqueue ? &hold_nfqueue : &hold_tap, &params, &node->hold, err, errlen);
@@ -541,15 +557,15 @@ static int open_core(struct node *node, char *err, size_t errlen)
 {
 	const struct config *config = node->config;
 	struct role_params role = {
-		.primary = node->is_primary,
-		.fence = config->fence == CONFIG_FENCE_NONE	 ? ROLE_FENCE_NONE
-			 : config->fence == CONFIG_FENCE_COMMAND ? ROLE_FENCE_COMMAND
-								 : ROLE_FENCE_OPERATOR,
-		.automatic = node->is_primary ? config->on_secondary_loss == CONFIG_LOSS_CONTINUE
-					      : config->auto_failover,
-		.interval_ns = config->heartbeat_interval_ns,
-		.loss = (uint32_t)config->heartbeat_loss,
-		.fence_delay_ns = config->fence_delay_ns,
+	        .primary = node->is_primary,
+	        .fence = config->fence == CONFIG_FENCE_NONE      ? ROLE_FENCE_NONE
+	                 : config->fence == CONFIG_FENCE_COMMAND ? ROLE_FENCE_COMMAND
+	                                                         : ROLE_FENCE_OPERATOR,
+	        .automatic = node->is_primary ? config->on_secondary_loss == CONFIG_LOSS_CONTINUE
+	                                      : config->auto_failover,
+	        .interval_ns = config->heartbeat_interval_ns,
+	        .loss = (uint32_t)config->heartbeat_loss,
+	        .fence_delay_ns = config->fence_delay_ns,
 	};
 
 	role_init(&node->role, &role, loop_clock());
@@ -573,7 +589,7 @@ static void *run(void *arg)
 	r = loop_run(node->loop);
 	if (r < 0)
 		log_error("the data thread's event loop failed: %s; nothing is released any more",
-			  strerror(-r));
+		          strerror(-r));
 	return NULL;
 }
 
@@ -597,22 +613,25 @@ static int open_all(struct node *node, char *err, size_t errlen)
 		r = open_tap(node, err, errlen);
 	if (r == 0 && node_proxies(node))
 		r = node->is_primary ? primary_init(node, err, errlen)
-				     : secondary_init(node, err, errlen);
+		                     : secondary_init(node, err, errlen);
 	if (r == 0 && node_proxies(node))
 		r = open_hold(node, err, errlen);
+	if (r == 0 && node_proxies(node) && node->config->capture)
+		r = capture_open(node->config->capture, node->config->capture_bytes, &node->capture,
+		                 err, errlen);
 	if (r == 0 && has_peer)
 		r = open_link(node, err, errlen);
 	if (r < 0)
 		return r;
-	node->role_timer = (struct loop_timer){ .fire = role_tick, .ctx = node };
-	node->beat_timer = (struct loop_timer){ .fire = beat, .ctx = node };
-	node->release_timer = (struct loop_timer){ .fire = release_again, .ctx = node };
+	node->role_timer = (struct loop_timer){.fire = role_tick, .ctx = node};
+	node->beat_timer = (struct loop_timer){.fire = beat, .ctx = node};
+	node->release_timer = (struct loop_timer){.fire = release_again, .ctx = node};
 	primary_init_boot(node);
 	if (has_peer)
 		loop_timer_set(node->loop, &node->beat_timer, loop_clock());
 	if (node->is_primary)
 		loop_timer_set(node->loop, &node->p.boot_timer,
-			       loop_clock() + (has_peer ? config_boot_wait(node) : 0));
+		               loop_clock() + (has_peer ? config_boot_wait(node) : 0));
 	r = -pthread_create(&node->thread, NULL, run, node);
 	node->thread_runs = r == 0;
 	if (r < 0)
@@ -621,7 +640,7 @@ static int open_all(struct node *node, char *err, size_t errlen)
 }
 
 int node_new(struct node **ret_node, const struct config *config, const char *machine,
-	     const struct node_ops *ops, void *ctx, char *err, size_t errlen)
+             const struct node_ops *ops, void *ctx, char *err, size_t errlen)
 {
 	struct node *node = calloc(1, sizeof(*node));
 	int r;
@@ -637,7 +656,7 @@ int node_new(struct node **ret_node, const struct config *config, const char *ma
 	node->state_realtime = node_realtime();
 	snprintf(node->machine, sizeof(node->machine), "%s", machine);
 	snprintf(node->migration_path, sizeof(node->migration_path), "%s/migration.sock",
-		 config->run_dir);
+	         config->run_dir);
 	r = open_all(node, err, errlen);
 	if (r < 0) {
 		node_free(node);
@@ -672,6 +691,7 @@ void node_free(struct node *node)
 	inject_close(node->inject);
 	mirror_close(node->mirror);
 	hold_close(node->hold);
+	capture_close(node->capture);
 	if (node->tap_fd >= 0) {
 		tap_counters_close(&node->counters);
 		close(node->tap_fd);
@@ -713,7 +733,7 @@ static void tell(void *arg)
 }
 
 static void post(struct node *node, void (*fn)(struct node *, bool, const char *), bool ok,
-		 const char *text)
+                 const char *text)
 {
 	struct told *told = calloc(1, sizeof(*told));
 
@@ -843,7 +863,7 @@ void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause
 	struct seen *seen = calloc(1, sizeof(*seen));
 
 	if (seen)
-		*seen = (struct seen){ node, stopped_at, pause_ns };
+		*seen = (struct seen){node, stopped_at, pause_ns};
 	if (!seen || loop_post(node->loop, do_checkpoint_seen, seen) < 0) {
 		log_error("no memory to count a checkpoint");
 		free(seen);
@@ -864,9 +884,9 @@ static void do_checkpoint(void *arg)
 
 	if (!node->is_primary || node->role.state != ROLE_PROTECTED) {
 		job->done(job, false,
-			  node->is_primary ? "the VM is not protected: there is nobody to send a "
-					     "checkpoint to"
-					   : "checkpoints are taken on the primary: ask there");
+		          node->is_primary ? "the VM is not protected: there is nobody to send a "
+		                             "checkpoint to"
+		                           : "checkpoints are taken on the primary: ask there");
 		return;
 	}
 	if (node_proxies(node)) {
@@ -894,15 +914,16 @@ static void do_failover(void *arg)
 	}
 	if (state != ROLE_STUCK && state != ROLE_DECIDING) {
 		job->done(job, false,
-			  state == ROLE_STANDBY
-				  ? "the primary lives: run `colo-proxy failover` there for a planned "
-				    "switch-over"
-				  : "there is nothing to fail over");
+		          state == ROLE_STANDBY ? "the primary lives: run `colo-proxy failover` "
+		                                  "there for a planned "
+		                                  "switch-over"
+		                                : "there is nothing to fail over");
 		return;
 	}
 	if (!job->force) {
-		job->done(job, false, "the peer may still speak: make sure that it is off, then use "
-				      "--force");
+		job->done(job, false,
+		          "the peer may still speak: make sure that it is off, then use "
+		          "--force");
 		return;
 	}
 	node->takeover.detected_ns = node->takeover.fenced_ns = node_realtime();
@@ -945,31 +966,31 @@ void node_say_goodbye(struct node *node, struct node_job *job)
 /* ---- figures ---- */
 
 static const uint8_t class_in_stats[PACKET_CLASS_COUNT] = {
-	[PACKET_OTHER] = STATS_OTHER, [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
-	[PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP,
+        [PACKET_OTHER] = STATS_OTHER, [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
+        [PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP,
 };
 
 static void fill_traffic(const struct node *node, const struct gate_stats *gate,
-			 struct stats_snapshot *stats)
+                         struct stats_snapshot *stats)
 {
-	struct hist all = { 0 };
+	struct hist all = {0};
 
 	for (unsigned i = 0; i < PACKET_CLASS_COUNT; i++) {
 		const struct gate_class_stats *from = &gate->by_class[i];
 		struct stats_traffic *to = &stats->traffic[class_in_stats[i]];
 
-		to->held = (struct stats_count){ from->held_packets + from->unprotected_packets,
-						 from->held_bytes + from->unprotected_bytes };
+		to->held = (struct stats_count){from->held_packets + from->unprotected_packets,
+		                                from->held_bytes + from->unprotected_bytes};
 		to->matched = to->released_match =
-			(struct stats_count){ from->matched_packets, from->matched_bytes };
+		        (struct stats_count){from->matched_packets, from->matched_bytes};
 		to->released_commit =
-			(struct stats_count){ from->committed_packets, from->committed_bytes };
+		        (struct stats_count){from->committed_packets, from->committed_bytes};
 		to->released_unprotected =
-			(struct stats_count){ from->unprotected_packets, from->unprotected_bytes };
+		        (struct stats_count){from->unprotected_packets, from->unprotected_bytes};
 		to->mismatched.packets = from->mismatched;
 		to->late.packets = from->late;
 		to->held_now.packets =
-			from->held_packets - from->matched_packets - from->committed_packets;
+		        from->held_packets - from->matched_packets - from->committed_packets;
 		to->held_now.bytes = from->held_bytes - from->matched_bytes - from->committed_bytes;
 		to->hold_us = hist_summary(&node->hold_hist[i], 1000);
 		hist_merge(&all, &node->hold_hist[i]);
@@ -978,32 +999,32 @@ static void fill_traffic(const struct node *node, const struct gate_stats *gate,
 }
 
 static void fill_queues(struct node *node, const struct gate_stats *gate,
-			struct stats_snapshot *stats)
+                        struct stats_snapshot *stats)
 {
 	const struct config *config = node->config;
 	const struct input_log *log = node->is_primary ? &node->p.unsent : &node->s.log;
 
-	stats->queues.packets = (struct stats_queue){ gate->now_packets, gate->high_packets,
-						      config->max_held_packets };
+	stats->queues.packets = (struct stats_queue){gate->now_packets, gate->high_packets,
+	                                             config->max_held_packets};
 	stats->queues.bytes =
-		(struct stats_queue){ gate->now_bytes, gate->high_bytes, config->max_held_bytes };
+	        (struct stats_queue){gate->now_bytes, gate->high_bytes, config->max_held_bytes};
 	stats->queues.flows =
-		(struct stats_queue){ gate->now_flows, gate->high_flows, config->max_flows };
+	        (struct stats_queue){gate->now_flows, gate->high_flows, config->max_flows};
 	stats->queues.input_bytes =
-		(struct stats_queue){ log->bytes, log->high, config->max_input_log_bytes };
+	        (struct stats_queue){log->bytes, log->high, config->max_input_log_bytes};
 	if (node->link)
-		stats->queues.link_bytes.now = link_queued(node->link, LINK_FAST) +
-					       link_queued(node->link, LINK_BULK);
+		stats->queues.link_bytes.now =
+		        link_queued(node->link, LINK_FAST) + link_queued(node->link, LINK_BULK);
 	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
 }
 
 static void fill_checkpoints(const struct node *node, struct stats_snapshot *stats)
 {
 	static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
-		[CKPT_INITIAL] = STATS_CAUSE_INITIAL,	[CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
-		[CKPT_LATE] = STATS_CAUSE_LATE,		[CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
-		[CKPT_TIMER] = STATS_CAUSE_TIMER,	[CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
-		[CKPT_COMMAND] = STATS_CAUSE_COMMAND,
+	        [CKPT_INITIAL] = STATS_CAUSE_INITIAL, [CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
+	        [CKPT_LATE] = STATS_CAUSE_LATE,       [CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
+	        [CKPT_TIMER] = STATS_CAUSE_TIMER,     [CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
+	        [CKPT_COMMAND] = STATS_CAUSE_COMMAND,
 	};
 	uint64_t protected_ns = node->p.protected_ns;
 
@@ -1014,16 +1035,16 @@ static void fill_checkpoints(const struct node *node, struct stats_snapshot *sta
 	stats->checkpoints.pause_us = hist_summary(&node->pause_hist, 1000);
 	stats->checkpoints.commit_us = hist_summary(&node->commit_hist, 1000);
 	stats->checkpoints.load_us = hist_summary(&node->load_hist, 1000);
-	stats->checkpoints.pages = (struct stats_last){ node->pages_last, node->pages_total };
-	stats->checkpoints.bytes = (struct stats_last){ node->bytes_last, node->bytes_total };
+	stats->checkpoints.pages = (struct stats_last){node->pages_last, node->pages_total};
+	stats->checkpoints.bytes = (struct stats_last){node->bytes_last, node->bytes_total};
 	if (protected_ns)
 		stats->checkpoints.paused_permille = node->p.paused_ns * 1000 / protected_ns;
 }
 
 static void fill_stats(struct node *node, struct stats_snapshot *stats)
 {
-	struct gate_stats gate = { 0 };
-	struct hold_counters hold = { 0 };
+	struct gate_stats gate = {0};
+	struct hold_counters hold = {0};
 
 	memset(stats, 0, sizeof(*stats));
 	stats->at_ns = loop_clock();
@@ -1045,8 +1066,8 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 		stats->link.bytes_sent += counters.sent_bytes;
 		stats->link.bytes_received += counters.received_bytes;
 	}
-	stats->input.copied = (struct stats_count){ node->copied_packets, node->copied_bytes };
-	stats->input.injected = (struct stats_count){ node->s.injected, node->s.injected_bytes };
+	stats->input.copied = (struct stats_count){node->copied_packets, node->copied_bytes};
+	stats->input.injected = (struct stats_count){node->s.injected, node->s.injected_bytes};
 	stats->input.dropped.packets = node->p.unsent.dropped + node->s.log.dropped;
 	stats_sum(stats);
 }
@@ -1058,21 +1079,21 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 	memset(status, 0, sizeof(*status));
 	snprintf(status->name, sizeof(status->name), "%s", config->name);
 	snprintf(status->role, sizeof(status->role), "%s",
-		 node->is_primary ? "primary" : "secondary");
+	         node->is_primary ? "primary" : "secondary");
 	snprintf(status->state, sizeof(status->state), "%s", role_state_name(node->role.state));
 	status->is_protected =
-		node->role.state == ROLE_PROTECTED || node->role.state == ROLE_STANDBY;
+	        node->role.state == ROLE_PROTECTED || node->role.state == ROLE_STANDBY;
 	status->epoch = node->gate ? gate_epoch(node->gate) : node->s.primary_epoch;
 	status->lineage = node->is_primary ? node->peer_lineage : node->s.lineage;
 	status->committed = node->committed_epoch;
 	snprintf(status->peer, sizeof(status->peer), "%s", node->peer);
 	status->peer_alive = node->link && link_is_up(node->link);
 	snprintf(status->datapath, sizeof(status->datapath), "%s",
-		 node->hold ? node->hold->ops->name : "none");
+	         node->hold ? node->hold->ops->name : "none");
 	snprintf(status->comparator, sizeof(status->comparator), "%s",
-		 node_proxies(node)					     ? "proxy"
-		 : node->config->comparator == CONFIG_COMPARATOR_QEMU ? "qemu"
-								     : "none");
+	         node_proxies(node)                                   ? "proxy"
+	         : node->config->comparator == CONFIG_COMPARATOR_QEMU ? "qemu"
+	                                                              : "none");
 	status->since_ns = node->state_realtime;
 	snprintf(status->last_event, sizeof(status->last_event), "%s", node->last_event);
 	snprintf(status->message, sizeof(status->message), "%s", node->message);

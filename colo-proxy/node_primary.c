@@ -40,18 +40,18 @@
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/node_private.h"
 
-#define CHUNK		  (256u << 10)
+#define CHUNK             (256u << 10)
 #define STREAM_CHUNK_MAX  (64u << 10)
-#define READ_BUDGET	  (4u << 20) /* bytes of one turn from the migration socket */
+#define READ_BUDGET       (4u << 20) /* bytes of one turn from the migration socket */
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
-#define START_POLL_NS	  (1 * MS)
-#define COPY_PAUSE_NS	  (500 * MS)
-#define FAST_RESERVE	  (256u << 10)
-#define READ_RETRY_NS	  (1 * MS)   /* the link has no room for the first copy */
-#define PAUSE_SHARE	  5u         /* at least this many times the last pause between cuts */
-#define CKPT_KEEP	  (64u << 20)
-#define CKPT_EXTRA	  (64u << 20)
-#define RCVBUF		  (4u << 20)
+#define START_POLL_NS     (1 * MS)
+#define COPY_PAUSE_NS     (500 * MS)
+#define FAST_RESERVE      (256u << 10)
+#define READ_RETRY_NS     (1 * MS) /* the link has no room for the first copy */
+#define PAUSE_SHARE       5u       /* at least this many times the last pause between cuts */
+#define CKPT_KEEP         (64u << 20)
+#define CKPT_EXTRA        (64u << 20)
+#define RCVBUF            (4u << 20)
 
 static struct primary *of(struct node *node)
 {
@@ -61,7 +61,7 @@ static struct primary *of(struct node *node)
 /* ---- the gate's operations ---- */
 
 static void gate_release(void *ctx, struct frame *frame, const struct packet *packet,
-			 enum release_why why, uint64_t held_ns)
+                         enum release_why why, uint64_t held_ns)
 {
 	struct node *node = ctx;
 
@@ -74,11 +74,12 @@ static void gate_request(void *ctx, const struct divergence *why)
 {
 	struct node *node = ctx;
 
-	log_debug("epoch %u: checkpoint wanted (%s): %s, VM port %u, peer %u.%u.%u.%u port %u, seq %u, "
-		  "wanted %u, seen %u",
-		  why->epoch, ckpt_cause_name(why->cause), why->what, why->key.vm_port,
-		  why->key.peer_ip >> 24, why->key.peer_ip >> 16 & 255, why->key.peer_ip >> 8 & 255,
-		  why->key.peer_ip & 255, why->key.peer_port, why->seq, why->wanted, why->seen);
+	log_debug("epoch %u: checkpoint wanted (%s): %s, VM port %u, peer %u.%u.%u.%u port %u, seq "
+	          "%u, "
+	          "wanted %u, seen %u",
+	          why->epoch, ckpt_cause_name(why->cause), why->what, why->key.vm_port,
+	          why->key.peer_ip >> 24, why->key.peer_ip >> 16 & 255, why->key.peer_ip >> 8 & 255,
+	          why->key.peer_ip & 255, why->key.peer_port, why->seq, why->wanted, why->seen);
 	primary_want(node, why->cause);
 }
 
@@ -92,25 +93,25 @@ static void gate_flow_open(void *ctx, uint32_t epoch, const struct flow_open *op
 
 static void gate_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 {
-	uint8_t payload[4] = { ticks >> 24, (uint8_t)(ticks >> 16), (uint8_t)(ticks >> 8),
-			       (uint8_t)ticks };
+	uint8_t payload[4] = {ticks >> 24, (uint8_t)(ticks >> 16), (uint8_t)(ticks >> 8),
+	                      (uint8_t)ticks};
 
 	node_send(ctx, LINK_FAST, MSG_TS_LEAD, epoch, payload, sizeof(payload));
 }
 
 static const struct gate_ops gate_operations = {
-	.release = gate_release,
-	.request = gate_request,
-	.flow_open = gate_flow_open,
-	.ts_lead = gate_ts_lead,
+        .release = gate_release,
+        .request = gate_request,
+        .flow_open = gate_flow_open,
+        .ts_lead = gate_ts_lead,
 };
 
 /* Late packets, and reading on when there is room again. */
 void primary_rearm_gate(struct node *node)
 {
 	uint64_t due = gate_tick(node->gate, loop_now(node->loop));
-	bool room = gate_has_room(node->gate) &&
-		    node->unreleased.bytes < node->config->max_held_bytes;
+	bool room =
+	        gate_has_room(node->gate) && node->unreleased.bytes < node->config->max_held_bytes;
 
 	if (due == UINT64_MAX)
 		loop_timer_clear(node->loop, &of(node)->gate_timer);
@@ -152,8 +153,8 @@ static int send_input(struct node *node, uint64_t index, const struct frame *fra
 {
 	uint8_t head[INPUT_HEAD_LEN];
 	struct iovec iov[2] = {
-		{ .iov_base = head, .iov_len = sizeof(head) },
-		{ .iov_base = frame->data, .iov_len = frame->len },
+	        {.iov_base = head, .iov_len = sizeof(head)},
+	        {.iov_base = frame->data, .iov_len = frame->len},
 	};
 
 	/* Input may fill the queue only so far that what R7 needs still gets through. */
@@ -178,6 +179,7 @@ static void forward_input(struct node *node, struct frame *frame)
 
 	node->copied_packets++;
 	node->copied_bytes += frame->len;
+	node_capture(node, frame);
 	if (!gate_is_protected(node->gate) || !link_is_up(node->link)) {
 		frame_free(frame);
 		return;
@@ -189,7 +191,7 @@ static void forward_input(struct node *node, struct frame *frame)
 	}
 	if (input_log_push(&p->unsent, index, frame, node->config->max_input_log_bytes) < 0)
 		gate_break(node->gate, CKPT_PRESSURE, "input for the secondary was lost",
-			   loop_now(node->loop));
+		           loop_now(node->loop));
 }
 
 void primary_mirror(struct node *node)
@@ -210,7 +212,7 @@ void primary_mirror(struct node *node)
 	} while (n == (int)FRAME_BATCH);
 	if (n == -ENOBUFS)
 		gate_break(node->gate, CKPT_PRESSURE, "copies of input were lost",
-			   loop_now(node->loop));
+		           loop_now(node->loop));
 	else if (n < 0 && n != -EAGAIN)
 		log_error("cannot copy input for the secondary: %s", strerror(-n));
 }
@@ -322,8 +324,7 @@ static void answer_request(struct node *node)
 {
 	struct primary *p = of(node);
 
-	if (!p->relay || p->in_flight ||
-	    relay_primary_phase(p->relay) != RELAY_PRIMARY_REQUESTED)
+	if (!p->relay || p->in_flight || relay_primary_phase(p->relay) != RELAY_PRIMARY_REQUESTED)
 		return;
 	relay_primary_reply(p->relay, &p->ckpt, gate_epoch(node->gate) + 1);
 }
@@ -389,7 +390,7 @@ static bool send_begin(struct node *node)
 	u64_pack(payload, p->ckpt.buf.len);
 	u64_pack(payload + 8, p->input_cut);
 	return node_send(node, LINK_BULK, MSG_CKPT_BEGIN, (uint32_t)p->ckpt.epoch, payload,
-			 sizeof(payload)) == 0;
+	                 sizeof(payload)) == 0;
 }
 
 static bool send_chunk(struct node *node)
@@ -399,8 +400,8 @@ static bool send_chunk(struct node *node)
 	size_t len = left < CHUNK ? left : CHUNK;
 	uint8_t offset[8];
 	struct iovec iov[2] = {
-		{ .iov_base = offset, .iov_len = sizeof(offset) },
-		{ .iov_base = p->ckpt.buf.base + p->sent, .iov_len = len },
+	        {.iov_base = offset, .iov_len = sizeof(offset)},
+	        {.iov_base = p->ckpt.buf.base + p->sent, .iov_len = len},
 	};
 
 	u64_pack(offset, p->sent);
@@ -417,7 +418,7 @@ static bool send_end(struct node *node)
 
 	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(of(node)->hash));
 	return node_send(node, LINK_BULK, MSG_CKPT_END, (uint32_t)of(node)->ckpt.epoch,
-			 canonical.digest, sizeof(canonical.digest)) == 0;
+	                 canonical.digest, sizeof(canonical.digest)) == 0;
 }
 
 /* Sends as much of the checkpoint as the link takes; link_ops.room calls again. */
@@ -447,16 +448,16 @@ static void pump_checkpoint(struct node *node)
 static int forward_stream(void *ctx, const uint8_t *data, size_t len)
 {
 	struct node *node = ctx;
-	struct iovec iov = { .iov_base = (void *)data, .iov_len = len };
+	struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
 
 	return link_send(node->link, LINK_BULK, MSG_STREAM, 0, &iov, 1);
 }
 
 static const struct relay_primary_ops relay_operations = {
-	.forward = forward_stream,
-	.requested = vm_requested,
-	.stopped = vm_stopped,
-	.captured = vm_captured,
+        .forward = forward_stream,
+        .requested = vm_requested,
+        .stopped = vm_stopped,
+        .captured = vm_captured,
 };
 
 /* ---- the migration socket ---- */
@@ -547,8 +548,7 @@ static void read_pvm(struct node *node)
 		int r;
 
 		if (!may_read(node)) {
-			loop_set_events(node->loop, &p->pvm,
-					p->pvm.events & ~(uint32_t)EPOLLIN);
+			loop_set_events(node->loop, &p->pvm, p->pvm.events & ~(uint32_t)EPOLLIN);
 			node_arm(node, &p->read_timer, READ_RETRY_NS);
 			return;
 		}
@@ -683,8 +683,8 @@ void primary_heard(struct node *node, const struct heartbeat *heartbeat)
 		return;
 	}
 	boot(node);
-	if (!p->started_here && (heartbeat->state == ROLE_WAITING ||
-				 heartbeat->state == ROLE_JOINING) &&
+	if (!p->started_here &&
+	    (heartbeat->state == ROLE_WAITING || heartbeat->state == ROLE_JOINING) &&
 	    (node->role.state == ROLE_PROTECTED || node->role.state == ROLE_DECIDING ||
 	     node->role.state == ROLE_STUCK))
 		node_role(node, ROLE_EV_PEER_YIELDED);
@@ -951,7 +951,7 @@ static void stream_back(struct node *node, const uint8_t *payload, size_t len)
 }
 
 void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
-		     size_t len)
+                     size_t len)
 {
 	switch (type) {
 	case MSG_READY:
@@ -960,7 +960,7 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		return;
 	case MSG_REFUSED:
 		node_event(node, "the secondary has no copy: %.*s", (int)(len < 300 ? len : 300),
-			   (const char *)payload);
+		           (const char *)payload);
 		node_role(node, ROLE_EV_PEER_YIELDED);
 		return;
 	case MSG_STREAM_BACK:
@@ -980,7 +980,7 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		return;
 	case MSG_BROKEN:
 		gate_break(node->gate, CKPT_PRESSURE, "the secondary lost input",
-			   loop_now(node->loop));
+		           loop_now(node->loop));
 		return;
 	case MSG_TAKEN:
 		node_event(node, "the secondary speaks");
@@ -1004,7 +1004,7 @@ void primary_room(struct node *node, enum link_channel channel)
 
 static int open_listen(struct node *node, char *err, size_t errlen)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	int r;
 
@@ -1015,7 +1015,7 @@ static int open_listen(struct node *node, char *err, size_t errlen)
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 1) < 0) {
 		r = -errno;
 		snprintf(err, errlen, "migration socket %s: %s", node->migration_path,
-			 strerror(errno));
+		         strerror(errno));
 		close(fd);
 		return r;
 	}
@@ -1025,7 +1025,7 @@ static int open_listen(struct node *node, char *err, size_t errlen)
 /* What a primary has without a data path, too. */
 void primary_init_boot(struct node *node)
 {
-	of(node)->boot_timer = (struct loop_timer){ .fire = boot_due, .ctx = node };
+	of(node)->boot_timer = (struct loop_timer){.fire = boot_due, .ctx = node};
 }
 
 int primary_init(struct node *node, char *err, size_t errlen)
@@ -1033,20 +1033,20 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	struct primary *p = of(node);
 	const struct config *config = node->config;
 	struct gate_limits limits = {
-		.late_ns = config->late_timeout_ns,
-		.max_bytes = config->max_held_bytes,
-		.max_packets = (uint32_t)config->max_held_packets,
-		.max_flows = (uint32_t)config->max_flows,
-		.max_digests = 8192,
+	        .late_ns = config->late_timeout_ns,
+	        .max_bytes = config->max_held_bytes,
+	        .max_packets = (uint32_t)config->max_held_packets,
+	        .max_flows = (uint32_t)config->max_flows,
+	        .max_digests = 8192,
 	};
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 
-	p->start_timer = (struct loop_timer){ .fire = start_epoch_0, .ctx = node };
-	p->copy_timer = (struct loop_timer){ .fire = copy_due, .ctx = node };
-	p->read_timer = (struct loop_timer){ .fire = read_again, .ctx = node };
-	p->gate_timer = (struct loop_timer){ .fire = gate_due, .ctx = node };
-	p->trigger_timer = (struct loop_timer){ .fire = trigger_due, .ctx = node };
-	p->epoch_timer = (struct loop_timer){ .fire = epoch_over, .ctx = node };
+	p->start_timer = (struct loop_timer){.fire = start_epoch_0, .ctx = node};
+	p->copy_timer = (struct loop_timer){.fire = copy_due, .ctx = node};
+	p->read_timer = (struct loop_timer){.fire = read_again, .ctx = node};
+	p->gate_timer = (struct loop_timer){.fire = gate_due, .ctx = node};
+	p->trigger_timer = (struct loop_timer){.fire = trigger_due, .ctx = node};
+	p->epoch_timer = (struct loop_timer){.fire = epoch_over, .ctx = node};
 	p->hash = XXH3_createState();
 	if (r < 0 || !p->hash) {
 		snprintf(err, errlen, "no memory for the gate");
@@ -1055,14 +1055,14 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	r = ckpt_buf_init(&p->ckpt.buf, (size_t)(config->memory_mib << 20) + CKPT_EXTRA, CKPT_KEEP);
 	if (r < 0) {
 		snprintf(err, errlen, "no memory for a checkpoint of %lu MiB",
-			 (unsigned long)config->memory_mib);
+		         (unsigned long)config->memory_mib);
 		return r;
 	}
 	r = mirror_open(node->tap, 0, &node->mirror, err, errlen);
 	if (r < 0)
 		return r;
 	r = loop_add(node->loop, &node->mirror_source, mirror_fd(node->mirror), EPOLLIN,
-		     mirror_ready, node);
+	             mirror_ready, node);
 	if (r < 0) {
 		snprintf(err, errlen, "watching the mirror: %s", strerror(-r));
 		return r;

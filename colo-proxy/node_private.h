@@ -9,6 +9,7 @@
 #include "colo-proxy/core/hist.h"
 #include "colo-proxy/core/role.h"
 #include "colo-proxy/core/shadow.h"
+#include "colo-proxy/datapath/capture.h"
 #include "colo-proxy/datapath/counters.h"
 #include "colo-proxy/datapath/hold.h"
 #include "colo-proxy/datapath/inject.h"
@@ -56,9 +57,9 @@ struct primary {
 	struct ckpt ckpt;
 	struct loop_source listen, pvm;  /* the migration socket */
 	struct loop_timer start_timer;   /* until SHUT has left the socket */
-	struct loop_timer copy_timer;         /* paces attempts to protect after failures */
-	uint32_t copy_failures;               /* in a row */
-	struct loop_timer read_timer;         /* until the link takes more of the first copy */
+	struct loop_timer copy_timer;    /* paces attempts to protect after failures */
+	uint32_t copy_failures;          /* in a row */
+	struct loop_timer read_timer;    /* until the link takes more of the first copy */
 	struct loop_timer gate_timer;    /* late packets */
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
 	struct loop_timer epoch_timer;   /* the longest epoch */
@@ -72,22 +73,23 @@ struct primary {
 	bool sending, begun, ended;      /* progress of the checkpoint onto the link */
 	bool handing_over, silent;
 	struct node_job *handover_job;
-	struct node_job *asked_job, *taken_job; /* who asked for a checkpoint; for the one in flight */
-	uint64_t sent; /* bytes of it on the link */
-	void *hash;    /* XXH3_state_t of what was sent */
+	struct node_job *asked_job,
+	        *taken_job; /* who asked for a checkpoint; for the one in flight */
+	uint64_t sent;      /* bytes of it on the link */
+	void *hash;         /* XXH3_state_t of what was sent */
 	uint64_t cut_at;
 	uint64_t last_pause_ns; /* as the relay saw it: a part of what the VM stood still */
 	uint64_t paused_ns, protected_at, protected_ns;
-	struct loop_timer boot_timer;         /* until the peer can be asked who speaks */
+	struct loop_timer boot_timer; /* until the peer can be asked who speaks */
 	bool vm_ordered, vm_up, copy_due;
-	bool started_here;                    /* START was sent in this session */
+	bool started_here; /* START was sent in this session */
 };
 
 struct secondary {
 	struct relay_secondary *relay;
 	struct ckpt ckpt;
 	struct loop_source svm;
-	uint64_t consumed;                    /* input that every later checkpoint has */
+	uint64_t consumed; /* input that every later checkpoint has */
 	struct loop_timer refeed_timer;
 	struct loop_timer feed_timer, announce_timer, expire_timer;
 	struct tcg_flush *flush;
@@ -134,6 +136,7 @@ struct node {
 	struct inject *inject;
 	struct intercept *intercept;
 	struct loop_source intercept_source;
+	struct capture *capture;
 	struct frame_queue unreleased; /* the kernel did not take them yet; in order */
 	struct gate *gate;
 	struct shadow *shadow;
@@ -170,6 +173,7 @@ uint64_t node_realtime(void);
 void node_role(struct node *node, enum role_event event);
 void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void node_message(struct node *node, const char *text);
+void node_capture(struct node *node, const struct frame *frame);
 int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
               const void *payload, size_t len);
 void node_release(struct node *node, struct frame *frame, bool rewritten);
@@ -224,7 +228,7 @@ bool secondary_has_same_vm(struct node *node, const uint8_t *payload, size_t len
 /* node_stock.c */
 void stock_act(struct node *node, uint32_t actions);
 void stock_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
-		   size_t len);
+                   size_t len);
 void stock_vm_ready(struct node *node, bool ok, const char *text);
 void stock_left_colo(struct node *node, bool ok, const char *text);
 void stock_in_colo(struct node *node);

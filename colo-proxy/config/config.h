@@ -70,6 +70,8 @@ struct config {
 	enum config_datapath datapath;
 	uint64_t queue_num;
 	uint64_t mark;
+	char *capture; /* NULL: none */
+	uint64_t capture_bytes;
 	char **addresses; /* NULL-terminated, never NULL; IPv4 or IPv6 in text */
 
 	/* [replication] */

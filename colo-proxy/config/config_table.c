@@ -118,6 +118,12 @@ const struct config_key config_table[] = {
 	{ KEY("network", "mark", CONFIG_UINT, mark), .min = 1, .max = UINT32_MAX,
 	  .preset = "0xc010",
 	  .help = "The packet mark of released frames; no other program may set it" },
+	{ KEY("network", "capture", CONFIG_PATH, capture), .max = PATH_LEN_MAX,
+	  .derived = "none", .example = "/var/log/colo-proxy/guest1.pcap",
+	  .help = "A pcap file of what the VM was let to say and, on a primary, what it was told, "
+	          "payload and all: for debugging; costs a copy of each frame" },
+	{ KEY("network", "capture-limit", CONFIG_UINT, capture_bytes), MEBIBYTES,
+	  .min = 1, .max = 1048576, .preset = "256", .help = "Where the capture ends" },
 	{ KEY("network", "address", CONFIG_ADDRESSES, addresses),
 	  .derived = "learnt from the VM's output", .example = "192.0.2.10",
 	  .help = "The VM's IP addresses, announced after a takeover" },

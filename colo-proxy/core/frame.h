@@ -2,6 +2,7 @@
 #ifndef COLO_CORE_FRAME_H
 #define COLO_CORE_FRAME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <linux/virtio_net.h>
@@ -30,6 +31,7 @@ struct frame {
 	uint32_t room;                    /* bytes of data there are */
 	uint32_t token;                   /* the data path back end's own (NFQUEUE packet id) */
 	uint8_t start;                    /* enum frame_start */
+	bool rewritten;                /* bytes were changed on their way out */
 	uint8_t origin;                   /* the data path back end's own */
 	uint8_t *data;
 };
