@@ -118,8 +118,10 @@ static void test_long_stream(void)
 			memcpy(to, out->data + at, n);
 			link_decoder_filled(&d, n);
 			at += n;
-			while (link_decoder_next(&d, &h, &payload, w.text, sizeof(w)) == 1)
-				g_assert_cmpuint(h.sequence, ==, got++);
+			while (link_decoder_next(&d, &h, &payload, w.text, sizeof(w)) == 1) {
+				g_assert_cmpuint(h.sequence, ==, got);
+				got++;
+			}
 		}
 	}
 	g_assert_cmpuint(got, ==, 64);
