@@ -213,13 +213,16 @@ def read_pcap(path):
 
 
 class Capture:
-    """What passes the switch's port to one host. Times are those of time.time()."""
+    """What comes from one host into the switch, and with @both also what the switch sends there.
+    Times are those of time.time()."""
 
-    def __init__(self, env, host):
+    def __init__(self, env, host, both=False):
         self.path = env.lab.dir / f"{host}-{env.next_number()}.pcap"
         self.process = env.lab.spawn(
-            "client", ["tcpdump", "-i", f"to-{host}", "-n", "-U", "--immediate-mode", "-B", 16384,
-                       "-s", 160, "-w", self.path], name=f"tcpdump-{host}")
+            "client", ["tcpdump", "-i", f"to-{host}", "-n", "-U", "--immediate-mode",
+                       "-B", 16384, "-s", 160, "-Q",
+                       "inout" if both else "in", "-w", self.path],
+            name=f"tcpdump-{host}")
         self.process.wait_line("listening on", 10)
 
     def frames(self):

@@ -229,7 +229,7 @@ def cut_after_checkpoint(env):
 
 def random_moment(env, rng):
     """One cut at a random moment under all loads; returns the longest stall in ms."""
-    capture = [Capture(env, host) for host in ("primary", "secondary")]
+    capture = [Capture(env, host, both=True) for host in ("primary", "secondary")]
     loads = [env.load("download", "-b", 30 * MB, "-r", 6 * MB),
              env.load("upload", "-b", 8 * MB, "-r", 2 * MB),
              env.load("keepalive", "--check-log", "-i", 1),

@@ -191,7 +191,7 @@ def register(datapath):
     @on("move")
     def move(env):
         """the VM moves with connections of every kind, opened at every time"""
-        captures = [Capture(env, host) for host in ("primary", "secondary")]
+        captures = [Capture(env, host, both=True) for host in ("primary", "secondary")]
         early = Background(env, KINDS + KEEPALIVE)
         env.checkpoint()
         late = Background(env, KINDS)  # opened after the checkpoint: mapped numbers
