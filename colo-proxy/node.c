@@ -392,6 +392,8 @@ static void beat(void *ctx, uint64_t now)
 	        .state = (uint8_t)node->role.state,
 	};
 
+	if (capture_flush(node->capture) < 0)
+		log_warn("the capture cannot be written");
 	heartbeat_pack(payload, &heartbeat);
 	if (link_is_up(node->link)) {
 		node_send(node, LINK_FAST, MSG_HEARTBEAT,

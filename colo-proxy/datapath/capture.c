@@ -115,6 +115,11 @@ int capture_frame(struct capture *c, const struct frame *f, uint64_t now)
 	return 0;
 }
 
+int capture_flush(struct capture *c)
+{
+	return c && pcap_dump_flush(c->dumper) < 0 ? -EIO : 0;
+}
+
 int capture_close(struct capture *c)
 {
 	int ret = 0;

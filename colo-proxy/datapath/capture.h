@@ -25,6 +25,9 @@ int capture_open(const char *path, uint64_t limit, struct capture **ret_capture,
  */
 int capture_frame(struct capture *c, const struct frame *f, uint64_t now);
 
+/* Writes out what is buffered. 0 or -EIO. NULL is allowed. */
+int capture_flush(struct capture *c);
+
 /* Writes out and closes: 0 or a negative errno: the file is not complete. NULL is allowed. */
 int capture_close(struct capture *c);
 
