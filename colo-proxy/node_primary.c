@@ -49,6 +49,7 @@
 #define FAST_RESERVE      (256u << 10)
 #define READ_RETRY_NS     (1 * MS) /* the link has no room for the first copy */
 #define PAUSE_SHARE       5u       /* at least this many times the last pause between cuts */
+#define CHANNEL_WAIT_NS   (1000 * MS) /* for the news that QEMU has died */
 #define CKPT_KEEP         (64u << 20)
 #define CKPT_EXTRA        (64u << 20)
 #define RCVBUF            (4u << 20)
@@ -492,10 +493,23 @@ static void pvm_failed(struct node *node, const char *why)
 		return;
 	}
 	close_pvm(node);
-	if (node->role.state == ROLE_PROTECTED) {
-		/* The session ends, the secondary yields when the link is up again or is fenced. */
+	if (node->role.state == ROLE_PROTECTED)
+		node_arm(node, &of(node)->channel_timer, CHANNEL_WAIT_NS);
+}
+
+/*
+ * A channel that closes mostly says that QEMU has died, which the control thread learns a moment
+ * later (ROLE_EV_VM_LOST): then the secondary is given the right to speak, and needs the session
+ * for that. A QEMU that lives on without its channel can only be unprotected: the session ends, the
+ * secondary yields when the link is up again or is fenced.
+ */
+static void channel_lost(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (node->role.state == ROLE_PROTECTED && !of(node)->relay)
 		link_drop(node->link, "the primary lost its QEMU's migration channel");
-	}
 }
 
 static void write_pvm(struct node *node)
@@ -875,6 +889,8 @@ static void committed(struct node *node, uint32_t epoch)
 {
 	struct primary *p = of(node);
 
+	if (!p->relay)
+		return; /* the channel has closed: see channel_lost() */
 	if (!p->in_flight || epoch != p->ckpt.epoch || !p->ended || p->committed) {
 		link_drop(node->link, "a commit of a checkpoint that was not sent");
 		return;
@@ -899,6 +915,8 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 {
 	struct primary *p = of(node);
 
+	if (!p->relay)
+		return; /* the channel has closed: see channel_lost() */
 	if (len != 8 || !p->in_flight || epoch != p->ckpt.epoch || !p->committed) {
 		link_drop(node->link, "a load of a checkpoint that was not committed");
 		return;
@@ -1046,6 +1064,7 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	p->read_timer = (struct loop_timer){.fire = read_again, .ctx = node};
 	p->gate_timer = (struct loop_timer){.fire = gate_due, .ctx = node};
 	p->trigger_timer = (struct loop_timer){.fire = trigger_due, .ctx = node};
+	p->channel_timer = (struct loop_timer){.fire = channel_lost, .ctx = node};
 	p->epoch_timer = (struct loop_timer){.fire = epoch_over, .ctx = node};
 	p->hash = XXH3_createState();
 	if (r < 0 || !p->hash) {

@@ -62,6 +62,7 @@ struct primary {
 	struct loop_timer read_timer;    /* until the link takes more of the first copy */
 	struct loop_timer gate_timer;    /* late packets */
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
+	struct loop_timer channel_timer; /* the migration channel has closed: has QEMU died? */
 	struct loop_timer epoch_timer;   /* the longest epoch */
 	struct input_log unsent;         /* input that the link has not taken */
 	uint64_t input_index;            /* frames that have been seen on their way to the VM */
