@@ -556,7 +556,7 @@ def describe_quiet(found):
             continue
         causes = ", ".join(f"{cause} {count}" for cause, count in needless["causes"].items())
         text += (f"; {needless['requests']} requests{server}: {needless['checkpoints']} checkpoints"
-                 f"{f' ({causes})' if causes else ''}"
+                 f"{f' ({causes})' if causes else ''} in {needless['seconds'] or 0:.0f} s"
                  + ("" if needless["ok"] else f", FAILED: {needless['error']}"))
     return text
 
