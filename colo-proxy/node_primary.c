@@ -47,8 +47,8 @@
 #define START_POLL_NS     (1 * MS)
 #define COPY_PAUSE_NS     (500 * MS)
 #define FAST_RESERVE      (256u << 10)
-#define READ_RETRY_NS     (1 * MS) /* the link has no room for the first copy */
-#define PAUSE_SHARE       5u       /* at least this many times the last pause between cuts */
+#define READ_RETRY_NS     (1 * MS)    /* the link has no room for the first copy */
+#define PAUSE_SHARE       5u          /* at least this many times the last pause between cuts */
 #define CHANNEL_WAIT_NS   (1000 * MS) /* for the news that QEMU has died */
 #define CKPT_KEEP         (64u << 20)
 #define CKPT_EXTRA        (64u << 20)
