@@ -136,12 +136,13 @@ static void silence(struct node *node)
 /* The VM's QEMU has ended: the secondary gets the right to speak. */
 static void yield(struct node *node)
 {
-	uint8_t payload[8] = {0};
+	if (node->is_primary) {
+		uint8_t payload[8] = {0};
 
-	if (node->is_primary)
 		node_send(node, LINK_FAST, MSG_HANDOVER, 0, payload, sizeof(payload));
-	else
+	} else {
 		node_send(node, LINK_FAST, MSG_REFUSED, 0, "the copy is given up", 20);
+	}
 	link_flush(node->link);
 }
 

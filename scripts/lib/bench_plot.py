@@ -44,7 +44,7 @@ def plot(data, variants):
              and any(name in row["variants"] for row in data["table"].values())]
     rows = [(name, row) for name, row in data["table"].items() if row["variants"]]
     pauses = pause_rows(data)
-    group = BAR * max(len(shown), 1) + GAP
+    group = max(BAR * len(shown), 22) + GAP
     bottom = TOP + group * len(rows)
     height = bottom + 60 + (60 + 22 * len(pauses) if pauses else 0)
     svg = Svg(height)
@@ -57,7 +57,7 @@ def plot(data, variants):
     legend(svg, shown)
     axis(svg, bottom)
     for index, (name, row) in enumerate(rows):
-        draw_group(svg, TOP + GAP / 2 + group * index, name, row, shown)
+        draw_group(svg, TOP + (group - BAR * len(shown)) / 2 + group * index, name, row, shown)
     if pauses:
         draw_pauses(svg, bottom + 74, pauses)
     return svg.end()
