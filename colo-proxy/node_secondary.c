@@ -511,6 +511,8 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 	uint8_t payload[8];
 
 	(void)ckpt;
+	if (s->flush)
+		tcg_flush_settle(s->flush);
 	s->loads++;
 	s->ckpt_whole = s->loading = false;
 	ckpt_buf_reset(&s->ckpt.buf);

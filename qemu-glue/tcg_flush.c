@@ -14,6 +14,7 @@
 static_assert(sizeof(struct tcg_flush_page) == TCG_FLUSH_SIZE, "the file's layout");
 static_assert(offsetof(struct tcg_flush_page, requested) == 8, "the file's layout");
 static_assert(offsetof(struct tcg_flush_page, loaded) == 32, "the file's layout");
+static_assert(offsetof(struct tcg_flush_page, check_ns_max) == 88, "the file's layout");
 
 struct tcg_flush {
 	struct tcg_flush_page *page;
@@ -66,6 +67,11 @@ uint64_t tcg_flush_bump(struct tcg_flush *flush)
 	return __atomic_add_fetch(&flush->page->requested, 1, __ATOMIC_SEQ_CST);
 }
 
+void tcg_flush_settle(struct tcg_flush *flush)
+{
+	__atomic_store_n(&flush->page->settled, flush->page->requested, __ATOMIC_RELEASE);
+}
+
 uint64_t tcg_flush_done(const struct tcg_flush *flush)
 {
 	return __atomic_load_n(&flush->page->done, __ATOMIC_ACQUIRE);
@@ -74,6 +80,19 @@ uint64_t tcg_flush_done(const struct tcg_flush *flush)
 uint64_t tcg_flush_count(const struct tcg_flush *flush)
 {
 	return __atomic_load_n(&flush->page->flushes, __ATOMIC_ACQUIRE);
+}
+
+void tcg_flush_read(const struct tcg_flush *flush, struct tcg_flush_page *ret_page)
+{
+	const struct tcg_flush_page *page = flush->page;
+
+	memset(ret_page, 0, sizeof(*ret_page));
+	memcpy(ret_page->magic, page->magic, sizeof(ret_page->magic));
+	for (const uint64_t *from = &page->requested, *end = page->reserved; from < end; from++) {
+		uint64_t *to = &ret_page->requested + (from - &page->requested);
+
+		*to = __atomic_load_n(from, __ATOMIC_ACQUIRE);
+	}
 }
 
 int tcg_flush_loaded(const struct tcg_flush *flush)
