@@ -100,7 +100,7 @@ struct frame *frame_queue_pop(struct frame_queue *queue)
 	return frame;
 }
 
-static void frame_queue_unpop(struct frame_queue *queue, struct frame *frame)
+void frame_queue_unpop(struct frame_queue *queue, struct frame *frame)
 {
 	frame->next = queue->head;
 	queue->head = frame;

@@ -81,10 +81,10 @@ void node_channel_lost(struct node *node, const char *text);
 /* A command's outcome is given to `done` in the data thread. */
 struct node_job {
 	void (*done)(struct node_job *job, bool ok, const char *text);
-	struct node *node;             /* set by the node */
-	struct stats_snapshot stats;   /* filled by node_snapshot() */
-	struct status_snapshot status; /* filled by node_snapshot(): what the node knows */
-	bool force;                    /* node_failover() */
+	struct node *node;                   /* set by the node */
+	struct stats_snapshot stats;         /* filled by node_snapshot() */
+	struct status_snapshot status;       /* filled by node_snapshot(): what the node knows */
+	bool force;                          /* node_failover() */
 	uint64_t epoch, pause_us, commit_us; /* filled by node_checkpoint() */
 };
 void node_snapshot(struct node *node, struct node_job *job);

@@ -327,7 +327,21 @@ static void answer_request(struct node *node)
 
 	if (!p->relay || p->in_flight || relay_primary_phase(p->relay) != RELAY_PRIMARY_REQUESTED)
 		return;
-	relay_primary_reply(p->relay, &p->ckpt, gate_epoch(node->gate) + 1);
+	cut_begin(node);
+}
+
+static void write_pvm(struct node *node);
+
+/* The PVM has taken its input: it may stop. */
+void primary_let_stop(struct node *node)
+{
+	struct primary *p = of(node);
+
+	if (!p->relay || relay_primary_reply(p->relay, &p->ckpt, gate_epoch(node->gate) + 1) < 0) {
+		cut_end(node);
+		return;
+	}
+	write_pvm(node);
 }
 
 static void vm_requested(void *ctx, uint64_t now)
@@ -373,6 +387,8 @@ static void vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 
 	if (!p->handing_over)
 		relay_primary_resume(p->relay, now);
+	/* A VM that hands over takes nothing any more; the mirror gives it to the secondary. */
+	cut_end(node);
 	p->last_pause_ns = loop_clock() - ckpt->stopped_at;
 	node->by_cause[p->taken_cause]++;
 	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
@@ -477,6 +493,7 @@ static void close_pvm(struct node *node)
 	}
 	relay_primary_free(p->relay);
 	p->relay = NULL;
+	cut_end(node);
 	p->wanted = p->triggered = p->in_flight = p->sending = false;
 }
 
@@ -1077,6 +1094,9 @@ int primary_init(struct node *node, char *err, size_t errlen)
 		         (unsigned long)config->memory_mib);
 		return r;
 	}
+	r = cut_init(node, err, errlen);
+	if (r < 0)
+		return r;
 	r = mirror_open(node->tap, 0, &node->mirror, err, errlen);
 	if (r < 0)
 		return r;
@@ -1100,6 +1120,7 @@ void primary_fini(struct node *node)
 		unlink(node->migration_path);
 	}
 	input_log_clear(&p->unsent);
+	frame_queue_clear(&p->diverted);
 	XXH3_freeState(p->hash);
 	ckpt_buf_fini(&p->ckpt.buf);
 	gate_free(node->gate);

@@ -55,11 +55,15 @@ struct input_log {
 struct primary {
 	struct relay_primary *relay;
 	struct ckpt ckpt;
-	struct loop_source listen, pvm;  /* the migration socket */
-	struct loop_timer start_timer;   /* until SHUT has left the socket */
-	struct loop_timer copy_timer;    /* paces attempts to protect after failures */
-	uint32_t copy_failures;          /* in a row */
-	struct loop_timer read_timer;    /* until the link takes more of the first copy */
+	struct loop_source listen, pvm; /* the migration socket */
+	struct loop_timer start_timer;  /* until SHUT has left the socket */
+	struct loop_timer copy_timer;   /* paces attempts to protect after failures */
+	uint32_t copy_failures;         /* in a row */
+	struct loop_timer read_timer;   /* until the link takes more of the first copy */
+	struct loop_timer cut_timer;    /* node_cut.c */
+	struct frame_queue diverted;
+	bool input_diverted, pouring;
+	uint64_t cut_deadline;
 	struct loop_timer gate_timer;    /* late packets */
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
 	struct loop_timer channel_timer; /* the migration channel has closed: has QEMU died? */
@@ -92,6 +96,8 @@ struct secondary {
 	struct loop_source svm;
 	uint64_t consumed; /* input that every later checkpoint has */
 	struct loop_timer refeed_timer;
+	struct loop_timer load_timer;
+	uint64_t load_deadline;
 	struct loop_timer feed_timer, announce_timer, expire_timer;
 	struct tcg_flush *flush;
 	uint8_t *stream; /* bytes of the initial stream the relay did not take */
@@ -182,6 +188,7 @@ void node_drain_hold(struct node *node);
 void node_arm(struct node *node, struct loop_timer *timer, uint64_t delay_ns);
 void frame_queue_push(struct frame_queue *queue, struct frame *frame);
 struct frame *frame_queue_pop(struct frame_queue *queue);
+void frame_queue_unpop(struct frame_queue *queue, struct frame *frame);
 void frame_queue_clear(struct frame_queue *queue);
 int input_log_push(struct input_log *log, uint64_t index, struct frame *frame, uint64_t limit);
 void input_log_pop(struct input_log *log);
@@ -205,12 +212,20 @@ void primary_checkpoint(struct node *node, struct node_job *job);
 void primary_handover(struct node *node, struct node_job *job);
 void primary_retire(struct node *node, const char *why);
 uint64_t primary_consumed(struct node *node);
+void primary_let_stop(struct node *node);
 void primary_rearm_gate(struct node *node);
 void primary_send_unsent(struct node *node);
 void primary_link_up(struct node *node);
 void primary_heard(struct node *node, const struct heartbeat *heartbeat);
 void primary_vm_ready(struct node *node, bool ok, const char *text);
 void primary_silence(struct node *node);
+
+/* node_cut.c */
+int cut_init(struct node *node, char *err, size_t errlen);
+/* Diverts the VM's input; primary_let_stop() is called when the VM has taken what was there. */
+void cut_begin(struct node *node);
+/* Gives the VM what was diverted. */
+void cut_end(struct node *node);
 
 /* node_secondary.c */
 int secondary_init(struct node *node, char *err, size_t errlen);

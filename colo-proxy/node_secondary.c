@@ -37,18 +37,21 @@
 #include "colo-proxy/core/seq.h"
 #include "colo-proxy/datapath/announce.h"
 #include "colo-proxy/datapath/netif.h"
+#include "colo-proxy/datapath/tapdev.h"
 #include "colo-proxy/node_private.h"
 #include "qemu-glue/tcg_flush.h"
 
-#define FEED_RETRY_NS	  (1 * MS)
-#define REFEED_RETRY_NS	  (20 * MS)
-#define BACKLOG_MAX	  (16u << 20)
-#define CKPT_KEEP	  (64u << 20)
-#define CKPT_EXTRA	  (64u << 20)
+#define FEED_RETRY_NS     (1 * MS)
+#define REFEED_RETRY_NS   (20 * MS)
+#define BACKLOG_MAX       (16u << 20)
+#define CKPT_KEEP         (64u << 20)
+#define CKPT_EXTRA        (64u << 20)
 #define ANNOUNCE_EVERY_NS (200 * MS)
-#define ANNOUNCE_TIMES	  5u
-#define EXPIRE_EVERY_NS	  (5000 * MS)
-#define IDLE_NS		  (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
+#define ANNOUNCE_TIMES    5u
+#define EXPIRE_EVERY_NS   (5000 * MS)
+#define IDLE_NS           (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
+#define LOAD_DRAIN_NS     (2 * MS)
+#define LOAD_LOOK_NS      (MS / 10)
 #define PROTECT_HEAD_LEN  (4 + sizeof(struct packet_digest_key))
 
 static struct secondary *of(struct node *node)
@@ -92,8 +95,8 @@ static void shadow_digest(void *ctx, uint32_t lineage, const struct digest *dige
 static void shadow_refeed(void *ctx, const struct flow_key *key, uint32_t seq);
 
 static const struct shadow_ops shadow_operations = {
-	.digest = shadow_digest,
-	.refeed = shadow_refeed,
+        .digest = shadow_digest,
+        .refeed = shadow_refeed,
 };
 
 void secondary_flush_digests(struct node *node)
@@ -203,7 +206,7 @@ static void shadow_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
 		return;
 	while (input && input != s->next_to_feed &&
 	       !(input->segment && seq_leq(input->seq, seq) && seq_lt(seq, input->end) &&
-		 memcmp(&input->key, key, sizeof(*key)) == 0))
+	         memcmp(&input->key, key, sizeof(*key)) == 0))
 		input = input->next;
 	if (input && input != s->next_to_feed) {
 		struct frame *frame = frame_copy(input->frame);
@@ -260,7 +263,7 @@ static void forget_input(struct node *node, uint64_t below)
 
 	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < below &&
 	       (!s->log.head->segment ||
-		shadow_has_acked(node->shadow, &s->log.head->key, s->log.head->end)))
+	        shadow_has_acked(node->shadow, &s->log.head->key, s->log.head->end)))
 		input_log_pop(&s->log);
 }
 
@@ -390,7 +393,7 @@ static void push_stream(struct node *node)
 
 	while (s->relay && s->stream_done < s->stream_len) {
 		ssize_t n = relay_secondary_from_peer(s->relay, s->stream + s->stream_done,
-						      s->stream_len - s->stream_done);
+		                                      s->stream_len - s->stream_done);
 
 		if (n < 0) {
 			svm_failed(node, "the primary sent stream bytes after the stream");
@@ -533,10 +536,10 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 }
 
 static const struct relay_secondary_ops relay_operations = {
-	.back = stream_back,
-	.running = vm_running,
-	.stopped = vm_stopped,
-	.loaded = vm_loaded,
+        .back = stream_back,
+        .running = vm_running,
+        .stopped = vm_stopped,
+        .loaded = vm_loaded,
 };
 
 /* ---- joining ---- */
@@ -553,15 +556,15 @@ bool secondary_has_same_vm(struct node *node, const uint8_t *payload, size_t len
 	}
 	mib = (uint32_t)payload[0] << 24 | (uint32_t)payload[1] << 16 | (uint32_t)payload[2] << 8 |
 	      payload[3];
-	if (mib != node->config->memory_mib ||
-	    len - PROTECT_HEAD_LEN != strlen(node->machine) ||
+	if (mib != node->config->memory_mib || len - PROTECT_HEAD_LEN != strlen(node->machine) ||
 	    memcmp(payload + PROTECT_HEAD_LEN, node->machine, len - PROTECT_HEAD_LEN) != 0) {
 		snprintf(text, sizeof(text),
-			 "the VM is another one here: here \"%s\", %lu MiB; on the primary \"%.*s\", "
-			 "%u MiB. Make [vm] the same in both configurations",
-			 node->machine, (unsigned long)node->config->memory_mib,
-			 (int)(len - PROTECT_HEAD_LEN < 120 ? len - PROTECT_HEAD_LEN : 120),
-			 (const char *)payload + PROTECT_HEAD_LEN, mib);
+		         "the VM is another one here: here \"%s\", %lu MiB; on the primary "
+		         "\"%.*s\", "
+		         "%u MiB. Make [vm] the same in both configurations",
+		         node->machine, (unsigned long)node->config->memory_mib,
+		         (int)(len - PROTECT_HEAD_LEN < 120 ? len - PROTECT_HEAD_LEN : 120),
+		         (const char *)payload + PROTECT_HEAD_LEN, mib);
 		give_up(node, text);
 		return false;
 	}
@@ -578,7 +581,7 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 		return;
 	memcpy(&node->digest_key, payload + 4, sizeof(node->digest_key));
 	if (shadow_new(&node->shadow, (uint32_t)node->config->max_flows, &node->digest_key,
-		       &shadow_operations, node) < 0) {
+	               &shadow_operations, node) < 0) {
 		give_up(node, "no memory");
 		return;
 	}
@@ -588,7 +591,7 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 
 static int connect_svm(struct node *node)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int size = 4 << 20;
 	int r;
@@ -626,7 +629,7 @@ void secondary_vm_ready(struct node *node, bool ok, const char *text)
 		char words[160];
 
 		snprintf(words, sizeof(words), "cannot connect to the SVM's QEMU at %s: %s",
-			 node->migration_path, strerror(-r));
+		         node->migration_path, strerror(-r));
 		give_up(node, words);
 		return;
 	}
@@ -681,19 +684,39 @@ static void data_arrived(struct node *node, uint32_t epoch, const uint8_t *paylo
 		link_drop(node->link, "a part of a checkpoint that does not fit");
 }
 
-static void load(struct node *node)
+/*
+ * What the SVM's tap holds is left to it to take, for a moment: QEMU takes one more frame after it
+ * has stopped the VM and would give it to the new lineage (node_cut.c).
+ */
+static void load_due(void *ctx, uint64_t now)
 {
+	struct node *node = ctx;
 	struct secondary *s = of(node);
 
-	if (!s->ckpt_whole || s->loading)
+	if (!s->relay || !s->loading)
 		return;
+	if (tapdev_pending(node->tap_fd) && now < s->load_deadline) {
+		loop_timer_set(node->loop, &s->load_timer, now + LOAD_LOOK_NS);
+		return;
+	}
 	if (relay_secondary_load(s->relay, &s->ckpt) < 0) {
 		svm_failed(node, relay_secondary_error(s->relay));
 		return;
 	}
+	write_svm(node);
+}
+
+static void load(struct node *node)
+{
+	struct secondary *s = of(node);
+	uint64_t now = loop_clock();
+
+	if (!s->ckpt_whole || s->loading)
+		return;
 	s->loading = true;
 	s->feeding = false;
-	write_svm(node);
+	s->load_deadline = now + LOAD_DRAIN_NS;
+	load_due(node, now);
 }
 
 static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
@@ -724,7 +747,7 @@ static void announce(struct node *node)
 {
 	struct in_addr ipv4[8];
 	uint32_t heard[8];
-	uint8_t mac[6] = { 0 };
+	uint8_t mac[6] = {0};
 	uint32_t n = shadow_addresses(node->shadow, heard, 8, mac);
 	struct frame *list = NULL;
 
@@ -817,19 +840,19 @@ static void expire_due(void *ctx, uint64_t now)
 static int go_live(struct node *node, char *err, size_t errlen)
 {
 	int r = intercept_open(node->tap, NULL, (uint32_t)node->config->mark, 0, &node->intercept,
-			       err, errlen);
+	                       err, errlen);
 
 	if (r < 0)
 		return r;
 	r = loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
-		     clients_ready, node);
+	             clients_ready, node);
 	if (r == 0)
 		r = netif_enslave(node->tap, node->config->bridge);
 	if (r == 0)
 		r = hold_set_mute(node->hold, false);
 	if (r < 0)
 		snprintf(err, errlen, "connecting %s to bridge %s: %s", node->tap,
-			 node->config->bridge, strerror(-r));
+		         node->config->bridge, strerror(-r));
 	return r;
 }
 
@@ -886,7 +909,7 @@ void secondary_take_over(struct node *node)
 	if (s->ckpt_open) {
 		s->ckpt_open = false; /* it came half: as if it never was (R3) */
 		node_event(node, "checkpoint %lu came half and is dropped",
-			   (unsigned long)s->ckpt.epoch);
+		           (unsigned long)s->ckpt.epoch);
 		ckpt_buf_reset(&s->ckpt.buf);
 	}
 	if (!s->ckpt_whole)
@@ -900,6 +923,7 @@ void secondary_stop_copy(struct node *node)
 
 	loop_timer_clear(node->loop, &s->feed_timer);
 	loop_timer_clear(node->loop, &s->refeed_timer);
+	loop_timer_clear(node->loop, &s->load_timer);
 	s->consumed = 0;
 	close_svm(node);
 	input_log_clear(&s->log);
@@ -949,13 +973,13 @@ static void ts_lead_arrived(struct node *node, uint32_t epoch, const uint8_t *pa
 		return;
 	}
 	shadow_ts_lead(node->shadow, epoch,
-		       (uint32_t)payload[0] << 24 | (uint32_t)payload[1] << 16 |
-			       (uint32_t)payload[2] << 8 | payload[3]);
+	               (uint32_t)payload[0] << 24 | (uint32_t)payload[1] << 16 |
+	                       (uint32_t)payload[2] << 8 | payload[3]);
 }
 
 /* Messages that only make sense while there is a copy. */
 static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
-			 size_t len)
+                         size_t len)
 {
 	switch (type) {
 	case MSG_STREAM:
@@ -991,7 +1015,7 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 }
 
 void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
-		       size_t len)
+                       size_t len)
 {
 	switch (type) {
 	case MSG_PROTECT:
@@ -999,7 +1023,7 @@ void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const ui
 		return;
 	case MSG_UNPROTECT:
 		node_event(node, "the primary ends protection: %.*s", (int)(len < 100 ? len : 100),
-			   (const char *)payload);
+		           (const char *)payload);
 		node_role(node, ROLE_EV_PEER_ALONE);
 		return;
 	default:
@@ -1017,17 +1041,18 @@ int secondary_init(struct node *node, char *err, size_t errlen)
 {
 	struct secondary *s = of(node);
 	int r = ckpt_buf_init(&s->ckpt.buf, (size_t)(node->config->memory_mib << 20) + CKPT_EXTRA,
-			      CKPT_KEEP);
+	                      CKPT_KEEP);
 
 	if (r < 0) {
 		snprintf(err, errlen, "no memory for a checkpoint of %lu MiB",
-			 (unsigned long)node->config->memory_mib);
+		         (unsigned long)node->config->memory_mib);
 		return r;
 	}
-	s->feed_timer = (struct loop_timer){ .fire = feed_due, .ctx = node };
-	s->refeed_timer = (struct loop_timer){ .fire = refeed_due, .ctx = node };
-	s->announce_timer = (struct loop_timer){ .fire = announce_due, .ctx = node };
-	s->expire_timer = (struct loop_timer){ .fire = expire_due, .ctx = node };
+	s->feed_timer = (struct loop_timer){.fire = feed_due, .ctx = node};
+	s->load_timer = (struct loop_timer){.fire = load_due, .ctx = node};
+	s->refeed_timer = (struct loop_timer){.fire = refeed_due, .ctx = node};
+	s->announce_timer = (struct loop_timer){.fire = announce_due, .ctx = node};
+	s->expire_timer = (struct loop_timer){.fire = expire_due, .ctx = node};
 	return inject_open(node->tap, (uint32_t)node->config->mark, 0, &node->inject, err, errlen);
 }
 
