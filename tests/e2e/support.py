@@ -347,6 +347,7 @@ class Env:
         self.count = 0
         self.sockets = []
         self.loads = []
+        self.asked = []
         self.facts = []
 
     def next_number(self):
@@ -365,6 +366,9 @@ class Env:
     def __exit__(self, *exc):
         for sock in self.sockets:
             sock.close()
+        for child in self.asked:
+            child.kill()
+            child.wait()
         self.lab.close()
 
     def _pair(self):
@@ -388,8 +392,11 @@ class Env:
     # --- daemons --------------------------------------------------------------------------------
 
     def up(self):
-        self.pair.start_both(30)
+        """The guest boots, then it is protected: two VMs that boot would take twice the time."""
+        self.pair.start("primary")
         self.wait_guest()
+        self.pair.start("secondary")
+        self.pair.wait_protected(30)
         return self
 
     def wait_guest(self, seconds=40):
@@ -432,6 +439,13 @@ class Env:
         before = self.status("primary")["epoch"]
         self.pair.checkpoint()
         wait_for(lambda: self.status("primary")["lineage"] > before, seconds, "a checkpoint")
+
+    def ask_checkpoint(self):
+        """Asks for a checkpoint and does not wait for it."""
+        self.asked.append(subprocess.Popen(
+            [str(build_dir() / "colo-proxy"), "checkpoint", "--socket",
+             str(self.pair.socket("primary"))], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     def quiet(self, seconds=15):
         """Waits until no checkpoint is on its way."""

@@ -179,7 +179,7 @@ def cut_half_checkpoint(env):
     env.quiet()
     committed = env.status("secondary")["committed"]
     env.tell_valve(f"stall-after {4 * MB}")
-    env.pair.checkpoint()
+    env.ask_checkpoint()
     env.wait_stalled()
     env.cut()
     check("came half and is dropped" in env.log("secondary"), "the secondary says what it dropped")
@@ -201,7 +201,7 @@ def cut_committed(env):
         wait_for(lambda: env.stats()["traffic"]["tcp"]["held_now"]["packets"], 10, "held output")
         answered = keep.poll()["requests"]
         epoch = env.status("primary")["epoch"]
-        env.pair.checkpoint()
+        env.ask_checkpoint()
         wait_for(lambda: env.status("primary")["committed"] > epoch, 10, "a commit")
         keep.reached("requests", answered + 1)
         env.lab.power_cut("primary")
@@ -242,7 +242,7 @@ def random_moment(env, rng):
     loads[2].more("requests", rng.randrange(1, 100))
     until = time.monotonic() + rng.random() * 0.02
     if rng.random() < 0.5:
-        env.pair.checkpoint()
+        env.ask_checkpoint()
     while time.monotonic() < until:
         pass
     env.cut()

@@ -164,7 +164,7 @@ def slow_link(env):
              env.load("download", "-b", 3 * MB), env.load("upload", "-b", 2 * MB)]
     for load in loads:
         load.more("bytes", 1)
-    env.pair.checkpoint()
+    env.ask_checkpoint()
     loads[0].more("requests", 5)
     results = [load.result(90) for load in loads[1:]]
     loads[0].stop().result()
@@ -176,6 +176,7 @@ def slow_link(env):
 @test("r5-input", both={"checkpoint": {"late-timeout": 400}})
 def input_order(env):
     """input that comes while a checkpoint is taken and loaded reaches both VMs, once, in order"""
+    env.answers()
     loads = [env.load("udp", "-c", 4, "-i", 2), env.load("keepalive", "--check-log", "-i", 1)]
     for load in loads:
         load.reached("requests", 10)
