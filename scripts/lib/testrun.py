@@ -142,10 +142,9 @@ class Runner:
 def count(output):
     """Single tests in the output of a test program."""
     lines = output.splitlines()
-    if lines:
-        said = re.fullmatch(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?", lines[-1].strip())
-        if said:
-            return Result(int(said[1]), int(said[2]), int(said[3] or 0))
+    said = re.findall(r"^(?:\d+ s, )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?\b", output, re.M)
+    if said:
+        return Result(*(int(number or 0) for number in said[-1]))
     ran = re.findall(r"^Ran (\d+) tests? in", output, re.M)  # unittest
     if ran:
         parts = dict(re.findall(r"(failures|errors|skipped|unexpected successes)=(\d+)",
