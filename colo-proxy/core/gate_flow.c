@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the gate knows of a flow: how far the PVM has come, and for two epochs a view of what the
+ * SVM has said, with the digests that wait for the PVM's bytes.
+ */
+#include "colo-proxy/core/gate_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "colo-proxy/core/seq.h"
+
+static void view_clear(struct gate *gate, struct view *view)
+{
+	gate->pending -= view->pending;
+	while (view->head) {
+		struct pending *next = view->head->next;
+
+		free(view->head);
+		view->head = next;
+	}
+	memset(view, 0, sizeof(*view));
+	view->epoch = NO_EPOCH;
+}
+
+static void flow_init(struct flow_entry *entry)
+{
+	struct flow *flow = (struct flow *)entry;
+
+	flow->open_epoch = NO_EPOCH;
+	flow->view[0].epoch = flow->view[1].epoch = NO_EPOCH;
+}
+
+static void flow_fini(void *ctx, struct flow_entry *entry)
+{
+	struct flow *flow = (struct flow *)entry;
+
+	view_clear(ctx, &flow->view[0]);
+	view_clear(ctx, &flow->view[1]);
+}
+
+/* What an evicted flow knew is lost, which is safe: its next packets wait for the SVM's own. */
+static bool flow_may_go(const struct flow_entry *entry)
+{
+	const struct flow *flow = (const struct flow *)entry;
+
+	return !flow->head && !flow->touched;
+}
+
+const struct flow_table_ops gate_flow_ops = {
+        .size = sizeof(struct flow),
+        .init = flow_init,
+        .fini = flow_fini,
+        .may_go = flow_may_go,
+};
+
+struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key)
+{
+	return (struct flow *)flow_table_get(&gate->flows, key);
+}
+
+void gate_flow_clear_views(struct gate *gate)
+{
+	for (struct flow_entry *entry = gate->flows.oldest; entry; entry = entry->newer) {
+		struct flow *flow = (struct flow *)entry;
+
+		view_clear(gate, &flow->view[0]);
+		view_clear(gate, &flow->view[1]);
+		flow->open_epoch = NO_EPOCH;
+	}
+}
+
+/* At first use nothing that the flow said in this epoch has been noted, so that snd_max and ack_max
+ * are those of the cut. */
+struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch)
+{
+	struct view *view = &flow->view[epoch & 1];
+
+	if (view->epoch == epoch)
+		return view;
+	if (view->epoch != NO_EPOCH && view->epoch > epoch)
+		return NULL;
+	view_clear(gate, view);
+	view->epoch = epoch;
+	if (flow->snd_known) {
+		view->covered_known = view->covered_low_open = true;
+		view->covered_end = flow->snd_max;
+	}
+	if (flow->ack_known) {
+		view->ack_known = true;
+		view->ack = flow->ack_max;
+	}
+	return view;
+}
+
+void gate_flow_new_incarnation(struct gate *gate, struct flow *flow, struct view *view,
+                               const struct packet_tcp *tcp)
+{
+	uint32_t epoch = view->epoch;
+
+	view_clear(gate, view);
+	view->epoch = epoch;
+	view->covered_known = true;
+	view->covered_start = view->covered_end = tcp->seq;
+	view->syn_awaited = true;
+	flow->incarnation++;
+	flow->iss = tcp->seq;
+	flow->iss_known = true;
+	flow->snd_known = true;
+	flow->snd_max = tcp->seq;
+	flow->ack_known = false;
+	flow->open_epoch = NO_EPOCH;
+}
+
+void gate_flow_note_sent(struct flow *flow, const struct packet *packet)
+{
+	uint32_t end = packet->tcp.seq + packet_seq_len(packet);
+
+	if (!(packet->tcp.flags & PACKET_RST)) {
+		flow->snd_max = flow->snd_known ? seq_max(flow->snd_max, end) : end;
+		flow->snd_known = true;
+	}
+	if (packet->tcp.flags & PACKET_ACK) {
+		flow->ack_max =
+		        flow->ack_known ? seq_max(flow->ack_max, packet->tcp.ack) : packet->tcp.ack;
+		flow->ack_known = true;
+	}
+}
+
+void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
+                      const struct digest *digest)
+{
+	struct pending *pending;
+
+	if (view->broken)
+		return;
+	if (view->pending >= gate->limits.max_digests ||
+	    gate->pending >= gate->limits.max_packets) {
+		view->broken = true;
+		gate_request(gate, CKPT_PRESSURE, flow, digest->seq, "the SVM is too far ahead");
+		return;
+	}
+	pending = malloc(sizeof(*pending));
+	if (!pending) {
+		view->broken = true;
+		gate_request(gate, CKPT_PRESSURE, flow, digest->seq, "no memory for a digest");
+		return;
+	}
+	pending->next = NULL;
+	pending->digest = *digest;
+	*(view->tail ? &view->tail->next : &view->head) = pending;
+	view->tail = pending;
+	view->pending++;
+	gate->pending++;
+}
+
+void gate_pending_pop(struct gate *gate, struct view *view)
+{
+	struct pending *first = view->head;
+
+	view->head = first->next;
+	if (!view->head)
+		view->tail = NULL;
+	view->pending--;
+	gate->pending--;
+	free(first);
+}

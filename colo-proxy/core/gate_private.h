@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_GATE_PRIVATE_H
+#define COLO_CORE_GATE_PRIVATE_H
+
+#include "colo-proxy/core/gate.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <xxhash.h>
+
+#include "colo-proxy/core/flow_table.h"
+
+/*
+ * What the gate's files share. Nobody else includes this.
+ *
+ *   gate.c         theory of operation; the public functions: who speaks, epochs, requests
+ *   gate_flow.c    what is known of a flow: its views, the SVM's digests that wait
+ *   gate_held.c    the held frames: in, out, and cut in two
+ *   gate_verify.c  the SVM's TCP stream against the held bytes: moves coverage
+ *   gate_match.c   whether a held frame has been said by the SVM: releases by match
+ *
+ * Invariants:
+ *  - A held frame is in the list of all (oldest .. newest), and in exactly one flow's list (head ..
+ *    tail) unless it is not comparable. Both lists are in the order of arrival.
+ *  - Epochs in the list of all never decrease. first_of_epoch is the oldest frame of the current
+ *    epoch, NULL when there is none.
+ *  - stats.now_bytes and stats.now_packets are the sums over the list of all.
+ *  - gate->pending is the sum of view->pending over all views.
+ *  - A flow that holds a frame is not evicted.
+ *  - Coverage (view->covered_end) begins in gate_flow.c, at what the checkpoint has or at the SYN
+ * of a new incarnation, or else at the first digest. From there it moves forward, in gate_verify.c
+ *    only, by what a digest has proved.
+ */
+
+#define NO_EPOCH UINT32_MAX
+
+struct held {
+	struct held *older, *newer; /* all, by arrival */
+	struct held *flow_next;     /* of the flow, by arrival */
+	struct flow *flow;          /* NULL: not comparable */
+	struct frame *frame;
+	struct packet packet;
+	uint64_t arrived;
+	uint32_t epoch;
+	uint32_t incarnation; /* TCP: of the 4-tuple, see struct flow */
+	uint32_t end;         /* TCP: sequence number behind it */
+};
+
+struct pending {
+	struct pending *next;
+	struct digest digest;
+};
+
+/* What is known of a flow in one epoch. */
+struct view {
+	uint32_t epoch; /* NO_EPOCH: unused */
+	bool broken;    /* nothing more of the flow matches in this epoch */
+	bool covered_known;
+	bool covered_low_open; /* everything below covered_end is covered */
+	bool ack_known;
+	bool rst;
+	bool syn_awaited; /* a connection of this epoch, whose SYN the SVM has not said */
+	bool ts_known;
+	uint32_t covered_start, covered_end;
+	uint32_t ack; /* the SVM's */
+	uint32_t rst_seq, rst_ack;
+	uint32_t ts;
+	uint64_t ts_at;
+	struct pending *head, *tail; /* digests to be verified */
+	uint32_t pending;
+};
+
+struct flow {
+	struct flow_entry entry; /* first: it is what the table knows */
+	struct flow *touched_next;
+	struct held *head, *tail;
+	struct view view[2];  /* of the current epoch and the one before, by parity */
+	uint32_t incarnation; /* counts the connections that used the 4-tuple */
+	uint32_t iss, snd_max, ack_max;
+	uint32_t open_epoch; /* in which the secondary was told of iss */
+	bool iss_known, snd_known, ack_known, touched;
+};
+static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
+
+struct gate {
+	struct packet_digest_key key;
+	XXH3_state_t *hash;
+	struct gate_limits limits;
+	const struct gate_ops *ops;
+	void *ctx;
+	bool protected;
+	uint32_t epoch, committed;
+	uint32_t broken_below; /* of gate_break(): epochs before it match no more */
+	uint64_t committed_at; /* when C(committed) was */
+	uint64_t cut_at[2];    /* when the epoch began, by parity */
+	uint32_t pending;      /* digests that wait, in all flows */
+	uint32_t requested;    /* bit mask of enum ckpt_cause, of this epoch */
+	uint32_t ts_lead[2];   /* told in this epoch and the one before */
+	struct held *oldest, *newest, *first_of_epoch;
+	struct flow *touched;
+	struct flow_table flows;
+	struct gate_stats stats; /* but for the flows: the table counts them */
+};
+
+/* ---- gate.c ---- */
+
+/* Asks for a checkpoint, once for each cause and epoch. flow: NULL when no single one is why. */
+void gate_request(struct gate *gate, enum ckpt_cause cause, const struct flow *flow, uint32_t seq,
+                  const char *what);
+
+/* The two VMs differ: nothing more of the flow matches in the view's epoch. */
+void gate_mismatch(struct gate *gate, struct flow *flow, struct view *view, uint32_t seq,
+                   const char *what);
+
+/* ---- gate_flow.c ---- */
+
+extern const struct flow_table_ops gate_flow_ops;
+
+/* The flow of a key, made if need be; NULL when the table is full of busy flows. */
+struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key);
+
+/* Protection begins: no flow has a view. */
+void gate_flow_clear_views(struct gate *gate);
+
+/* The flow's view of an epoch, made at first use; NULL for an epoch that is over. */
+struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch);
+
+/* A SYN with another initial sequence number: the 4-tuple is used by a new connection. What waits
+ * of the old one can only be committed. */
+void gate_flow_new_incarnation(struct gate *gate, struct flow *flow, struct view *view,
+                               const struct packet_tcp *tcp);
+
+/* What the PVM has sent and acknowledged so far: the base of the next epoch's view. */
+void gate_flow_note_sent(struct flow *flow, const struct packet *packet);
+
+/* The view's digests, first in, first out. Too many of them, or no memory, break the view. */
+void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
+                      const struct digest *digest);
+void gate_pending_pop(struct gate *gate, struct view *view);
+
+/* ---- gate_held.c ---- */
+
+/* Takes the frame as the newest of all and of its flow (NULL: not comparable). -ENOMEM: untaken. */
+int gate_held_append(struct gate *gate, struct frame *frame, const struct packet *packet,
+                     struct flow *flow, uint64_t now);
+
+/* Lets out the first frame of its flow, or one without flow, and frees `held`. */
+void gate_held_release(struct gate *gate, struct held *held, enum release_why why, uint64_t now);
+
+/* Lets out a frame that is in no list, and counts it. */
+void gate_let_out(struct gate *gate, struct frame *frame, const struct packet *packet,
+                  enum release_why why, uint64_t held_ns);
+
+/* Splits what has waited for long enough among the oldest. Returns when to look again. */
+uint64_t gate_held_split_stuck(struct gate *gate, uint64_t now);
+
+/* ---- gate_verify.c ---- */
+
+/* Verifies as many of the SVM's digests as the PVM's held bytes allow, and moves coverage. */
+void gate_verify(struct gate *gate, struct flow *flow, struct view *view);
+
+/* ---- gate_match.c ---- */
+
+/* Whether the SVM has said the frame's part of the stream. */
+bool gate_match_covered(const struct view *view, const struct held *held);
+
+/* Releases from the flow's head what matches. */
+void gate_match_release(struct gate *gate, struct flow *flow, uint64_t now);
+
+#endif

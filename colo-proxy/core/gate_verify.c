@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The SVM's TCP stream against what the PVM has said.
+ *
+ * A digest's range is verified when the held frames of its epoch and incarnation have all of its
+ * bytes, wherever their boundaries are: the hash over them must equal the SVM's. Coverage then
+ * moves to the range's end. Ranges come in order, so that a digest that begins at another place
+ * than where coverage ends is a difference. A FIN takes one number behind the data, and a SYN one
+ * by itself.
+ */
+#include "colo-proxy/core/gate_private.h"
+
+#include <string.h>
+
+#include "colo-proxy/core/seq.h"
+
+#define COVERED_SPAN (1u << 30) /* no more is remembered of what is covered */
+
+enum verdict {
+	VERDICT_EQUAL,
+	VERDICT_WAIT, /* the PVM has not said it all yet */
+	VERDICT_DIFFERENT,
+};
+
+static uint32_t data_start(const struct held *held)
+{
+	return held->packet.tcp.seq + !!(held->packet.tcp.flags & PACKET_SYN);
+}
+
+/* The held frame of this view that has the stream's byte at `seq`; *ret_fin: its FIN is there. */
+static const struct held *find_byte(const struct flow *flow, const struct view *view, uint32_t seq,
+                                    bool *ret_fin)
+{
+	*ret_fin = false;
+	for (const struct held *held = flow->head; held; held = held->flow_next) {
+		uint32_t start, end;
+
+		if (held->epoch != view->epoch || held->incarnation != flow->incarnation)
+			continue;
+		start = data_start(held);
+		end = start + held->packet.payload_len;
+		if (seq_leq(start, seq) && seq_lt(seq, end))
+			return held;
+		if (seq == end && (held->packet.tcp.flags & PACKET_FIN))
+			*ret_fin = true;
+	}
+	return NULL;
+}
+
+/* Compares `len` bytes from `seq` on with the hash. */
+static enum verdict verify_bytes(const struct gate *gate, const struct flow *flow,
+                                 const struct view *view, uint32_t seq, uint32_t len,
+                                 const uint8_t hash[16])
+{
+	XXH128_canonical_t canonical;
+	uint32_t done = 0;
+
+	XXH3_128bits_reset_withSecret(gate->hash, gate->key.secret, sizeof(gate->key.secret));
+	while (done < len) {
+		bool fin;
+		const struct held *held = find_byte(flow, view, seq + done, &fin);
+		uint32_t skip, part;
+
+		if (!held)
+			return fin ? VERDICT_DIFFERENT : VERDICT_WAIT;
+		skip = seq + done - data_start(held);
+		part = held->packet.payload_len - skip;
+		if (part > len - done)
+			part = len - done;
+		XXH3_128bits_update(gate->hash, held->frame->data + held->packet.payload_off + skip,
+		                    part);
+		done += part;
+	}
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(gate->hash));
+	return memcmp(canonical.digest, hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+}
+
+static enum verdict verify_syn(const struct gate *gate, const struct flow *flow,
+                               const struct view *view, const struct digest *said)
+{
+	for (const struct held *held = flow->head; held; held = held->flow_next) {
+		uint8_t hash[16];
+
+		if (held->epoch != view->epoch || held->incarnation != flow->incarnation ||
+		    !(held->packet.tcp.flags & PACKET_SYN) || held->packet.tcp.seq != said->seq)
+			continue;
+		digest_syn(&gate->key, &held->packet.tcp, hash);
+		return memcmp(hash, said->hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+	}
+	return VERDICT_WAIT;
+}
+
+static enum verdict verify_fin(const struct flow *flow, const struct view *view, uint32_t seq)
+{
+	bool fin;
+
+	if (find_byte(flow, view, seq, &fin))
+		return VERDICT_DIFFERENT;
+	return fin ? VERDICT_EQUAL : VERDICT_WAIT;
+}
+
+/* Verifies the next part of a digest that begins where coverage ends; advances both. */
+static enum verdict verify_part(const struct gate *gate, const struct flow *flow, struct view *view,
+                                struct digest *said)
+{
+	bool fin = said->tcp_flags & PACKET_FIN;
+	enum verdict verdict;
+	uint32_t part;
+
+	if (said->tcp_flags & PACKET_SYN) {
+		part = said->len;
+		verdict = verify_syn(gate, flow, view, said);
+	} else if (said->len > fin) {
+		part = said->len - fin;
+		verdict = verify_bytes(gate, flow, view, said->seq, part, said->hash);
+	} else {
+		part = 1;
+		verdict = verify_fin(flow, view, said->seq);
+	}
+	if (verdict != VERDICT_EQUAL)
+		return verdict;
+	said->seq += part;
+	said->len -= part;
+	view->covered_end += part;
+	if (seq_diff(view->covered_end, view->covered_start) > (int32_t)COVERED_SPAN)
+		view->covered_start = view->covered_end - COVERED_SPAN;
+	return VERDICT_EQUAL;
+}
+
+void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
+{
+	while (view->head && !view->broken) {
+		struct digest *said = &view->head->digest;
+
+		if (!view->covered_known) {
+			view->covered_known = true;
+			view->covered_start = view->covered_end = said->seq;
+		}
+		if (said->len == 0 ||
+		    (view->covered_low_open && seq_leq(said->seq + said->len, view->covered_end))) {
+			gate_pending_pop(gate, view);
+			continue;
+		}
+		if (said->seq != view->covered_end) {
+			gate_mismatch(gate, flow, view, said->seq,
+			              "the SVM's stream goes on at another place");
+			return;
+		}
+		switch (verify_part(gate, flow, view, said)) {
+		case VERDICT_EQUAL:
+			break;
+		case VERDICT_WAIT:
+			return;
+		case VERDICT_DIFFERENT:
+			gate_mismatch(gate, flow, view, said->seq,
+			              "the SVM's stream has other bytes");
+			return;
+		}
+	}
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the client says to the PVM, in the SVM's numbers, and the loss of it on its way to the SVM.
+ *
+ * The client does not repeat what the PVM has acknowledged, so what the SVM has missed is fed to it
+ * again from the primary's log of the input.
+ */
+#include "colo-proxy/core/shadow_private.h"
+
+#include "colo-proxy/core/seq.h"
+
+#define DUPLICATE_ACKS 3u /* RFC 5681 section 3.2 */
+
+/*
+ * The SVM acknowledges less than it was fed, again and again: input is lost between the tap and its
+ * stream (its receive buffer was full because it runs behind the PVM, whose window the client goes
+ * by). The client will not send it again, for the PVM has it. This is fast retransmit and fast
+ * recovery (RFC 5681 section 3.2, RFC 6582) from the input log, between this daemon and the SVM.
+ */
+void shadow_watch_ack(struct shadow *shadow, struct flow *flow, const struct packet *packet)
+{
+	uint32_t ack = packet->tcp.ack;
+
+	if (!flow->fed_known || !flow->ack_known || !(packet->tcp.flags & PACKET_ACK))
+		return;
+	if (seq_gt(ack, flow->ack)) {
+		flow->repeats = 0;
+		if (flow->missing && seq_geq(ack, flow->missing_until)) {
+			flow->missing = false;
+			shadow->missing--;
+		}
+	} else if (ack == flow->ack && !packet->payload_len && seq_lt(ack, flow->fed)) {
+		if (++flow->repeats != DUPLICATE_ACKS)
+			return;
+		if (!flow->missing) {
+			flow->missing = true;
+			flow->missing_until = flow->fed;
+			shadow->missing++;
+		}
+	} else {
+		return;
+	}
+	if (!flow->missing)
+		return;
+	shadow->stats.refeeds++;
+	shadow->ops->refeed(shadow->ctx, &flow->entry.key, ack);
+}
+
+static void note_fed(struct flow *flow, const struct packet *packet)
+{
+	uint32_t end = packet->tcp.seq + packet->payload_len;
+
+	flow->fed = flow->fed_known ? seq_max(flow->fed, end) : end;
+	flow->fed_known = true;
+}
+
+bool shadow_has_acked(struct shadow *shadow, const struct flow_key *key, uint32_t seq)
+{
+	const struct flow *flow = (const struct flow *)flow_table_peek(&shadow->flows, key);
+
+	return !flow || !flow->ack_known || flow->reset || seq_geq(flow->ack, seq);
+}
+
+bool shadow_ask_again(struct shadow *shadow)
+{
+	if (!shadow->missing || shadow->speaking)
+		return false;
+	for (struct flow_entry *entry = shadow->flows.newest; entry; entry = entry->older) {
+		const struct flow *flow = (const struct flow *)entry;
+
+		if (!flow->missing)
+			continue;
+		shadow->stats.refeeds++;
+		shadow->ops->refeed(shadow->ctx, &flow->entry.key, flow->ack);
+	}
+	return true;
+}
+
+void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
+{
+	struct packet packet;
+	struct flow_key key;
+	struct flow *flow;
+
+	if (packet_parse(&packet, frame) != 0 || packet.class != PACKET_TCP ||
+	    packet_flow_key(&packet, PACKET_TO_VM, &key) != 0)
+		return;
+	flow = !shadow->speaking && packet.payload_len ? shadow_flow_get(shadow, &key, now)
+	                                               : shadow_flow_find(shadow, &key, now);
+	if (!flow)
+		return;
+	if (packet.payload_len)
+		note_fed(flow, &packet);
+	if (packet.tcp.flags & PACKET_FIN)
+		flow->fin_in = true;
+	if (packet.tcp.flags & PACKET_RST)
+		flow->reset = true;
+	if (flow->seq_delta || flow->ts_delta)
+		packet_map_in(&packet, flow->seq_delta, flow->ts_delta);
+}

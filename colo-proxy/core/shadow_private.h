@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_CORE_SHADOW_PRIVATE_H
+#define COLO_CORE_SHADOW_PRIVATE_H
+
+#include "colo-proxy/core/shadow.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+#include "colo-proxy/core/flow_table.h"
+
+/*
+ * What the shadow's files share. Nobody else includes this.
+ *
+ *   shadow.c           theory of operation; lineages, and the mapping of connections opened in one
+ *   shadow_output.c    what the SVM says, as digests
+ *   shadow_input.c     what the client says, to the SVM, and what of it must be fed again
+ *   shadow_takeover.c  after the takeover: translating between the client and the VM
+ *
+ * Invariants:
+ *  - seq_delta and ts_delta of a flow are zero unless it is mapped, or, after the takeover, the
+ *    lead of the clock applies to it.
+ *  - shadow->missing counts the flows with `missing` set.
+ *  - A flow that is mapped, or whose opening by the PVM is known, is not evicted.
+ *  - After the takeover no mapping begins.
+ */
+
+/* A SYN or SYN-ACK of one of the two VMs. */
+struct opening {
+	bool seen, has_ack, has_ts;
+	bool used; /* mapped: it never belongs to another one again */
+	uint32_t iss, ack, tsval;
+};
+
+struct flow {
+	struct flow_entry entry; /* first: it is what the table knows */
+	struct opening pvm, svm;
+	uint8_t syn_hash[16];
+	bool mapped; /* the deltas are those of a handshake of this lineage */
+	bool told_known, ack_known;
+	bool fin_in, fin_out, reset;
+	bool fed_known, missing; /* missing: the SVM repeats its acknowledgement */
+	uint32_t fed;            /* number behind the last byte of the client's that was fed */
+	uint32_t missing_until;  /* `fed` when that began */
+	uint32_t repeats;        /* acknowledgements in a row that were the same */
+	uint32_t told;           /* SVM number behind the last digested byte */
+	uint32_t ack;            /* highest acknowledgement told */
+	uint32_t seq_delta, ts_delta;
+	uint64_t used;
+};
+static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
+
+struct future_open {
+	struct future_open *next;
+	uint32_t epoch;
+	struct flow_open open;
+};
+
+#define SHADOW_MAX_ADDRESSES 8u
+
+struct shadow {
+	struct packet_digest_key key;
+	const struct shadow_ops *ops;
+	void *ctx;
+	uint32_t lineage;
+	bool speaking; /* after the takeover */
+	struct flow_table flows;
+	struct future_open *future, **future_end; /* in the order in which they came */
+	uint32_t futures;
+	uint32_t missing; /* flows whose input is missing */
+	uint32_t lead_epoch[2], lead[2];
+	uint32_t taken_lead; /* of the lineage that took over */
+	uint64_t lead_until; /* the survivor's clock has caught up with the lead then */
+	uint32_t addresses[SHADOW_MAX_ADDRESSES], address_count;
+	uint8_t mac[6];
+	bool mac_known;
+	struct shadow_stats stats; /* but for the flows: the table counts them */
+};
+
+/* ---- shadow.c ---- */
+
+/* The flow of a key, which is used now; get: made if need be. NULL when there is, or fits, none. */
+struct flow *shadow_flow_find(struct shadow *shadow, const struct flow_key *key, uint64_t now);
+struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, uint64_t now);
+
+/* Maps the flow if the handshakes of both VMs are known and belong together: tells the SYN. */
+void shadow_try_map(struct shadow *shadow, struct flow *flow);
+
+/* ---- shadow_output.c ---- */
+
+/* Gives the digest to the primary, in this lineage. */
+void shadow_tell(struct shadow *shadow, const struct digest *digest);
+
+/* Notes the packet's source as an address of the VM's. */
+void shadow_note_source(struct shadow *shadow, const struct packet *packet);
+
+/* ---- shadow_input.c ---- */
+
+/* Looks at the acknowledgement of the SVM's segment: does it miss input? */
+void shadow_watch_ack(struct shadow *shadow, struct flow *flow, const struct packet *packet);
+
+#endif
