@@ -14,11 +14,9 @@
  *   secondary, speaking:    translated, released.
  * The hold fails closed, so a crash at any of these points says nothing.
  */
-#include "colo-proxy/node_private.h"
-
 #include <errno.h>
 #include <gnutls/crypto.h>
-#include <sched.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +29,7 @@
 
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/datapath/tapdev.h"
+#include "colo-proxy/node_private.h"
 
 #define RELEASE_RETRY_NS (1 * MS)
 #define TIMER_SLACK_NS   20000ul
@@ -74,86 +73,6 @@ int node_send(struct node *node, enum link_channel channel, enum msg_type type, 
 		log_warn("the link's %s queue is full: %s for epoch %u is not sent",
 		         channel == LINK_FAST ? "fast" : "bulk", msg_type_name(type), epoch);
 	return r;
-}
-
-/* ---- small containers ---- */
-
-void frame_queue_push(struct frame_queue *queue, struct frame *frame)
-{
-	frame->next = NULL;
-	*(queue->tail ? &queue->tail->next : &queue->head) = frame;
-	queue->tail = frame;
-	queue->bytes += frame->len;
-}
-
-struct frame *frame_queue_pop(struct frame_queue *queue)
-{
-	struct frame *frame = queue->head;
-
-	if (!frame)
-		return NULL;
-	queue->head = frame->next;
-	if (!queue->head)
-		queue->tail = NULL;
-	queue->bytes -= frame->len;
-	frame->next = NULL;
-	return frame;
-}
-
-void frame_queue_unpop(struct frame_queue *queue, struct frame *frame)
-{
-	frame->next = queue->head;
-	queue->head = frame;
-	if (!queue->tail)
-		queue->tail = frame;
-	queue->bytes += frame->len;
-}
-
-void frame_queue_clear(struct frame_queue *queue)
-{
-	struct frame *frame;
-
-	while ((frame = frame_queue_pop(queue)))
-		frame_free(frame);
-}
-
-/* Appends; the frame is the log's. -ENOBUFS (frame freed, counted) beyond `limit` bytes. */
-int input_log_push(struct input_log *log, uint64_t index, struct frame *frame, uint64_t limit)
-{
-	struct input *input = NULL;
-
-	if (log->bytes + frame->len <= limit)
-		input = malloc(sizeof(*input));
-	if (!input) {
-		log->dropped++;
-		frame_free(frame);
-		return -ENOBUFS;
-	}
-	*input = (struct input){.index = index, .frame = frame};
-	*(log->tail ? &log->tail->next : &log->head) = input;
-	log->tail = input;
-	log->bytes += frame->len;
-	if (log->bytes > log->high)
-		log->high = log->bytes;
-	return 0;
-}
-
-void input_log_pop(struct input_log *log)
-{
-	struct input *input = log->head;
-
-	log->head = input->next;
-	if (!log->head)
-		log->tail = NULL;
-	log->bytes -= input->frame->len;
-	frame_free(input->frame);
-	free(input);
-}
-
-void input_log_clear(struct input_log *log)
-{
-	while (log->head)
-		input_log_pop(log);
 }
 
 /* ---- the VM's output ---- */
@@ -872,7 +791,7 @@ void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause
 	}
 }
 
-static void job_post(struct node *node, struct node_job *job, void (*fn)(void *))
+void node_post_job(struct node *node, struct node_job *job, void (*fn)(void *))
 {
 	job->node = node;
 	if (loop_post(node->loop, fn, job) < 0)
@@ -952,167 +871,15 @@ static void do_goodbye(void *arg)
 
 void node_checkpoint(struct node *node, struct node_job *job)
 {
-	job_post(node, job, do_checkpoint);
+	node_post_job(node, job, do_checkpoint);
 }
 
 void node_failover(struct node *node, struct node_job *job)
 {
-	job_post(node, job, do_failover);
+	node_post_job(node, job, do_failover);
 }
 
 void node_say_goodbye(struct node *node, struct node_job *job)
 {
-	job_post(node, job, do_goodbye);
-}
-
-/* ---- figures ---- */
-
-static const uint8_t class_in_stats[PACKET_CLASS_COUNT] = {
-        [PACKET_OTHER] = STATS_OTHER, [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
-        [PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP,
-};
-
-static void fill_traffic(const struct node *node, const struct gate_stats *gate,
-                         struct stats_snapshot *stats)
-{
-	struct hist all = {0};
-
-	for (unsigned i = 0; i < PACKET_CLASS_COUNT; i++) {
-		const struct gate_class_stats *from = &gate->by_class[i];
-		struct stats_traffic *to = &stats->traffic[class_in_stats[i]];
-
-		to->held = (struct stats_count){from->held_packets + from->unprotected_packets,
-		                                from->held_bytes + from->unprotected_bytes};
-		to->matched = to->released_match =
-		        (struct stats_count){from->matched_packets, from->matched_bytes};
-		to->released_commit =
-		        (struct stats_count){from->committed_packets, from->committed_bytes};
-		to->released_unprotected =
-		        (struct stats_count){from->unprotected_packets, from->unprotected_bytes};
-		to->mismatched.packets = from->mismatched;
-		to->late.packets = from->late;
-		to->held_now.packets =
-		        from->held_packets - from->matched_packets - from->committed_packets;
-		to->held_now.bytes = from->held_bytes - from->matched_bytes - from->committed_bytes;
-		to->hold_us = hist_summary(&node->hold_hist[i], 1000);
-		hist_merge(&all, &node->hold_hist[i]);
-	}
-	stats->traffic[STATS_TOTAL].hold_us = hist_summary(&all, 1000);
-}
-
-static void fill_queues(struct node *node, const struct gate_stats *gate,
-                        struct stats_snapshot *stats)
-{
-	const struct config *config = node->config;
-	const struct input_log *log = node->is_primary ? &node->p.unsent : &node->s.log;
-
-	stats->queues.packets = (struct stats_queue){gate->now_packets, gate->high_packets,
-	                                             config->max_held_packets};
-	stats->queues.bytes =
-	        (struct stats_queue){gate->now_bytes, gate->high_bytes, config->max_held_bytes};
-	stats->queues.flows =
-	        (struct stats_queue){gate->now_flows, gate->high_flows, config->max_flows};
-	stats->queues.input_bytes =
-	        (struct stats_queue){log->bytes, log->high, config->max_input_log_bytes};
-	if (node->link)
-		stats->queues.link_bytes.now =
-		        link_queued(node->link, LINK_FAST) + link_queued(node->link, LINK_BULK);
-	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
-}
-
-static void fill_checkpoints(const struct node *node, struct stats_snapshot *stats)
-{
-	static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
-	        [CKPT_INITIAL] = STATS_CAUSE_INITIAL, [CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
-	        [CKPT_LATE] = STATS_CAUSE_LATE,       [CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
-	        [CKPT_TIMER] = STATS_CAUSE_TIMER,     [CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
-	        [CKPT_COMMAND] = STATS_CAUSE_COMMAND,
-	};
-	uint64_t protected_ns = node->p.protected_ns;
-
-	if (node->p.protected_at)
-		protected_ns += loop_clock() - node->p.protected_at;
-	for (unsigned i = 0; i < CKPT_CAUSE_COUNT; i++)
-		stats->checkpoints.cause[cause_in_stats[i]] = node->by_cause[i];
-	stats->checkpoints.pause_us = hist_summary(&node->pause_hist, 1000);
-	stats->checkpoints.commit_us = hist_summary(&node->commit_hist, 1000);
-	stats->checkpoints.load_us = hist_summary(&node->load_hist, 1000);
-	stats->checkpoints.pages = (struct stats_last){node->pages_last, node->pages_total};
-	stats->checkpoints.bytes = (struct stats_last){node->bytes_last, node->bytes_total};
-	if (protected_ns)
-		stats->checkpoints.paused_permille = node->p.paused_ns * 1000 / protected_ns;
-}
-
-static void fill_stats(struct node *node, struct stats_snapshot *stats)
-{
-	struct gate_stats gate = {0};
-	struct hold_counters hold = {0};
-
-	memset(stats, 0, sizeof(*stats));
-	stats->at_ns = loop_clock();
-	stats->since_ns = node->since_ns;
-	if (node->gate)
-		gate_get_stats(node->gate, &gate);
-	if (node->hold)
-		hold_get_counters(node->hold, &hold);
-	fill_traffic(node, &gate, stats);
-	fill_queues(node, &gate, stats);
-	fill_checkpoints(node, stats);
-	stats->kernel_drops = hold.kernel_dropped;
-	stats->link.rtt_us = node->rtt_ns / 1000;
-	for (enum link_channel channel = LINK_FAST; node->link && channel < LINK_CHANNELS;
-	     channel++) {
-		struct link_counters counters;
-
-		link_counters(node->link, channel, &counters);
-		stats->link.bytes_sent += counters.sent_bytes;
-		stats->link.bytes_received += counters.received_bytes;
-	}
-	stats->input.copied = (struct stats_count){node->copied_packets, node->copied_bytes};
-	stats->input.injected = (struct stats_count){node->s.injected, node->s.injected_bytes};
-	stats->input.dropped.packets = node->p.unsent.dropped + node->s.log.dropped;
-	stats_sum(stats);
-}
-
-static void fill_status(struct node *node, struct status_snapshot *status)
-{
-	const struct config *config = node->config;
-
-	memset(status, 0, sizeof(*status));
-	snprintf(status->name, sizeof(status->name), "%s", config->name);
-	snprintf(status->role, sizeof(status->role), "%s",
-	         node->is_primary ? "primary" : "secondary");
-	snprintf(status->state, sizeof(status->state), "%s", role_state_name(node->role.state));
-	status->is_protected =
-	        node->role.state == ROLE_PROTECTED || node->role.state == ROLE_STANDBY;
-	status->epoch = node->gate ? gate_epoch(node->gate) : node->s.primary_epoch;
-	status->lineage = node->is_primary ? node->peer_lineage : node->s.lineage;
-	status->committed = node->committed_epoch;
-	snprintf(status->peer, sizeof(status->peer), "%s", node->peer);
-	status->peer_alive = node->link && link_is_up(node->link);
-	snprintf(status->datapath, sizeof(status->datapath), "%s",
-	         node->hold ? node->hold->ops->name : "none");
-	snprintf(status->comparator, sizeof(status->comparator), "%s",
-	         node_proxies(node)                                   ? "proxy"
-	         : node->config->comparator == CONFIG_COMPARATOR_QEMU ? "qemu"
-	                                                              : "none");
-	status->since_ns = node->state_realtime;
-	snprintf(status->last_event, sizeof(status->last_event), "%s", node->last_event);
-	snprintf(status->message, sizeof(status->message), "%s", node->message);
-	status->takeover = node->takeover;
-	status->takeover.discarded = node->discarded_packets;
-}
-
-static void do_snapshot(void *arg)
-{
-	struct node_job *job = arg;
-
-	fill_stats(job->node, &job->stats);
-	fill_status(job->node, &job->status);
-	job->done(job, true, "");
-}
-
-void node_snapshot(struct node *node, struct node_job *job)
-{
-	job_post(node, job, do_snapshot);
+	node_post_job(node, job, do_goodbye);
 }

@@ -7,13 +7,13 @@
  *
  *   something asks (the gate, the epoch timer, the operator)      primary_want()
  *   QEMU is told to                                               ORDER_CHECKPOINT
- *   QEMU asks: REQUEST. The last checkpoint must be loaded by     answer_request()
+ *   QEMU asks: REQUEST. The last checkpoint must be loaded by     primary_answer_request()
  *     the SVM first: back-pressure, the PVM runs meanwhile
- *   the PVM stands still                                          vm_stopped()
+ *   the PVM stands still                                          primary_vm_stopped()
  *     all that it said is taken from the hold, tagged with the epoch that ends; the mirror says
  *     which input it has taken; the next epoch begins
- *   its state is in the buffer: the PVM runs on                   vm_captured()
- *   the buffer goes over the bulk channel                         pump_checkpoint()
+ *   its state is in the buffer: the PVM runs on                   primary_vm_captured()
+ *   the buffer goes over the bulk channel                         primary_pump_checkpoint()
  *   the secondary has it whole: what was held before goes out     COMMITTED
  *   the SVM runs from it                                          LOADED
  *
@@ -25,10 +25,8 @@
  * given up (gate_break): a checkpoint makes the next one whole.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/sockios.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -40,19 +38,15 @@
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/node_private.h"
 
-#define CHUNK             (256u << 10)
-#define STREAM_CHUNK_MAX  (64u << 10)
-#define READ_BUDGET       (4u << 20) /* bytes of one turn from the migration socket */
-#define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
-#define START_POLL_NS     (1 * MS)
-#define COPY_PAUSE_NS     (500 * MS)
-#define FAST_RESERVE      (256u << 10)
-#define READ_RETRY_NS     (1 * MS)    /* the link has no room for the first copy */
-#define PAUSE_SHARE       5u          /* at least this many times the last pause between cuts */
-#define CHANNEL_WAIT_NS   (1000 * MS) /* for the news that QEMU has died */
-#define CKPT_KEEP         (64u << 20)
-#define CKPT_EXTRA        (64u << 20)
-#define RCVBUF            (4u << 20)
+#define STREAM_CHUNK_MAX (64u << 10)
+#define READ_BUDGET      (4u << 20) /* bytes of one turn from the migration socket */
+#define START_POLL_NS    (1 * MS)
+#define COPY_PAUSE_NS    (500 * MS)
+#define READ_RETRY_NS    (1 * MS)    /* the link has no room for the first copy */
+#define CHANNEL_WAIT_NS  (1000 * MS) /* for the news that QEMU has died */
+#define CKPT_KEEP        (64u << 20)
+#define CKPT_EXTRA       (64u << 20)
+#define RCVBUF           (4u << 20)
 
 static struct primary *of(struct node *node)
 {
@@ -138,330 +132,6 @@ void primary_output(struct node *node, struct frame *frame)
 	gate_output(node->gate, frame, loop_now(node->loop));
 }
 
-/* ---- input ---- */
-
-/* How many of the numbered input frames the PVM has taken. */
-uint64_t primary_consumed(struct node *node)
-{
-	uint64_t taken = 0;
-
-	if (!node->mirror || mirror_taken(node->mirror, &taken) != 0)
-		return 0;
-	return taken < of(node)->input_index ? taken : of(node)->input_index;
-}
-
-static int send_input(struct node *node, uint64_t index, const struct frame *frame)
-{
-	uint8_t head[INPUT_HEAD_LEN];
-	struct iovec iov[2] = {
-	        {.iov_base = head, .iov_len = sizeof(head)},
-	        {.iov_base = frame->data, .iov_len = frame->len},
-	};
-
-	/* Input may fill the queue only so far that what R7 needs still gets through. */
-	if (link_queued(node->link, LINK_FAST) + FAST_RESERVE > node->config->link_buffer_bytes)
-		return -EAGAIN;
-	input_pack_head(head, index, frame);
-	return link_send(node->link, LINK_FAST, MSG_INPUT, gate_epoch(node->gate), iov, 2);
-}
-
-void primary_send_unsent(struct node *node)
-{
-	struct input_log *log = &of(node)->unsent;
-
-	while (log->head && send_input(node, log->head->index, log->head->frame) == 0)
-		input_log_pop(log);
-}
-
-static void forward_input(struct node *node, struct frame *frame)
-{
-	struct primary *p = of(node);
-	uint64_t index = p->input_index++;
-
-	node->copied_packets++;
-	node->copied_bytes += frame->len;
-	node_capture(node, frame);
-	if (!gate_is_protected(node->gate) || !link_is_up(node->link)) {
-		frame_free(frame);
-		return;
-	}
-	primary_send_unsent(node);
-	if (!p->unsent.head && send_input(node, index, frame) == 0) {
-		frame_free(frame);
-		return;
-	}
-	if (input_log_push(&p->unsent, index, frame, node->config->max_input_log_bytes) < 0)
-		gate_break(node->gate, CKPT_PRESSURE, "input for the secondary was lost",
-		           loop_now(node->loop));
-}
-
-void primary_mirror(struct node *node)
-{
-	struct frame *list;
-	int n;
-
-	do {
-		list = NULL;
-		n = mirror_receive(node->mirror, &list, FRAME_BATCH);
-		while (list) {
-			struct frame *next = list->next;
-
-			list->next = NULL;
-			forward_input(node, list);
-			list = next;
-		}
-	} while (n == (int)FRAME_BATCH);
-	if (n == -ENOBUFS)
-		gate_break(node->gate, CKPT_PRESSURE, "copies of input were lost",
-		           loop_now(node->loop));
-	else if (n < 0 && n != -EAGAIN)
-		log_error("cannot copy input for the secondary: %s", strerror(-n));
-}
-
-static void mirror_ready(void *ctx, uint32_t events)
-{
-	struct node *node = ctx;
-
-	(void)events;
-	primary_mirror(node);
-	/* After a loss, and for frames from before the mirror: needs a moment without any. */
-	if (!mirror_aligned(node->mirror))
-		mirror_align(node->mirror, node->tap_fd);
-}
-
-/* The PVM stands still: which input it has taken. */
-static void take_input_cut(struct node *node)
-{
-	struct primary *p = of(node);
-	uint64_t taken;
-
-	primary_mirror(node);
-	if (mirror_taken(node->mirror, &taken) == 0)
-		p->input_cut = taken < p->input_index ? taken : p->input_index;
-	else
-		p->input_cut = p->input_index;
-	while (p->unsent.head && p->unsent.head->index < p->input_cut)
-		input_log_pop(&p->unsent);
-}
-
-/* ---- asking for a checkpoint ---- */
-
-static void trigger(struct node *node)
-{
-	struct primary *p = of(node);
-
-	p->triggered = true;
-	node->ops->order(node->ctx, ORDER_CHECKPOINT, ckpt_cause_name(p->cause));
-	node_arm(node, &p->trigger_timer, TRIGGER_REPEAT_NS);
-}
-
-/* The earliest moment of the next cut: paused time stays a small share of the time (DESIGN 5). */
-static uint64_t earliest_trigger(const struct node *node)
-{
-	const struct primary *p = &node->p;
-	uint64_t rest = p->last_pause_ns * PAUSE_SHARE;
-
-	if (rest < node->config->min_interval_ns)
-		rest = node->config->min_interval_ns;
-	return p->cut_at + rest;
-}
-
-void primary_want(struct node *node, enum ckpt_cause cause)
-{
-	struct primary *p = of(node);
-	uint64_t at = earliest_trigger(node);
-
-	if (p->wanted || node->role.state != ROLE_PROTECTED)
-		return;
-	p->wanted = true;
-	p->cause = cause;
-	/* One is in flight: QEMU is asked when that is loaded. */
-	if (p->in_flight)
-		return;
-	if (at <= loop_clock())
-		trigger(node);
-	else
-		loop_timer_set(node->loop, &p->trigger_timer, at);
-}
-
-static void trigger_due(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	(void)now;
-	if (of(node)->wanted && !of(node)->in_flight && node->role.state == ROLE_PROTECTED)
-		trigger(node);
-}
-
-/* An operator's request. One at a time: they are people. */
-void primary_checkpoint(struct node *node, struct node_job *job)
-{
-	struct primary *p = of(node);
-
-	if (p->asked_job) {
-		job->done(job, false, "a checkpoint has been asked for already");
-		return;
-	}
-	p->asked_job = job;
-	primary_want(node, CKPT_COMMAND);
-}
-
-static void end_job(struct node_job **job, bool ok, const char *text)
-{
-	if (*job)
-		(*job)->done(*job, ok, text);
-	*job = NULL;
-}
-
-static void epoch_over(void *ctx, uint64_t now)
-{
-	(void)now;
-	primary_want(ctx, CKPT_TIMER);
-}
-
-/* ---- the checkpoint ---- */
-
-static void answer_request(struct node *node)
-{
-	struct primary *p = of(node);
-
-	if (!p->relay || p->in_flight || relay_primary_phase(p->relay) != RELAY_PRIMARY_REQUESTED)
-		return;
-	cut_begin(node);
-}
-
-static void write_pvm(struct node *node);
-
-/* The PVM has taken its input: it may stop. */
-void primary_let_stop(struct node *node)
-{
-	struct primary *p = of(node);
-
-	if (!p->relay || relay_primary_reply(p->relay, &p->ckpt, gate_epoch(node->gate) + 1) < 0) {
-		cut_end(node);
-		return;
-	}
-	write_pvm(node);
-}
-
-static void vm_requested(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	(void)now;
-	if (!of(node)->wanted) {
-		/* QEMU asks by itself: the answer to a request that was made twice. */
-		of(node)->wanted = true;
-		of(node)->cause = CKPT_TIMER;
-	}
-	answer_request(node);
-}
-
-static void vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
-{
-	struct node *node = ctx;
-	struct primary *p = of(node);
-
-	node_drain_hold(node);
-	take_input_cut(node);
-	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);
-	loop_timer_clear(node->loop, &p->trigger_timer);
-	p->taken_cause = p->cause;
-	p->wanted = p->triggered = false;
-	p->taken_job = p->asked_job;
-	p->asked_job = NULL;
-	p->in_flight = true;
-	p->committed = p->begun = p->ended = false;
-	p->sent = 0;
-	p->cut_at = now;
-	if (p->handing_over)
-		p->silent = true;
-}
-
-static void pump_checkpoint(struct node *node);
-
-static void vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
-{
-	struct node *node = ctx;
-	struct primary *p = of(node);
-
-	if (!p->handing_over)
-		relay_primary_resume(p->relay, now);
-	/* A VM that hands over takes nothing any more; the mirror gives it to the secondary. */
-	cut_end(node);
-	p->last_pause_ns = loop_clock() - ckpt->stopped_at;
-	node->by_cause[p->taken_cause]++;
-	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
-	node->pages_total += node->pages_last;
-	node->bytes_last = ckpt->buf.len;
-	node->bytes_total += ckpt->buf.len;
-	p->sending = true;
-	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
-}
-
-static bool send_begin(struct node *node)
-{
-	struct primary *p = of(node);
-	uint8_t payload[16];
-
-	u64_pack(payload, p->ckpt.buf.len);
-	u64_pack(payload + 8, p->input_cut);
-	return node_send(node, LINK_BULK, MSG_CKPT_BEGIN, (uint32_t)p->ckpt.epoch, payload,
-	                 sizeof(payload)) == 0;
-}
-
-static bool send_chunk(struct node *node)
-{
-	struct primary *p = of(node);
-	uint64_t left = p->ckpt.buf.len - p->sent;
-	size_t len = left < CHUNK ? left : CHUNK;
-	uint8_t offset[8];
-	struct iovec iov[2] = {
-	        {.iov_base = offset, .iov_len = sizeof(offset)},
-	        {.iov_base = p->ckpt.buf.base + p->sent, .iov_len = len},
-	};
-
-	u64_pack(offset, p->sent);
-	if (link_send(node->link, LINK_BULK, MSG_CKPT_DATA, (uint32_t)p->ckpt.epoch, iov, 2) != 0)
-		return false;
-	XXH3_128bits_update(p->hash, p->ckpt.buf.base + p->sent, len);
-	p->sent += len;
-	return true;
-}
-
-static bool send_end(struct node *node)
-{
-	XXH128_canonical_t canonical;
-
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(of(node)->hash));
-	return node_send(node, LINK_BULK, MSG_CKPT_END, (uint32_t)of(node)->ckpt.epoch,
-	                 canonical.digest, sizeof(canonical.digest)) == 0;
-}
-
-/* Sends as much of the checkpoint as the link takes; link_ops.room calls again. */
-static void pump_checkpoint(struct node *node)
-{
-	struct primary *p = of(node);
-
-	if (!p->sending)
-		return;
-	if (!p->begun) {
-		if (!send_begin(node))
-			return;
-		p->begun = true;
-		XXH3_128bits_reset(p->hash);
-	}
-	while (p->sent < p->ckpt.buf.len) {
-		if (!send_chunk(node))
-			return;
-	}
-	if (!p->ended && send_end(node)) {
-		p->ended = true;
-		p->sending = false;
-	}
-	link_flush(node->link);
-}
-
 static int forward_stream(void *ctx, const uint8_t *data, size_t len)
 {
 	struct node *node = ctx;
@@ -472,9 +142,9 @@ static int forward_stream(void *ctx, const uint8_t *data, size_t len)
 
 static const struct relay_primary_ops relay_operations = {
         .forward = forward_stream,
-        .requested = vm_requested,
-        .stopped = vm_stopped,
-        .captured = vm_captured,
+        .requested = primary_vm_requested,
+        .stopped = primary_vm_stopped,
+        .captured = primary_vm_captured,
 };
 
 /* ---- the migration socket ---- */
@@ -529,7 +199,7 @@ static void channel_lost(void *ctx, uint64_t now)
 		link_drop(node->link, "the primary lost its QEMU's migration channel");
 }
 
-static void write_pvm(struct node *node)
+void primary_write_pvm(struct node *node)
 {
 	struct primary *p = of(node);
 	const uint8_t *ptr;
@@ -604,8 +274,8 @@ static void read_pvm(struct node *node)
 			pvm_failed(node, relay_primary_error(p->relay));
 			return;
 		}
-		write_pvm(node);
-		pump_checkpoint(node);
+		primary_write_pvm(node);
+		primary_pump_checkpoint(node);
 	}
 }
 
@@ -625,7 +295,7 @@ static void pvm_ready(void *ctx, uint32_t events)
 	struct node *node = ctx;
 
 	if (events & EPOLLOUT)
-		write_pvm(node);
+		primary_write_pvm(node);
 	if (of(node)->relay && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		read_pvm(node);
 }
@@ -653,87 +323,6 @@ static void accept_pvm(void *ctx, uint32_t events)
 	}
 }
 
-/* ---- the VM starts ---- */
-
-static void copy_due(void *ctx, uint64_t now);
-
-/*
- * A primary that comes back after its secondary took over must not boot the VM a second time (R6):
- * it boots when the peer has said that it does not speak, or, since a first start must be possible
- * without a peer, when none was found in time.
- */
-static void boot(struct node *node)
-{
-	struct primary *p = of(node);
-
-	loop_timer_clear(node->loop, &p->boot_timer);
-	if (p->vm_ordered || node->role.state == ROLE_RETIRED)
-		return;
-	p->vm_ordered = true;
-	node->ops->order(node->ctx, ORDER_START_PRIMARY, "");
-}
-
-static void boot_due(void *ctx, uint64_t now)
-{
-	(void)now;
-	boot(ctx);
-}
-
-void primary_vm_ready(struct node *node, bool ok, const char *text)
-{
-	struct primary *p = of(node);
-
-	if (!ok) {
-		node_message(node, text);
-		node_role(node, ROLE_EV_VM_LOST);
-		return;
-	}
-	p->vm_up = true;
-	node_event(node, "the VM runs");
-	if (p->copy_due && node->role.state == ROLE_JOINING)
-		copy_due(node, loop_now(node->loop));
-}
-
-void primary_link_up(struct node *node)
-{
-	of(node)->started_here = false;
-	of(node)->copy_due = false;
-}
-
-/*
- * What the peer's state says about who speaks. A lineage does not outlive its session: a secondary
- * that is heard without a copy, in a session in which this side has not told it to begin, has none.
- */
-void primary_heard(struct node *node, const struct heartbeat *heartbeat)
-{
-	struct primary *p = of(node);
-
-	if (heartbeat->state == ROLE_ALONE || heartbeat->state == ROLE_TAKING_OVER) {
-		if (!p->silent)
-			node_role(node, ROLE_EV_PEER_SPEAKS);
-		return;
-	}
-	boot(node);
-	if (!p->started_here &&
-	    (heartbeat->state == ROLE_WAITING || heartbeat->state == ROLE_JOINING) &&
-	    (node->role.state == ROLE_PROTECTED || node->role.state == ROLE_DECIDING ||
-	     node->role.state == ROLE_STUCK))
-		node_role(node, ROLE_EV_PEER_YIELDED);
-}
-
-/* The peer speaks, or the VM is gone: what is here says nothing any more. */
-void primary_silence(struct node *node)
-{
-	if (!node->is_primary)
-		return;
-	of(node)->silent = true;
-	loop_timer_clear(node->loop, &of(node)->boot_timer);
-	hold_set_mode(node->hold, HOLD_MODE_DROP);
-	node_event(node, "this side is silent for good: the VM is not here");
-	if (of(node)->vm_up)
-		node->ops->order(node->ctx, ORDER_KILL_VM, "the VM is the peer's");
-}
-
 /* ---- protection begins ---- */
 
 static void ask_to_protect(struct node *node)
@@ -753,7 +342,7 @@ static void ask_to_protect(struct node *node)
 	node_send(node, LINK_FAST, MSG_PROTECT, 0, payload, len);
 }
 
-static void copy_due(void *ctx, uint64_t now)
+void primary_copy_due(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
 
@@ -773,7 +362,7 @@ void primary_copy(struct node *node)
 	uint64_t pause = COPY_PAUSE_NS << (p->copy_failures < 6 ? p->copy_failures : 6);
 
 	if (p->copy_failures == 0)
-		copy_due(node, loop_now(node->loop));
+		primary_copy_due(node, loop_now(node->loop));
 	else
 		node_arm(node, &p->copy_timer, pause);
 }
@@ -797,7 +386,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	}
 	node_drain_hold(node);
 	primary_mirror(node);
-	take_input_cut(node);
+	primary_input_cut(node);
 	gate_cut(node->gate, 0, now);
 	u64_pack(payload, p->input_cut);
 	p->started_here = true;
@@ -812,7 +401,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 		pvm_failed(node, "READY could not be sent");
 		return;
 	}
-	write_pvm(node);
+	primary_write_pvm(node);
 	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
 }
 
@@ -827,8 +416,9 @@ static void protection_over(struct node *node)
 	p->protected_at = 0;
 	input_log_clear(&p->unsent);
 	close_pvm(node);
-	end_job(&p->asked_job, false, "protection has ended");
-	end_job(&p->taken_job, false, "protection has ended before the checkpoint was committed");
+	primary_end_job(&p->asked_job, false, "protection has ended");
+	primary_end_job(&p->taken_job, false,
+	                "protection has ended before the checkpoint was committed");
 }
 
 void primary_stop_copy(struct node *node)
@@ -885,7 +475,7 @@ void primary_handover(struct node *node, struct node_job *job)
 	node_event(node, "planned switch-over asked for");
 	p->wanted = false;
 	primary_want(node, CKPT_COMMAND);
-	answer_request(node);
+	primary_answer_request(node);
 }
 
 static void handover_committed(struct node *node)
@@ -920,7 +510,7 @@ static void committed(struct node *node, uint32_t epoch)
 		p->taken_job->pause_us = p->last_pause_ns / 1000;
 		p->taken_job->commit_us = (loop_clock() - p->cut_at) / 1000;
 	}
-	end_job(&p->taken_job, true, "");
+	primary_end_job(&p->taken_job, true, "");
 	gate_commit(node->gate, epoch, loop_now(node->loop));
 	hold_flush(node->hold);
 	primary_rearm_gate(node);
@@ -944,14 +534,14 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 	if (!p->wanted)
 		return;
 	if (relay_primary_phase(p->relay) == RELAY_PRIMARY_REQUESTED) {
-		answer_request(node);
-		write_pvm(node);
+		primary_answer_request(node);
+		primary_write_pvm(node);
 		return;
 	}
-	if (earliest_trigger(node) <= loop_clock())
-		trigger(node);
+	if (primary_earliest_trigger(node) <= loop_clock())
+		primary_trigger(node);
 	else
-		loop_timer_set(node->loop, &p->trigger_timer, earliest_trigger(node));
+		loop_timer_set(node->loop, &p->trigger_timer, primary_earliest_trigger(node));
 }
 
 static void digests(struct node *node, uint32_t lineage, const uint8_t *payload, size_t len)
@@ -982,7 +572,7 @@ static void stream_back(struct node *node, const uint8_t *payload, size_t len)
 	if (relay_primary_from_peer(of(node)->relay, payload, len) < 0)
 		pvm_failed(node, "the secondary's return path overflows");
 	else
-		write_pvm(node);
+		primary_write_pvm(node);
 }
 
 void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
@@ -1032,7 +622,7 @@ void primary_room(struct node *node, enum link_channel channel)
 		primary_send_unsent(node);
 		return;
 	}
-	pump_checkpoint(node);
+	primary_pump_checkpoint(node);
 }
 
 /* ---- set-up ---- */
@@ -1060,7 +650,7 @@ static int open_listen(struct node *node, char *err, size_t errlen)
 /* What a primary has without a data path, too. */
 void primary_init_boot(struct node *node)
 {
-	of(node)->boot_timer = (struct loop_timer){.fire = boot_due, .ctx = node};
+	of(node)->boot_timer = (struct loop_timer){.fire = primary_boot_due, .ctx = node};
 }
 
 int primary_init(struct node *node, char *err, size_t errlen)
@@ -1077,12 +667,12 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 
 	p->start_timer = (struct loop_timer){.fire = start_epoch_0, .ctx = node};
-	p->copy_timer = (struct loop_timer){.fire = copy_due, .ctx = node};
+	p->copy_timer = (struct loop_timer){.fire = primary_copy_due, .ctx = node};
 	p->read_timer = (struct loop_timer){.fire = read_again, .ctx = node};
 	p->gate_timer = (struct loop_timer){.fire = gate_due, .ctx = node};
-	p->trigger_timer = (struct loop_timer){.fire = trigger_due, .ctx = node};
+	p->trigger_timer = (struct loop_timer){.fire = primary_trigger_due, .ctx = node};
 	p->channel_timer = (struct loop_timer){.fire = channel_lost, .ctx = node};
-	p->epoch_timer = (struct loop_timer){.fire = epoch_over, .ctx = node};
+	p->epoch_timer = (struct loop_timer){.fire = primary_epoch_over, .ctx = node};
 	p->hash = XXH3_createState();
 	if (r < 0 || !p->hash) {
 		snprintf(err, errlen, "no memory for the gate");
@@ -1101,7 +691,7 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	if (r < 0)
 		return r;
 	r = loop_add(node->loop, &node->mirror_source, mirror_fd(node->mirror), EPOLLIN,
-	             mirror_ready, node);
+	             primary_mirror_ready, node);
 	if (r < 0) {
 		snprintf(err, errlen, "watching the mirror: %s", strerror(-r));
 		return r;

@@ -23,9 +23,19 @@
 #include "kvm/relay_secondary.h"
 
 /*
- * Inside the data thread. node.c has what both sides share: set-up, heartbeats, role, figures;
- * node_primary.c and node_secondary.c have the two sides; node_pipe.c moves bytes between a
- * migration socket and its relay.
+ * Inside the data thread:
+ *   node.c             set-up, the way of the VM's output, heartbeats, who may speak, jobs
+ *   node_boot.c        when a primary may start its VM
+ *   node_primary.c     the primary: the gate, the migration channel, protection's begin and end
+ *   node_mirror.c      the primary's input, copied to the secondary
+ *   node_cut.c         the primary's input around a checkpoint
+ *   node_checkpoint.c  a checkpoint from its cause onto the link
+ *   node_secondary.c   the secondary: digests, the migration channel, checkpoints and their load
+ *   node_feed.c        the secondary's input log
+ *   node_takeover.c    the secondary becomes the one that speaks
+ *   node_stock.c       the other comparators
+ *   node_figures.c     statistics and status
+ *   node_queue.c       queues of frames
  */
 
 #define FRAME_BATCH 64u
@@ -180,6 +190,8 @@ uint64_t node_realtime(void);
 void node_role(struct node *node, enum role_event event);
 void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void node_message(struct node *node, const char *text);
+/* Runs fn(job) in the data thread. */
+void node_post_job(struct node *node, struct node_job *job, void (*fn)(void *));
 void node_capture(struct node *node, const struct frame *frame);
 int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
               const void *payload, size_t len);
@@ -219,6 +231,49 @@ void primary_link_up(struct node *node);
 void primary_heard(struct node *node, const struct heartbeat *heartbeat);
 void primary_vm_ready(struct node *node, bool ok, const char *text);
 void primary_silence(struct node *node);
+
+/* node_boot.c */
+void primary_boot_due(void *ctx, uint64_t now);
+
+/* node_checkpoint.c */
+uint64_t primary_earliest_trigger(const struct node *node);
+void primary_answer_request(struct node *node);
+void primary_end_job(struct node_job **job, bool ok, const char *text);
+void primary_epoch_over(void *ctx, uint64_t now);
+void primary_pump_checkpoint(struct node *node);
+void primary_trigger(struct node *node);
+void primary_trigger_due(void *ctx, uint64_t now);
+void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now);
+void primary_vm_requested(void *ctx, uint64_t now);
+void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now);
+
+/* node_feed.c */
+void secondary_count_injected(struct node *node, const struct frame *frame);
+void secondary_empty_tap(struct node *node);
+void secondary_feed(struct node *node);
+void secondary_feed_due(void *ctx, uint64_t now);
+void secondary_forget_input(struct node *node, uint64_t below);
+void secondary_input(struct node *node, const uint8_t *payload, size_t len);
+void secondary_refeed(void *ctx, const struct flow_key *key, uint32_t seq);
+void secondary_refeed_due(void *ctx, uint64_t now);
+
+/* node_mirror.c */
+void primary_input_cut(struct node *node);
+void primary_mirror_ready(void *ctx, uint32_t events);
+
+/* node_primary.c */
+void primary_copy_due(void *ctx, uint64_t now);
+void primary_write_pvm(struct node *node);
+
+/* node_secondary.c */
+void secondary_close_svm(struct node *node);
+void secondary_speak(struct node *node, struct frame *frame);
+
+/* node_takeover.c */
+void secondary_announce_due(void *ctx, uint64_t now);
+void secondary_expire_due(void *ctx, uint64_t now);
+void secondary_hear_clients(struct node *node);
+void secondary_leave_colo(struct node *node);
 
 /* node_cut.c */
 int cut_init(struct node *node, char *err, size_t errlen);

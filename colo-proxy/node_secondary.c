@@ -23,7 +23,6 @@
  * never was.
  */
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,25 +33,16 @@
 #include <xxhash.h>
 
 #include "colo-proxy/control/log.h"
-#include "colo-proxy/core/seq.h"
-#include "colo-proxy/datapath/announce.h"
-#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/tapdev.h"
 #include "colo-proxy/node_private.h"
 #include "qemu-glue/tcg_flush.h"
 
-#define FEED_RETRY_NS     (1 * MS)
-#define REFEED_RETRY_NS   (20 * MS)
-#define BACKLOG_MAX       (16u << 20)
-#define CKPT_KEEP         (64u << 20)
-#define CKPT_EXTRA        (64u << 20)
-#define ANNOUNCE_EVERY_NS (200 * MS)
-#define ANNOUNCE_TIMES    5u
-#define EXPIRE_EVERY_NS   (5000 * MS)
-#define IDLE_NS           (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
-#define LOAD_DRAIN_NS     (2 * MS)
-#define LOAD_LOOK_NS      (MS / 10)
-#define PROTECT_HEAD_LEN  (4 + sizeof(struct packet_digest_key))
+#define BACKLOG_MAX      (16u << 20)
+#define CKPT_KEEP        (64u << 20)
+#define CKPT_EXTRA       (64u << 20)
+#define LOAD_DRAIN_NS    (2 * MS)
+#define LOAD_LOOK_NS     (MS / 10)
+#define PROTECT_HEAD_LEN (4 + sizeof(struct packet_digest_key))
 
 static struct secondary *of(struct node *node)
 {
@@ -92,11 +82,9 @@ static void shadow_digest(void *ctx, uint32_t lineage, const struct digest *dige
 		secondary_flush_digests(node);
 }
 
-static void shadow_refeed(void *ctx, const struct flow_key *key, uint32_t seq);
-
 static const struct shadow_ops shadow_operations = {
         .digest = shadow_digest,
-        .refeed = shadow_refeed,
+        .refeed = secondary_refeed,
 };
 
 void secondary_flush_digests(struct node *node)
@@ -122,7 +110,7 @@ static void keep_output(struct node *node, struct frame *frame)
 	frame_queue_push(&s->backlog, frame);
 }
 
-static void speak(struct node *node, struct frame *frame)
+void secondary_speak(struct node *node, struct frame *frame)
 {
 	shadow_translate(node->shadow, frame, loop_now(node->loop));
 	node_release(node, frame, true);
@@ -134,7 +122,7 @@ void secondary_output(struct node *node, struct frame *frame)
 
 	switch (node->role.state) {
 	case ROLE_ALONE:
-		speak(node, frame);
+		secondary_speak(node, frame);
 		return;
 	case ROLE_JOINING:
 		if (!node->shadow)
@@ -157,174 +145,9 @@ void secondary_output(struct node *node, struct frame *frame)
 	hold_discard(node->hold, frame);
 }
 
-/* ---- what the SVM hears ---- */
-
-static void count_injected(struct node *node, const struct frame *frame)
-{
-	of(node)->injected++;
-	of(node)->injected_bytes += frame->len;
-}
-
-/* Feeds the log to the lineage that runs, as far as its tap takes it. */
-static void feed(struct node *node)
-{
-	struct secondary *s = of(node);
-
-	while (s->feeding && s->next_to_feed) {
-		struct input *input = s->next_to_feed;
-		struct frame *frame = frame_copy(input->frame);
-		int r;
-
-		if (!frame) {
-			node_arm(node, &s->feed_timer, FEED_RETRY_NS);
-			return;
-		}
-		shadow_input(node->shadow, frame, loop_now(node->loop));
-		r = inject_send(node->inject, frame);
-		if (r == -EAGAIN || r == -ENOBUFS) {
-			frame_free(frame);
-			node_arm(node, &s->feed_timer, FEED_RETRY_NS);
-			return;
-		}
-		if (r == 0)
-			count_injected(node, frame);
-		else
-			s->log.dropped++; /* malformed for the kernel: the PVM's was as well */
-		frame_free(frame);
-		s->next_to_feed = input->next;
-	}
-}
-
-/* The segment of the log that has the byte at seq, once more. */
-static void shadow_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
-{
-	struct node *node = ctx;
-	struct secondary *s = of(node);
-	struct input *input = s->log.head;
-
-	if (!s->feeding)
-		return;
-	while (input && input != s->next_to_feed &&
-	       !(input->segment && seq_leq(input->seq, seq) && seq_lt(seq, input->end) &&
-	         memcmp(&input->key, key, sizeof(*key)) == 0))
-		input = input->next;
-	if (input && input != s->next_to_feed) {
-		struct frame *frame = frame_copy(input->frame);
-
-		if (frame) {
-			shadow_input(node->shadow, frame, loop_now(node->loop));
-			inject_send(node->inject, frame); /* if it is full: asked for again */
-			frame_free(frame);
-		}
-	}
-	if (!s->refeed_timer.at)
-		node_arm(node, &s->refeed_timer, REFEED_RETRY_NS);
-}
-
-static void refeed_due(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	(void)now;
-	if (node->shadow && of(node)->feeding && shadow_ask_again(node->shadow))
-		node_arm(node, &of(node)->refeed_timer, REFEED_RETRY_NS);
-}
-
-/* Notes which part of which stream the newest input is. */
-static void note_segment(struct input *input)
-{
-	struct packet packet;
-
-	if (packet_parse(&packet, input->frame) != 0 || packet.class != PACKET_TCP ||
-	    !packet.payload_len || packet_flow_key(&packet, PACKET_TO_VM, &input->key) != 0)
-		return;
-	input->segment = true;
-	input->seq = packet.tcp.seq;
-	input->end = packet.tcp.seq + packet.payload_len;
-}
-
-static void hear_clients(struct node *node);
-
-static void feed_due(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	(void)now;
-	if (node->intercept)
-		hear_clients(node);
-	else
-		feed(node);
-}
-
-/* Forgets what no checkpoint to come is without, and the SVM has acknowledged. */
-static void forget_input(struct node *node, uint64_t below)
-{
-	struct secondary *s = of(node);
-
-	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < below &&
-	       (!s->log.head->segment ||
-	        shadow_has_acked(node->shadow, &s->log.head->key, s->log.head->end)))
-		input_log_pop(&s->log);
-}
-
-/* A full log: what is only kept in case that the SVM loses it goes first. */
-static void make_room(struct node *node, uint32_t len)
-{
-	struct secondary *s = of(node);
-
-	while (s->log.head && s->log.head != s->next_to_feed && s->log.head->index < s->consumed &&
-	       s->log.bytes + len > node->config->max_input_log_bytes)
-		input_log_pop(&s->log);
-}
-
-static void input_arrived(struct node *node, const uint8_t *payload, size_t len)
-{
-	struct secondary *s = of(node);
-	struct frame *frame;
-	uint64_t index;
-	int r = input_unpack(&index, &frame, payload, len);
-
-	if (r == -EPROTO) {
-		link_drop(node->link, "an input frame of an impossible length");
-		return;
-	}
-	if (r == 0) {
-		make_room(node, frame->len);
-		r = input_log_push(&s->log, index, frame, node->config->max_input_log_bytes);
-	}
-	if (r < 0) {
-		node_send(node, LINK_FAST, MSG_BROKEN, s->lineage, NULL, 0);
-		return;
-	}
-	note_segment(s->log.tail);
-	if (!s->next_to_feed)
-		s->next_to_feed = s->log.tail;
-	feed(node);
-}
-
-void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed)
-{
-	struct secondary *s = of(node);
-
-	s->primary_epoch = epoch;
-	if (node->role.state != ROLE_STANDBY || epoch != s->lineage || !s->feeding)
-		return;
-	s->consumed = consumed;
-	forget_input(node, consumed);
-}
-
-/* Throws away what is in the SVM's tap: it belongs to the lineage that ends. */
-static void empty_tap(struct node *node)
-{
-	static uint8_t scratch[FRAME_MAX_LEN + 64];
-
-	while (read(node->tap_fd, scratch, sizeof(scratch)) > 0)
-		;
-}
-
 /* ---- the migration socket ---- */
 
-static void close_svm(struct node *node)
+void secondary_close_svm(struct node *node)
 {
 	struct secondary *s = of(node);
 
@@ -344,7 +167,7 @@ static void svm_failed(struct node *node, const char *why)
 	char text[200];
 
 	snprintf(text, sizeof(text), "the migration channel of the SVM's QEMU: %s", why);
-	close_svm(node);
+	secondary_close_svm(node);
 	copy_broken(node, text);
 }
 
@@ -498,14 +321,12 @@ static void vm_stopped(void *ctx, uint64_t now)
 
 	s->load_started = now;
 	node_drain_hold(node);
-	empty_tap(node);
+	secondary_empty_tap(node);
 	s->lineage = (uint32_t)s->ckpt.epoch;
 	shadow_lineage(node->shadow, s->lineage);
 	if (s->flush)
 		tcg_flush_bump(s->flush);
 }
-
-static void leave_colo(struct node *node);
 
 static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 {
@@ -530,9 +351,9 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 		node_send(node, LINK_FAST, MSG_LOADED, s->lineage, payload, sizeof(payload));
 		link_flush(node->link);
 	}
-	feed(node);
+	secondary_feed(node);
 	if (s->taking_over)
-		leave_colo(node);
+		secondary_leave_colo(node);
 }
 
 static const struct relay_secondary_ops relay_operations = {
@@ -585,7 +406,7 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 		give_up(node, "no memory");
 		return;
 	}
-	empty_tap(node);
+	secondary_empty_tap(node);
 	node->ops->order(node->ctx, ORDER_START_SECONDARY, "");
 }
 
@@ -741,182 +562,6 @@ static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payloa
 	load(node);
 }
 
-/* ---- takeover ---- */
-
-static void announce(struct node *node)
-{
-	struct in_addr ipv4[8];
-	uint32_t heard[8];
-	uint8_t mac[6] = {0};
-	uint32_t n = shadow_addresses(node->shadow, heard, 8, mac);
-	struct frame *list = NULL;
-
-	for (uint32_t i = 0; i < n; i++)
-		ipv4[i].s_addr = htonl(heard[i]);
-	if (n == 0 || announce_build(mac, ipv4, n, NULL, 0, &list) < 0)
-		return;
-	while (list) {
-		struct frame *next = list->next;
-
-		list->next = NULL;
-		node_release(node, list, true);
-		list = next;
-	}
-	hold_flush(node->hold);
-}
-
-static void announce_due(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	(void)now;
-	announce(node);
-	if (++of(node)->announcements < ANNOUNCE_TIMES)
-		node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
-}
-
-/* Input from the clients, through the intercept. What the tap does not take waits in order. */
-static void hear_clients(struct node *node)
-{
-	struct secondary *s = of(node);
-	struct frame *list = NULL;
-
-	for (;;) {
-		struct input *input = s->log.head;
-
-		if (input) {
-			int r = inject_send(node->inject, input->frame);
-
-			if (r == -EAGAIN || r == -ENOBUFS) {
-				node_arm(node, &s->feed_timer, FEED_RETRY_NS);
-				return;
-			}
-			if (r == 0)
-				count_injected(node, input->frame);
-			input_log_pop(&s->log);
-			continue;
-		}
-		if (intercept_receive(node->intercept, &list, FRAME_BATCH) <= 0)
-			return;
-		while (list) {
-			struct frame *next = list->next;
-
-			list->next = NULL;
-			shadow_input(node->shadow, list, loop_now(node->loop));
-			input_log_push(&s->log, 0, list, UINT64_MAX);
-			list = next;
-		}
-	}
-}
-
-static void clients_ready(void *ctx, uint32_t events)
-{
-	(void)events;
-	hear_clients(ctx);
-}
-
-static void stop_intercepting(struct node *node)
-{
-	intercept_set(node->intercept, false);
-	hear_clients(node);
-	loop_del(node->loop, &node->intercept_source);
-	intercept_close(node->intercept);
-	node->intercept = NULL;
-	node_event(node, "no connection needs its numbers mapped any more");
-}
-
-static void expire_due(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	if (shadow_expire(node->shadow, IDLE_NS, now) == 0 && node->intercept &&
-	    !of(node)->log.head) {
-		stop_intercepting(node);
-		return;
-	}
-	node_arm(node, &of(node)->expire_timer, EXPIRE_EVERY_NS);
-}
-
-static int go_live(struct node *node, char *err, size_t errlen)
-{
-	int r = intercept_open(node->tap, NULL, (uint32_t)node->config->mark, 0, &node->intercept,
-	                       err, errlen);
-
-	if (r < 0)
-		return r;
-	r = loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
-	             clients_ready, node);
-	if (r == 0)
-		r = netif_enslave(node->tap, node->config->bridge);
-	if (r == 0)
-		r = hold_set_mute(node->hold, false);
-	if (r < 0)
-		snprintf(err, errlen, "connecting %s to bridge %s: %s", node->tap,
-		         node->config->bridge, strerror(-r));
-	return r;
-}
-
-/* The VM has left COLO and runs: it speaks from here on. */
-void secondary_left_colo(struct node *node, bool ok, const char *text)
-{
-	struct secondary *s = of(node);
-	uint64_t now = loop_now(node->loop);
-	char err[200];
-	struct frame *frame;
-
-	if (node->role.state != ROLE_TAKING_OVER)
-		return;
-	if (!ok || go_live(node, err, sizeof(err)) < 0) {
-		node_message(node, ok ? err : text);
-		log_error("the takeover failed: %s; this side stays silent", ok ? err : text);
-		return;
-	}
-	node_drain_hold(node);
-	shadow_takeover(node->shadow, now);
-	input_log_clear(&s->log);
-	s->next_to_feed = NULL;
-	announce(node);
-	while ((frame = frame_queue_pop(&s->backlog)))
-		speak(node, frame);
-	hold_flush(node->hold);
-	node->takeover.live_ns = node_realtime();
-	node->takeover.lineage = s->lineage;
-	node_role(node, ROLE_EV_TAKEN_OVER);
-	if (link_is_up(node->link)) {
-		node_send(node, LINK_FAST, MSG_TAKEN, s->lineage, NULL, 0);
-		link_flush(node->link);
-	}
-	node_arm(node, &s->announce_timer, ANNOUNCE_EVERY_NS);
-	node_arm(node, &s->expire_timer, EXPIRE_EVERY_NS);
-}
-
-static void leave_colo(struct node *node)
-{
-	feed(node);
-	close_svm(node);
-	node->ops->order(node->ctx, ORDER_LEAVE_COLO, "the primary is lost");
-}
-
-void secondary_take_over(struct node *node)
-{
-	struct secondary *s = of(node);
-
-	if (!node->takeover.detected_ns)
-		node->takeover.detected_ns = node_realtime();
-	if (!node->takeover.fenced_ns)
-		node->takeover.fenced_ns = node_realtime();
-	s->taking_over = true;
-	if (s->ckpt_open) {
-		s->ckpt_open = false; /* it came half: as if it never was (R3) */
-		node_event(node, "checkpoint %lu came half and is dropped",
-		           (unsigned long)s->ckpt.epoch);
-		ckpt_buf_reset(&s->ckpt.buf);
-	}
-	if (!s->ckpt_whole)
-		leave_colo(node);
-	/* else: vm_loaded() goes on */
-}
-
 void secondary_stop_copy(struct node *node)
 {
 	struct secondary *s = of(node);
@@ -925,7 +570,7 @@ void secondary_stop_copy(struct node *node)
 	loop_timer_clear(node->loop, &s->refeed_timer);
 	loop_timer_clear(node->loop, &s->load_timer);
 	s->consumed = 0;
-	close_svm(node);
+	secondary_close_svm(node);
 	input_log_clear(&s->log);
 	s->next_to_feed = NULL;
 	frame_queue_clear(&s->backlog);
@@ -989,7 +634,7 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 		epoch_0_begins(node, payload, len);
 		return;
 	case MSG_INPUT:
-		input_arrived(node, payload, len);
+		secondary_input(node, payload, len);
 		return;
 	case MSG_FLOW_OPEN:
 		flow_open_arrived(node, epoch, payload, len);
@@ -1048,11 +693,11 @@ int secondary_init(struct node *node, char *err, size_t errlen)
 		         (unsigned long)node->config->memory_mib);
 		return r;
 	}
-	s->feed_timer = (struct loop_timer){.fire = feed_due, .ctx = node};
+	s->feed_timer = (struct loop_timer){.fire = secondary_feed_due, .ctx = node};
 	s->load_timer = (struct loop_timer){.fire = load_due, .ctx = node};
-	s->refeed_timer = (struct loop_timer){.fire = refeed_due, .ctx = node};
-	s->announce_timer = (struct loop_timer){.fire = announce_due, .ctx = node};
-	s->expire_timer = (struct loop_timer){.fire = expire_due, .ctx = node};
+	s->refeed_timer = (struct loop_timer){.fire = secondary_refeed_due, .ctx = node};
+	s->announce_timer = (struct loop_timer){.fire = secondary_announce_due, .ctx = node};
+	s->expire_timer = (struct loop_timer){.fire = secondary_expire_due, .ctx = node};
 	return inject_open(node->tap, (uint32_t)node->config->mark, 0, &node->inject, err, errlen);
 }
 
@@ -1061,7 +706,7 @@ void secondary_fini(struct node *node)
 	struct secondary *s = of(node);
 
 	if (node->loop)
-		close_svm(node);
+		secondary_close_svm(node);
 	input_log_clear(&s->log);
 	frame_queue_clear(&s->backlog);
 	ckpt_buf_fini(&s->ckpt.buf);

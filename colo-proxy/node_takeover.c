@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The secondary becomes the one that speaks (R4, R6, R7). See node_secondary.c. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "colo-proxy/control/log.h"
+#include "colo-proxy/datapath/announce.h"
+#include "colo-proxy/datapath/netif.h"
+#include "colo-proxy/node_private.h"
+
+#define FEED_RETRY_NS     (1 * MS)
+#define ANNOUNCE_EVERY_NS (200 * MS)
+#define ANNOUNCE_TIMES    5u
+#define EXPIRE_EVERY_NS   (5000 * MS)
+#define IDLE_NS           (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
+
+static struct secondary *of(struct node *node)
+{
+	return &node->s;
+}
+
+static void announce(struct node *node)
+{
+	struct in_addr ipv4[8];
+	uint32_t heard[8];
+	uint8_t mac[6] = {0};
+	uint32_t n = shadow_addresses(node->shadow, heard, 8, mac);
+	struct frame *list = NULL;
+
+	for (uint32_t i = 0; i < n; i++)
+		ipv4[i].s_addr = htonl(heard[i]);
+	if (n == 0 || announce_build(mac, ipv4, n, NULL, 0, &list) < 0)
+		return;
+	while (list) {
+		struct frame *next = list->next;
+
+		list->next = NULL;
+		node_release(node, list, true);
+		list = next;
+	}
+	hold_flush(node->hold);
+}
+
+void secondary_announce_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	announce(node);
+	if (++of(node)->announcements < ANNOUNCE_TIMES)
+		node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
+}
+
+/* Input from the clients, through the intercept. What the tap does not take waits in order. */
+void secondary_hear_clients(struct node *node)
+{
+	struct secondary *s = of(node);
+	struct frame *list = NULL;
+
+	for (;;) {
+		struct input *input = s->log.head;
+
+		if (input) {
+			int r = inject_send(node->inject, input->frame);
+
+			if (r == -EAGAIN || r == -ENOBUFS) {
+				node_arm(node, &s->feed_timer, FEED_RETRY_NS);
+				return;
+			}
+			if (r == 0)
+				secondary_count_injected(node, input->frame);
+			input_log_pop(&s->log);
+			continue;
+		}
+		if (intercept_receive(node->intercept, &list, FRAME_BATCH) <= 0)
+			return;
+		while (list) {
+			struct frame *next = list->next;
+
+			list->next = NULL;
+			shadow_input(node->shadow, list, loop_now(node->loop));
+			input_log_push(&s->log, 0, list, UINT64_MAX);
+			list = next;
+		}
+	}
+}
+
+static void clients_ready(void *ctx, uint32_t events)
+{
+	(void)events;
+	secondary_hear_clients(ctx);
+}
+
+static void stop_intercepting(struct node *node)
+{
+	intercept_set(node->intercept, false);
+	secondary_hear_clients(node);
+	loop_del(node->loop, &node->intercept_source);
+	intercept_close(node->intercept);
+	node->intercept = NULL;
+	node_event(node, "no connection needs its numbers mapped any more");
+}
+
+void secondary_expire_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	if (shadow_expire(node->shadow, IDLE_NS, now) == 0 && node->intercept &&
+	    !of(node)->log.head) {
+		stop_intercepting(node);
+		return;
+	}
+	node_arm(node, &of(node)->expire_timer, EXPIRE_EVERY_NS);
+}
+
+static int go_live(struct node *node, char *err, size_t errlen)
+{
+	int r = intercept_open(node->tap, NULL, (uint32_t)node->config->mark, 0, &node->intercept,
+	                       err, errlen);
+
+	if (r < 0)
+		return r;
+	r = loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
+	             clients_ready, node);
+	if (r == 0)
+		r = netif_enslave(node->tap, node->config->bridge);
+	if (r == 0)
+		r = hold_set_mute(node->hold, false);
+	if (r < 0)
+		snprintf(err, errlen, "connecting %s to bridge %s: %s", node->tap,
+		         node->config->bridge, strerror(-r));
+	return r;
+}
+
+/* The VM has left COLO and runs: it speaks from here on. */
+void secondary_left_colo(struct node *node, bool ok, const char *text)
+{
+	struct secondary *s = of(node);
+	uint64_t now = loop_now(node->loop);
+	char err[200];
+	struct frame *frame;
+
+	if (node->role.state != ROLE_TAKING_OVER)
+		return;
+	if (!ok || go_live(node, err, sizeof(err)) < 0) {
+		node_message(node, ok ? err : text);
+		log_error("the takeover failed: %s; this side stays silent", ok ? err : text);
+		return;
+	}
+	node_drain_hold(node);
+	shadow_takeover(node->shadow, now);
+	input_log_clear(&s->log);
+	s->next_to_feed = NULL;
+	announce(node);
+	while ((frame = frame_queue_pop(&s->backlog)))
+		secondary_speak(node, frame);
+	hold_flush(node->hold);
+	node->takeover.live_ns = node_realtime();
+	node->takeover.lineage = s->lineage;
+	node_role(node, ROLE_EV_TAKEN_OVER);
+	if (link_is_up(node->link)) {
+		node_send(node, LINK_FAST, MSG_TAKEN, s->lineage, NULL, 0);
+		link_flush(node->link);
+	}
+	node_arm(node, &s->announce_timer, ANNOUNCE_EVERY_NS);
+	node_arm(node, &s->expire_timer, EXPIRE_EVERY_NS);
+}
+
+void secondary_leave_colo(struct node *node)
+{
+	secondary_feed(node);
+	secondary_close_svm(node);
+	node->ops->order(node->ctx, ORDER_LEAVE_COLO, "the primary is lost");
+}
+
+void secondary_take_over(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	if (!node->takeover.detected_ns)
+		node->takeover.detected_ns = node_realtime();
+	if (!node->takeover.fenced_ns)
+		node->takeover.fenced_ns = node_realtime();
+	s->taking_over = true;
+	if (s->ckpt_open) {
+		s->ckpt_open = false; /* it came half: as if it never was (R3) */
+		node_event(node, "checkpoint %lu came half and is dropped",
+		           (unsigned long)s->ckpt.epoch);
+		ckpt_buf_reset(&s->ckpt.buf);
+	}
+	if (!s->ckpt_whole)
+		secondary_leave_colo(node);
+	/* else: vm_loaded() goes on */
+}
