@@ -702,6 +702,7 @@ static void test_tuple_reuse(void)
 
 	/* What the SVM still says of the old connection must not serve the new one. */
 	pvm_syn(r, 70000, 301);
+	svm_syn(r, 0, 100, 301);
 	svm(r, 0, 0, 101, 0, 560);
 	svm(r, 0, PACKET_RST, 70001, 0, 560);
 	assert_out(r, 0);
