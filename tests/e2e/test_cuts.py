@@ -205,6 +205,7 @@ def cut_committed(env):
         wait_for(lambda: env.status("primary")["committed"] > epoch, 10, "a commit")
         keep.reached("requests", answered + 1)
         env.lab.power_cut("primary")
+        env.said("secondary", "info: taking-over")
     env.taken_over(time.time_ns())
     lineage = env.status("secondary")["takeover"]["lineage"]
     check(lineage > epoch, f"lineage {lineage}; C({epoch + 1}) was committed")

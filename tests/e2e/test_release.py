@@ -140,6 +140,7 @@ def stalled_link(env):
         load.more("bytes", 1)
     loads[2].more("bytes", MB)
     env.tell_valve("rate 0")
+    env.load("ping", "-n", 3, "--timeout", 300).report()  # what the SVM has said is compared
     env.silence().close()
     check(env.stats()["queues"]["packets"]["now"] > 0, "held")
     check(env.state("primary") == "protected", "still protected")
