@@ -35,10 +35,10 @@
 #include "colo-proxy/vm.h"
 #include "qemu-glue/colo.h"
 
-#define QMP_MS		5000
-#define COPY_POLL_MS	50
+#define QMP_MS          5000
+#define COPY_POLL_MS    50
 #define HANDOVER_MAX_MS 15000
-#define ERR_LEN		400
+#define ERR_LEN         400
 
 struct daemon {
 	const struct config *config;
@@ -50,7 +50,7 @@ struct daemon {
 	int lock_fd;
 	guint vm_watch, qmp_watch, copy_timer, fence_watch, fence_timer, stop_timer;
 	GPid fence_pid;
-	bool in_colo;  /* QEMU has said so: it may be asked for checkpoints */
+	bool in_colo; /* QEMU has said so: it may be asked for checkpoints */
 	bool stopping;
 	int status;
 };
@@ -107,8 +107,8 @@ static void stock_left(void *ctx, const char *why)
 }
 
 static const struct stock_ops stock_operations = {
-	.checkpoint = stock_checkpoint,
-	.left = stock_left,
+        .checkpoint = stock_checkpoint,
+        .left = stock_left,
 };
 
 static void take_stock_events(struct daemon *daemon)
@@ -135,10 +135,10 @@ static gboolean qmp_readable(gint fd, GIOCondition condition, gpointer data)
 
 static void watch_vm(struct daemon *daemon)
 {
-	daemon->vm_watch = g_unix_fd_add(qemu_process_pidfd(daemon->vm.process), G_IO_IN, vm_ended,
-					 daemon);
+	daemon->vm_watch =
+	        g_unix_fd_add(qemu_process_pidfd(daemon->vm.process), G_IO_IN, vm_ended, daemon);
 	daemon->qmp_watch =
-		g_unix_fd_add(qmp_fd(daemon->vm.qmp), G_IO_IN | G_IO_HUP, qmp_readable, daemon);
+	        g_unix_fd_add(qmp_fd(daemon->vm.qmp), G_IO_IN | G_IO_HUP, qmp_readable, daemon);
 }
 
 /* The URI for the channel that the node's relay is at the other end of, or the other QEMU. */
@@ -156,7 +156,7 @@ static void start_vm(struct daemon *daemon, bool secondary)
 	int r;
 
 	end_vm(daemon);
-	daemon->stock = (struct stock){ .vm = &daemon->vm };
+	daemon->stock = (struct stock){.vm = &daemon->vm};
 	if (secondary && g_str_has_prefix(uri, "unix:"))
 		unlink(uri + strlen("unix:"));
 	r = vm_start(&daemon->vm, secondary, node_tap_fd(daemon->node), err, sizeof(err));
@@ -202,7 +202,7 @@ static gboolean watch_copy(gpointer data)
 	if (strcmp(progress.status, "colo") != 0)
 		return G_SOURCE_CONTINUE;
 	if (colo_query_status(daemon->vm.qmp, QMP_MS, &running, status, sizeof(status), err,
-			      sizeof(err)) < 0 ||
+	                      sizeof(err)) < 0 ||
 	    !running)
 		return G_SOURCE_CONTINUE;
 	daemon->in_colo = true;
@@ -241,8 +241,8 @@ static void trigger_checkpoint(struct daemon *daemon)
 	if (!daemon->in_colo || !daemon->vm.qmp)
 		return; /* the node asks again */
 	if (colo_trigger_checkpoint(daemon->vm.qmp,
-				    is_stock(daemon) ? STOCK_CHECKPOINT_DELAY_MS : COLO_DELAY_NEVER,
-				    QMP_MS, err, sizeof(err)) < 0)
+	                            is_stock(daemon) ? STOCK_CHECKPOINT_DELAY_MS : COLO_DELAY_NEVER,
+	                            QMP_MS, err, sizeof(err)) < 0)
 		log_warn("QEMU does not take the request for a checkpoint: %s", err);
 }
 
@@ -251,7 +251,7 @@ static int leave_colo_once(struct daemon *daemon, bool primary, char *err, size_
 	if (is_stock(daemon))
 		return stock_leave(&daemon->stock, primary, err, errlen);
 	return primary ? colo_failover_primary(daemon->vm.qmp, QMP_MS, err, errlen)
-		       : colo_failover_secondary(daemon->vm.qmp, QMP_MS, err, errlen);
+	               : colo_failover_secondary(daemon->vm.qmp, QMP_MS, err, errlen);
 }
 
 static void leave_colo(struct daemon *daemon)
@@ -300,7 +300,7 @@ static void abort_copy(struct daemon *daemon)
 			return;
 		}
 		if (qmp_execute(daemon->vm.qmp, "migrate_cancel", NULL, QMP_MS, NULL, err,
-				sizeof(err)) < 0)
+		                sizeof(err)) < 0)
 			break;
 	}
 	node_left_colo(daemon->node, false, err);
@@ -377,17 +377,15 @@ static void ask_fence(struct daemon *daemon, const char *reason)
 	env = g_environ_setenv(env, "COLO_PEER", peer ? peer : "", TRUE);
 	env = g_environ_setenv(env, "COLO_REASON", reason, TRUE);
 	if (!g_spawn_async("/", config->fence_argv, env,
-			   G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, fence_child_setup, NULL,
-			   &daemon->fence_pid, &error)) {
+	                   G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, fence_child_setup, NULL,
+	                   &daemon->fence_pid, &error)) {
 		daemon->fence_pid = 0;
 		node_fenced(daemon->node, false, error->message);
 		g_error_free(error);
 	} else {
-		daemon->fence_watch =
-			g_child_watch_add(daemon->fence_pid, fence_ended, daemon);
-		daemon->fence_timer =
-			g_timeout_add((guint)(config->fence_timeout_ns / 1000000), fence_too_late,
-				      daemon);
+		daemon->fence_watch = g_child_watch_add(daemon->fence_pid, fence_ended, daemon);
+		daemon->fence_timer = g_timeout_add((guint)(config->fence_timeout_ns / 1000000),
+		                                    fence_too_late, daemon);
 	}
 	g_strfreev(env);
 }
@@ -403,7 +401,7 @@ struct posted {
 static void publish(struct daemon *daemon, const char *text)
 {
 	json_t *event = json_pack("{s:s, s:I}", "text", text, "at_ns",
-				  (json_int_t)g_get_real_time() * 1000);
+	                          (json_int_t)g_get_real_time() * 1000);
 
 	log_info("%s", text);
 	if (daemon->server && event)
@@ -470,7 +468,7 @@ static void order(void *ctx, enum order what, const char *text)
 	/* cppcheck-suppress memleak ; the source frees it */
 }
 
-static const struct node_ops node_operations = { .order = order };
+static const struct node_ops node_operations = {.order = order};
 
 /* ---- the operator ---- */
 
@@ -486,8 +484,7 @@ struct answer {
 static void add_vm_status(struct daemon *daemon, struct status_snapshot *status)
 {
 	vm_version_text(&daemon->vm, status->qemu_version, sizeof(status->qemu_version));
-	status->qemu_pid =
-		daemon->vm.process ? (uint64_t)qemu_process_pid(daemon->vm.process) : 0;
+	status->qemu_pid = daemon->vm.process ? (uint64_t)qemu_process_pid(daemon->vm.process) : 0;
 	snprintf(status->accel, sizeof(status->accel), "%s", daemon->vm.kvm ? "kvm" : "tcg");
 }
 
@@ -505,9 +502,9 @@ static gboolean reply(gpointer data)
 		control_reply(answer->request, status_to_json(&answer->job.status));
 	} else if (answer->kind == ANSWER_CHECKPOINT) {
 		control_reply(answer->request,
-			      json_pack("{s:I, s:I, s:I}", "epoch", (json_int_t)answer->job.epoch,
-					"pause_us", (json_int_t)answer->job.pause_us, "commit_us",
-					(json_int_t)answer->job.commit_us));
+		              json_pack("{s:I, s:I, s:I}", "epoch", (json_int_t)answer->job.epoch,
+		                        "pause_us", (json_int_t)answer->job.pause_us, "commit_us",
+		                        (json_int_t)answer->job.commit_us));
 	} else {
 		control_reply(answer->request, NULL);
 	}
@@ -527,7 +524,7 @@ static void job_done(struct node_job *job, bool ok, const char *text)
 }
 
 static void handle_command(void *ctx, struct control_request *request, const char *command,
-			   json_t *args)
+                           json_t *args)
 {
 	struct daemon *daemon = ctx;
 	struct answer *answer;
@@ -585,8 +582,8 @@ static void farewell_said(struct node_job *job, bool ok, const char *text)
 	g_free(farewell);
 }
 
-static struct farewell *farewell_new(struct daemon *daemon, void (*done)(struct node_job *, bool,
-									 const char *))
+static struct farewell *farewell_new(struct daemon *daemon,
+                                     void (*done)(struct node_job *, bool, const char *))
 {
 	struct farewell *farewell = g_new0(struct farewell, 1);
 
@@ -603,7 +600,7 @@ static void switched_over(struct node_job *job, bool ok, const char *text)
 	(void)text;
 	if (!ok)
 		node_say_goodbye(farewell->daemon->node,
-				 &farewell_new(farewell->daemon, farewell_said)->job);
+		                 &farewell_new(farewell->daemon, farewell_said)->job);
 	g_free(farewell);
 }
 
@@ -661,10 +658,10 @@ static int bring_up(struct daemon *daemon)
 	r = vm_probe(&daemon->vm, config, err, sizeof(err));
 	if (r == 0)
 		r = node_new(&daemon->node, config, daemon->vm.machine, &node_operations, daemon,
-			     err, sizeof(err));
+		             err, sizeof(err));
 	if (r == 0)
 		r = control_server_new(config->socket, admin_gid(config), handle_command, daemon,
-				       &daemon->server, err, sizeof(err));
+		                       &daemon->server, err, sizeof(err));
 	if (r < 0)
 		log_error("cannot start: %s", err);
 	return r;
@@ -672,7 +669,7 @@ static int bring_up(struct daemon *daemon)
 
 int daemon_run(const struct config *config)
 {
-	struct daemon daemon = { .config = config, .lock_fd = -1 };
+	struct daemon daemon = {.config = config, .lock_fd = -1};
 	guint term, intr;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -682,9 +679,9 @@ int daemon_run(const struct config *config)
 	if (bring_up(&daemon) < 0) {
 		daemon.status = 1;
 	} else {
-		log_info("%s of %s is up", config->role == CONFIG_ROLE_PRIMARY ? "primary"
-									       : "secondary",
-			 config->name);
+		log_info("%s of %s is up",
+		         config->role == CONFIG_ROLE_PRIMARY ? "primary" : "secondary",
+		         config->name);
 		g_main_loop_run(daemon.loop);
 	}
 	end_vm(&daemon);

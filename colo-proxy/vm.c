@@ -62,14 +62,14 @@ static int probe_accel(struct vm *vm, char *err, size_t errlen)
 		return 0;
 	probe_kvm(KVM_DEVICE, "/proc/cpuinfo", &probe);
 	/* A KVM without hardware virtualization under it runs firmware at best: not by itself. */
-	vm->kvm = probe_kvm_usable(&probe) &&
-		  (vm->config->accel == CONFIG_ACCEL_KVM ||
-		   probe.items[PROBE_CPU_FLAGS].verdict == PROBE_YES);
+	vm->kvm = probe_kvm_usable(&probe) && (vm->config->accel == CONFIG_ACCEL_KVM ||
+	                                       probe.items[PROBE_CPU_FLAGS].verdict == PROBE_YES);
 	if (vm->config->accel == CONFIG_ACCEL_KVM && !vm->kvm) {
 		snprintf(err, errlen,
-			 "accel = kvm, but KVM does not run guests here: %s. Run `colo-proxy check`, "
-			 "or write accel = tcg",
-			 probe.items[PROBE_VCPU].text);
+		         "accel = kvm, but KVM does not run guests here: %s. Run `colo-proxy "
+		         "check`, "
+		         "or write accel = tcg",
+		         probe.items[PROBE_VCPU].text);
 		return -ENODEV;
 	}
 	return 0;
@@ -80,17 +80,17 @@ static void describe_machine(struct vm *vm)
 	const struct config *config = vm->config;
 
 	snprintf(vm->machine, sizeof(vm->machine), "QEMU %d.%d %s %s cpu %s smp %lu mac %s%s",
-		 vm->version.major, vm->version.minor, vm->kvm ? "kvm" : "tcg",
-		 config->machine == CONFIG_MACHINE_Q35 ? "q35" : "pc",
-		 config->cpu ? config->cpu : "default", (unsigned long)config->smp, config->mac,
-		 config->comparator == CONFIG_COMPARATOR_QEMU ? " comparator qemu" : "");
+	         vm->version.major, vm->version.minor, vm->kvm ? "kvm" : "tcg",
+	         config->machine == CONFIG_MACHINE_Q35 ? "q35" : "pc",
+	         config->cpu ? config->cpu : "default", (unsigned long)config->smp, config->mac,
+	         config->comparator == CONFIG_COMPARATOR_QEMU ? " comparator qemu" : "");
 }
 
 int vm_probe(struct vm *vm, const struct config *config, char *err, size_t errlen)
 {
 	int r;
 
-	*vm = (struct vm){ .config = config };
+	*vm = (struct vm){.config = config};
 	vm->binary = find_qemu(config);
 	if (!vm->binary) {
 		snprintf(err, errlen, "no %s: install QEMU 11, or run scripts/setup", QEMU_PROGRAM);
@@ -112,9 +112,9 @@ int vm_probe(struct vm *vm, const struct config *config, char *err, size_t errle
 	vm->plugin = find_plugin();
 	if (!vm->plugin) {
 		snprintf(err, errlen,
-			 "%s is neither beside colo-proxy nor in %s: without it a secondary under "
-			 "TCG runs stale code",
-			 PLUGIN_FILE, COLO_LIBDIR);
+		         "%s is neither beside colo-proxy nor in %s: without it a secondary under "
+		         "TCG runs stale code",
+		         PLUGIN_FILE, COLO_LIBDIR);
 		return -ENOENT;
 	}
 	return 0;
@@ -140,10 +140,9 @@ static void fill_params(const struct vm *vm, bool secondary, struct qemu_params 
 	params->serial_path = config->serial_log;
 	params->run_dir = config->run_dir;
 	params->extra = config->extra_args;
-	params->comparator = config->comparator == CONFIG_COMPARATOR_QEMU ? QEMU_COMPARATOR_QEMU
-			     : config->comparator == CONFIG_COMPARATOR_NONE
-				     ? QEMU_COMPARATOR_NONE
-				     : QEMU_COMPARATOR_PROXY;
+	params->comparator = config->comparator == CONFIG_COMPARATOR_QEMU   ? QEMU_COMPARATOR_QEMU
+	                     : config->comparator == CONFIG_COMPARATOR_NONE ? QEMU_COMPARATOR_NONE
+	                                                                    : QEMU_COMPARATOR_PROXY;
 	/* The primary's filters come with the first copy (stock.h). */
 	if (params->comparator == QEMU_COMPARATOR_QEMU && !secondary)
 		params->comparator = QEMU_COMPARATOR_NONE;
@@ -177,10 +176,10 @@ int vm_start(struct vm *vm, bool secondary, int tap_fd, char *err, size_t errlen
 		r = qemu_cmdline(&params, &argv, err, errlen);
 	if (r == 0) {
 		struct qemu_spawn spawn = {
-			.argv = argv,
-			.fds = fds,
-			.n_fds = qemu_params_fds(&params, fds),
-			.log_path = log,
+		        .argv = argv,
+		        .fds = fds,
+		        .n_fds = qemu_params_fds(&params, fds),
+		        .log_path = log,
 		};
 
 		r = qemu_process_spawn(&spawn, &vm->process, err, errlen);
@@ -189,7 +188,7 @@ int vm_start(struct vm *vm, bool secondary, int tap_fd, char *err, size_t errlen
 		close(params.qmp_fd);
 	if (r == 0)
 		r = qemu_process_qmp(vm->process, vm->qmp_path, QMP_START_MS, &vm->qmp, err,
-				     errlen);
+		                     errlen);
 	if (r < 0)
 		vm_end(vm);
 	g_strfreev(argv);

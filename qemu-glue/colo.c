@@ -314,8 +314,7 @@ static int for_ids(struct qmp *q, const char *name, const char *const *ids, stru
 }
 
 /* Of a primary, in the order in which they go. */
-static const char *const stock_objects[] = {"comp0",   "iothread1", "m0",
-                                            "redire0", "redire1",   NULL};
+static const char *const stock_objects[] = {"comp0", "iothread1", "m0", "redire0", "redire1", NULL};
 
 int colo_stock_failover_primary(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen)
 {
@@ -399,8 +398,9 @@ int colo_stock_open_channels(struct qmp *q, const struct colo_stock_channels *ch
 int colo_stock_close_channels(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen)
 {
 	/* Clients first: a server does not miss the end of its connection then. */
-	static const char *const chardevs[] = {"compare0-0", "compare_out0", "compare0",
-	                                       "compare_out", "mirror0", "compare1", NULL};
+	static const char *const chardevs[] = {"compare0-0",  "compare_out0", "compare0",
+	                                       "compare_out", "mirror0",      "compare1",
+	                                       NULL};
 
 	return for_ids(q, "chardev-remove", chardevs, budget_of(timeout_ms), err, errlen);
 }
@@ -411,7 +411,8 @@ static bool has_child(const json_t *reply, const char *name)
 	const json_t *property;
 	size_t i;
 
-	json_array_foreach(reply, i, property) {
+	json_array_foreach(reply, i, property)
+	{
 		const char *is = json_string_value(json_object_get(property, "name"));
 
 		if (is && strcmp(is, name) == 0)

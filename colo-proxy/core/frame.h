@@ -21,18 +21,18 @@
 
 enum frame_start {
 	FRAME_AT_ETHERNET, /* data starts with an Ethernet header */
-	FRAME_AT_IP,       /* data starts with an IPv4 or IPv6 header (nfqueue hands over no more) */
+	FRAME_AT_IP, /* data starts with an IPv4 or IPv6 header (nfqueue hands over no more) */
 };
 
 struct frame {
-	struct frame *next;               /* for whoever holds it; the owner's list */
-	struct virtio_net_hdr_v1 vnet;    /* little endian, as virtio 1.0 lays it out; 12 bytes */
-	uint32_t len;                     /* bytes of data in use */
-	uint32_t room;                    /* bytes of data there are */
-	uint32_t token;                   /* the data path back end's own (NFQUEUE packet id) */
-	uint8_t start;                    /* enum frame_start */
+	struct frame *next;            /* for whoever holds it; the owner's list */
+	struct virtio_net_hdr_v1 vnet; /* little endian, as virtio 1.0 lays it out; 12 bytes */
+	uint32_t len;                  /* bytes of data in use */
+	uint32_t room;                 /* bytes of data there are */
+	uint32_t token;                /* the data path back end's own (NFQUEUE packet id) */
+	uint8_t start;                 /* enum frame_start */
 	bool rewritten;                /* bytes were changed on their way out */
-	uint8_t origin;                   /* the data path back end's own */
+	uint8_t origin;                /* the data path back end's own */
 	uint8_t *data;
 };
 

@@ -30,17 +30,17 @@ enum release_why {
 struct divergence {
 	enum ckpt_cause cause;
 	uint32_t epoch;
-	struct flow_key key;  /* zero when no single flow is the cause */
-	uint32_t seq;         /* TCP: where */
-	uint32_t wanted;      /* TCP, late: the sequence or acknowledgement number waited for */
-	uint32_t seen;        /* TCP, late: how far the SVM has come */
-	const char *what;     /* static text */
+	struct flow_key key; /* zero when no single flow is the cause */
+	uint32_t seq;        /* TCP: where */
+	uint32_t wanted;     /* TCP, late: the sequence or acknowledgement number waited for */
+	uint32_t seen;       /* TCP, late: how far the SVM has come */
+	const char *what;    /* static text */
 };
 
 struct gate_ops {
 	/* Lets the frame out; the callee owns it from here. held_ns: how long it waited. */
 	void (*release)(void *ctx, struct frame *frame, const struct packet *packet,
-			enum release_why why, uint64_t held_ns);
+	                enum release_why why, uint64_t held_ns);
 	/* Asks for a checkpoint. Called at most once for each cause and epoch. */
 	void (*request)(void *ctx, const struct divergence *why);
 	/* The secondary must learn this before anything of the connection can match. */
@@ -51,11 +51,11 @@ struct gate_ops {
 };
 
 struct gate_limits {
-	uint64_t late_ns;      /* how long the SVM may take before a checkpoint is asked for */
-	uint64_t max_bytes;    /* of held frames */
-	uint32_t max_packets;  /* held */
-	uint32_t max_flows;    /* in the table */
-	uint32_t max_digests;  /* of one flow that wait for the PVM's bytes */
+	uint64_t late_ns;     /* how long the SVM may take before a checkpoint is asked for */
+	uint64_t max_bytes;   /* of held frames */
+	uint32_t max_packets; /* held */
+	uint32_t max_flows;   /* in the table */
+	uint32_t max_digests; /* of one flow that wait for the PVM's bytes */
 };
 
 /* Statistics for each class of packets (enum packet_class). */
@@ -64,7 +64,7 @@ struct gate_class_stats {
 	uint64_t matched_packets, matched_bytes;     /* released by match */
 	uint64_t committed_packets, committed_bytes; /* released by commit */
 	uint64_t unprotected_packets, unprotected_bytes;
-	uint64_t mismatched, late;                   /* packets at which a difference was seen */
+	uint64_t mismatched, late; /* packets at which a difference was seen */
 };
 
 struct gate_stats {
@@ -77,8 +77,8 @@ struct gate_stats {
 
 /* key: what both daemons share and no guest knows; copied.
  * Returns 0, or -ENOMEM. The gate starts unprotected, in epoch 0. */
-int gate_new(struct gate **ret_gate, const struct gate_limits *limits, const struct packet_digest_key *key,
-	     const struct gate_ops *ops, void *ctx);
+int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
+             const struct packet_digest_key *key, const struct gate_ops *ops, void *ctx);
 
 /* Frees the gate and, unreleased, every frame in it. */
 void gate_free(struct gate *gate);
@@ -103,7 +103,8 @@ void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now);
 void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint64_t now);
 
 /* Nobody needs protecting from anybody: this host is the only one that may speak (the caller has
- * the right: fence, or no secondary ever took C(0)). Releases everything, and everything to come. */
+ * the right: fence, or no secondary ever took C(0)). Releases everything, and everything to come.
+ */
 void gate_unprotect(struct gate *gate, uint64_t now);
 
 /* Does what is due (late packets). Returns the time to be called next, or UINT64_MAX. */

@@ -685,7 +685,7 @@ int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first)
 	first->vnet = rest->vnet;
 	first->origin = rest->origin;
 	memcpy(first->data, rest->data, p->payload_off + prefix);
-	first->data[p->l4_off + 13] &= (uint8_t)~(PACKET_FIN | PACKET_PSH);
+	first->data[p->l4_off + 13] &= (uint8_t) ~(PACKET_FIN | PACKET_PSH);
 	refit(first, &was, prefix);
 
 	memmove(rest->data + prefix, rest->data, p->payload_off);

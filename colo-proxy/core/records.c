@@ -6,10 +6,10 @@
 #include <xxhash.h>
 
 static const char *const cause_names[] = {
-	"initial", "mismatch", "late", "uncompared", "timer", "pressure", "command",
+        "initial", "mismatch", "late", "uncompared", "timer", "pressure", "command",
 };
 static_assert(sizeof(cause_names) / sizeof(cause_names[0]) == CKPT_CAUSE_COUNT,
-	      "one name for each cause");
+              "one name for each cause");
 
 const char *ckpt_cause_name(enum ckpt_cause cause)
 {
@@ -17,10 +17,9 @@ const char *ckpt_cause_name(enum ckpt_cause cause)
 }
 
 void digest_stream(const struct packet_digest_key *key, const uint8_t *bytes, size_t len,
-		   uint8_t ret_hash[16])
+                   uint8_t ret_hash[16])
 {
-	XXH128_hash_t hash =
-		XXH3_128bits_withSecret(bytes, len, key->secret, sizeof(key->secret));
+	XXH128_hash_t hash = XXH3_128bits_withSecret(bytes, len, key->secret, sizeof(key->secret));
 	XXH128_canonical_t canonical;
 
 	XXH128_canonicalFromHash(&canonical, hash);
@@ -28,18 +27,18 @@ void digest_stream(const struct packet_digest_key *key, const uint8_t *bytes, si
 }
 
 void digest_syn(const struct packet_digest_key *key, const struct packet_tcp *tcp,
-		uint8_t ret_hash[16])
+                uint8_t ret_hash[16])
 {
 	const uint8_t bound[] = {
-		'S',
-		'Y',
-		'N',
-		(uint8_t)(tcp->mss >> 8),
-		(uint8_t)tcp->mss,
-		tcp->has_wscale,
-		tcp->has_wscale ? tcp->wscale : 0,
-		tcp->has_sack_permitted,
-		tcp->ts_off != 0,
+	        'S',
+	        'Y',
+	        'N',
+	        (uint8_t)(tcp->mss >> 8),
+	        (uint8_t)tcp->mss,
+	        tcp->has_wscale,
+	        tcp->has_wscale ? tcp->wscale : 0,
+	        tcp->has_sack_permitted,
+	        tcp->ts_off != 0,
 	};
 
 	digest_stream(key, bound, sizeof(bound), ret_hash);

@@ -15,7 +15,8 @@
 #define PACKET_CLASS_COUNT (PACKET_ARP + 1)
 
 enum digest_kind {
-	DIGEST_SEGMENT,  /* TCP: [seq, seq + len) and the flags; also a bare acknowledgement (len 0) */
+	DIGEST_SEGMENT,  /* TCP: [seq, seq + len) and the flags; also a bare acknowledgement (len 0)
+	                  */
 	DIGEST_DATAGRAM, /* UDP, ICMP, ARP: one datagram, in order within its flow */
 	DIGEST_KIND_COUNT,
 };
@@ -30,7 +31,7 @@ struct digest {
 	uint32_t len;      /* sequence space covered: payload, plus one each for SYN and FIN */
 	uint32_t ack;      /* valid with the ACK flag */
 	uint32_t tsval;
-	uint8_t hash[16];  /* of the payload; SYN: of the options that bind both sides */
+	uint8_t hash[16]; /* of the payload; SYN: of the options that bind both sides */
 };
 
 /* A connection that the PVM opens or accepts: its initial sequence number, told to the secondary
@@ -60,13 +61,13 @@ const char *ckpt_cause_name(enum ckpt_cause cause);
 
 /* The keyed hash (XXH3, 128 bits, canonical byte order) of stream bytes. */
 void digest_stream(const struct packet_digest_key *key, const uint8_t *bytes, size_t len,
-		   uint8_t ret_hash[16]);
+                   uint8_t ret_hash[16]);
 
 /* The keyed hash of what a SYN binds both sides to for the connection's life, and which a survivor
  * therefore must have promised too: MSS (RFC 9293 3.7.1), window scale and timestamps (RFC 7323),
  * SACK (RFC 2018). The initial sequence number, timestamp values and window are not in it (R2). */
 void digest_syn(const struct packet_digest_key *key, const struct packet_tcp *tcp,
-		uint8_t ret_hash[16]);
+                uint8_t ret_hash[16]);
 
 /* Reason why a TCP packet is not compared although it was parsed (Fast Open data or cookie, data
  * in a SYN, urgent data); NULL when it is compared. Both halves must agree on this. */

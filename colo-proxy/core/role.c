@@ -5,9 +5,9 @@
  * Goal: at no time do two hosts speak for one VM (R6), and one does as soon as it has the right.
  *
  * Silence on the link proves nothing: the peer may be dead, or speak. So losing the peer leads to
- * DECIDING, in which nothing more is said than R1 allows without the peer, that is nothing. Out of it
- * there are four ways: the fence says that the peer is dead; the operator wrote `fence = none` or
- * forces the decision; the peer itself says that it does not speak (it yields); or nobody knows,
+ * DECIDING, in which nothing more is said than R1 allows without the peer, that is nothing. Out of
+ * it there are four ways: the fence says that the peer is dead; the operator wrote `fence = none`
+ * or forces the decision; the peer itself says that it does not speak (it yields); or nobody knows,
  * and the state is STUCK, silent, until one of those comes.
  *
  * Before lineage 0 exists the secondary has no right to anything, and the primary speaks freely.
@@ -22,11 +22,11 @@
 #include <assert.h>
 
 static const char *const state_names[] = {
-	"waiting",  "unprotected", "joining",	  "protected", "standby",
-	"deciding", "stuck",	   "taking-over", "retired",
+        "waiting",  "unprotected", "joining",     "protected", "standby",
+        "deciding", "stuck",       "taking-over", "retired",
 };
 static_assert(sizeof(state_names) / sizeof(state_names[0]) == ROLE_STATE_COUNT,
-	      "one name for each state");
+              "one name for each state");
 
 const char *role_state_name(enum role_state state)
 {
@@ -36,9 +36,9 @@ const char *role_state_name(enum role_state state)
 void role_init(struct role *role, const struct role_params *params, uint64_t now)
 {
 	*role = (struct role){
-		.params = *params,
-		.state = params->primary ? ROLE_ALONE : ROLE_WAITING,
-		.since = now,
+	        .params = *params,
+	        .state = params->primary ? ROLE_ALONE : ROLE_WAITING,
+	        .since = now,
 	};
 }
 
@@ -155,7 +155,8 @@ static uint32_t peer_yielded(struct role *role, uint64_t now)
 		if (role->state == ROLE_PROTECTED || undecided(role))
 			return granted(role, now);
 		if (role->state == ROLE_JOINING)
-			return enter(role, ROLE_ALONE, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
+			return enter(role, ROLE_ALONE, now) | ROLE_ACT_STOP_COPY |
+			       ROLE_ACT_DROP_LINK;
 		return 0;
 	}
 	if (role->state == ROLE_STANDBY || undecided(role))
@@ -247,6 +248,5 @@ uint64_t role_deadline(const struct role *role)
 
 bool role_speaks(const struct role *role)
 {
-	return role->state == ROLE_ALONE ||
-	       (role->params.primary && role->state == ROLE_JOINING);
+	return role->state == ROLE_ALONE || (role->params.primary && role->state == ROLE_JOINING);
 }

@@ -35,7 +35,7 @@ enum role_state {
 };
 
 enum role_event {
-	ROLE_EV_TICK,         /* nothing but time */
+	ROLE_EV_TICK, /* nothing but time */
 	ROLE_EV_LINK_UP,
 	ROLE_EV_LINK_DOWN,
 	ROLE_EV_HEARD,        /* a heartbeat of the peer */
@@ -55,15 +55,15 @@ enum role_event {
 };
 
 /* Actions, a bit mask. */
-#define ROLE_ACT_COPY	   0x01u /* P: start protecting. */
-#define ROLE_ACT_STOP_COPY 0x02u /* P: abandon the copy, the VM runs on; S: drop the copy */
-#define ROLE_ACT_DROP_LINK 0x04u /* the session is worthless now */
-#define ROLE_ACT_ASK	   0x08u /* ask the fence for the right, then RIGHT or NO_RIGHT */
-#define ROLE_ACT_GO_ALONE  0x10u /* P: release what is held, leave COLO, go on unprotected */
-#define ROLE_ACT_TAKE_OVER 0x20u /* S: load what is committed, leave COLO, speak; TAKEN_OVER */
-#define ROLE_ACT_YIELD	   0x40u /* tell the peer that this side will not speak */
+#define ROLE_ACT_COPY      0x01u  /* P: start protecting. */
+#define ROLE_ACT_STOP_COPY 0x02u  /* P: abandon the copy, the VM runs on; S: drop the copy */
+#define ROLE_ACT_DROP_LINK 0x04u  /* the session is worthless now */
+#define ROLE_ACT_ASK       0x08u  /* ask the fence for the right, then RIGHT or NO_RIGHT */
+#define ROLE_ACT_GO_ALONE  0x10u  /* P: release what is held, leave COLO, go on unprotected */
+#define ROLE_ACT_TAKE_OVER 0x20u  /* S: load what is committed, leave COLO, speak; TAKEN_OVER */
+#define ROLE_ACT_YIELD     0x40u  /* tell the peer that this side will not speak */
 #define ROLE_ACT_SILENCE   0x100u /* what the VM here says goes nowhere any more; end it */
-#define ROLE_ACT_TELL	   0x80u /* the state has changed: publish it */
+#define ROLE_ACT_TELL      0x80u  /* the state has changed: publish it */
 
 enum role_fence {
 	ROLE_FENCE_OPERATOR, /* nobody can be asked */
@@ -74,9 +74,9 @@ enum role_fence {
 struct role_params {
 	bool primary;
 	enum role_fence fence;
-	bool automatic;         /* S: take over without being told; P: go on without being told */
-	uint64_t interval_ns;   /* of heartbeats */
-	uint32_t loss;          /* heartbeats missed in a row that mean: lost */
+	bool automatic;       /* S: take over without being told; P: go on without being told */
+	uint64_t interval_ns; /* of heartbeats */
+	uint32_t loss;        /* heartbeats missed in a row that mean: lost */
 	uint64_t fence_delay_ns;
 };
 
@@ -84,9 +84,9 @@ struct role {
 	struct role_params params;
 	enum role_state state;
 	bool link;
-	bool asked;           /* in DECIDING: the fence has been asked */
-	uint64_t heard_at;    /* the peer's last sign of life */
-	uint64_t lost_at;     /* when DECIDING began */
+	bool asked;        /* in DECIDING: the fence has been asked */
+	uint64_t heard_at; /* the peer's last sign of life */
+	uint64_t lost_at;  /* when DECIDING began */
 	uint64_t since;
 };
 

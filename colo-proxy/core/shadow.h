@@ -26,18 +26,18 @@ struct shadow_ops {
 };
 
 struct shadow_stats {
-	uint64_t packets, bytes;   /* what the SVM said */
-	uint64_t digests;          /* records made of it */
-	uint64_t uncompared;       /* packets that are released by commit only */
+	uint64_t packets, bytes; /* what the SVM said */
+	uint64_t digests;        /* records made of it */
+	uint64_t uncompared;     /* packets that are released by commit only */
 	uint64_t flows_evicted;
-	uint64_t refeeds;          /* input that was asked for again */
+	uint64_t refeeds; /* input that was asked for again */
 	uint32_t flows, high_flows;
-	uint32_t mapped;           /* connections whose numbers differ from the client's */
+	uint32_t mapped; /* connections whose numbers differ from the client's */
 };
 
 /* key: as in gate_new(). Returns 0 or -ENOMEM. */
 int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct packet_digest_key *key,
-	       const struct shadow_ops *ops, void *ctx);
+               const struct shadow_ops *ops, void *ctx);
 void shadow_free(struct shadow *shadow);
 
 /* The SVM has loaded C(lineage): it is a clone again, every mapping is zero (DESIGN section 7). */
@@ -49,7 +49,7 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now);
 /* The PVM has opened this connection in `epoch`; that of a lineage to come is kept until
  * it comes, that of an older one is ignored. */
 void shadow_flow_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open,
-		      uint64_t now);
+                      uint64_t now);
 
 /* The PVM's timestamp clock leads by this much in `epoch` (see gate_ops.ts_lead). */
 void shadow_ts_lead(struct shadow *shadow, uint32_t epoch, uint32_t ticks);
@@ -80,7 +80,7 @@ uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now);
 /* The sources that the VM has been heard to speak from, for announcing it: fills up to max IPv4
  * addresses (host order) and the MAC. Returns how many addresses; mac is untouched if unknown. */
 uint32_t shadow_addresses(const struct shadow *shadow, uint32_t *ret_ipv4, uint32_t max,
-			  uint8_t ret_mac[6]);
+                          uint8_t ret_mac[6]);
 
 void shadow_get_stats(const struct shadow *shadow, struct shadow_stats *ret_stats);
 

@@ -37,7 +37,7 @@ void loop_free(struct loop *loop);
 
 /* Watches fd for `events` (EPOLLIN | EPOLLOUT, level triggered). 0 or a negative errno. */
 int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
-	     void (*ready)(void *ctx, uint32_t events), void *ctx);
+             void (*ready)(void *ctx, uint32_t events), void *ctx);
 /* Changes what is waited for; no system call when nothing changes. */
 int loop_set_events(struct loop *loop, struct loop_source *source, uint32_t events);
 /* Stops watching; does not close the descriptor. Safe inside a callback, also on other sources. */

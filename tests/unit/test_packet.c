@@ -648,7 +648,7 @@ static void test_split(void)
 		} else {
 			g_assert_cmpint(packet_split(&p, prefix, &first), ==, 0);
 			assert_segment(first, seq, payload, prefix,
-			               flags & (uint16_t)~(PACKET_FIN | PACKET_PSH));
+			               flags & (uint16_t) ~(PACKET_FIN | PACKET_PSH));
 			assert_segment(f, seq + prefix, payload + prefix, len - prefix,
 			               flags & (uint16_t)~PACKET_CWR);
 			g_assert_cmpuint(packet_l4_checksum(&p), ==, slow_tcp_checksum(f));
