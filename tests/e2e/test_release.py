@@ -178,7 +178,8 @@ def slow_link(env):
 def input_order(env):
     """input that comes while a checkpoint is taken and loaded reaches both VMs, once, in order"""
     env.answers()
-    loads = [env.load("udp", "-c", 4, "-i", 2), env.load("keepalive", "--check-log", "-i", 1)]
+    loads = [env.load("udp", "-c", 4, "-i", 2, "--timeout", 5000),
+             env.load("keepalive", "--check-log", "-i", 1)]
     for load in loads:
         load.reached("requests", 10)
     env.quiet()
