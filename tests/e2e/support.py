@@ -347,6 +347,7 @@ class Env:
         self.count = 0
         self.sockets = []
         self.loads = []
+        self.before = None  # loads that a group's set-up has begun
         self.asked = []
         self.facts = []
 

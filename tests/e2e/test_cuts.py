@@ -142,8 +142,9 @@ def cut_handshake_held(env):
             own.connect((GUEST_IP, 80))
         wait_for(lambda: env.stats()["traffic"]["tcp"]["held_now"]["packets"] > before, 5,
                  "a SYN-ACK is held")
+        before = time.time_ns()
         env.lab.power_cut("primary")
-    env.taken_over(time.time_ns())
+    env.taken_over(before)
     own.setblocking(True)
     own.settimeout(20)
     ask(own)
@@ -204,9 +205,10 @@ def cut_committed(env):
         env.ask_checkpoint()
         wait_for(lambda: env.status("primary")["committed"] > epoch, 10, "a commit")
         keep.reached("requests", answered + 1)
+        before = time.time_ns()
         env.lab.power_cut("primary")
         env.said("secondary", "info: taking-over")
-    env.taken_over(time.time_ns())
+    env.taken_over(before)
     lineage = env.status("secondary")["takeover"]["lineage"]
     check(lineage > epoch, f"lineage {lineage}; C({epoch + 1}) was committed")
     keep.more("requests", 50)
@@ -226,6 +228,27 @@ def cut_after_checkpoint(env):
         load.more("requests", 50)
         load.stop()
     env.stall(*[load.result() for load in loads])
+
+
+@test("cut-lagging", **VALVE)
+def cut_lagging(env):
+    """the SVM's clock is behind the PVM's by the seconds that a large checkpoint was on its way"""
+    capture = [Capture(env, host, both=True) for host in ("primary", "secondary")]
+    old = env.load("rr", "-c", 2, "-i", 2).reached("requests", 10)
+    env.dirty(64)
+    env.tell_valve(f"rate {3 * MB}")
+    started = time.monotonic()
+    env.checkpoint(30)
+    env.fact(f"a checkpoint of {time.monotonic() - started:.1f} s")
+    new = env.load("rr", "-c", 2, "-i", 2)
+    for load in (old, new):
+        load.more("requests", 20)
+    env.cut()
+    for load in (old, new):
+        load.more("requests", 20)
+        load.stop().result()
+    frames = sorted((f for c in capture for f in c.frames()), key=lambda f: f.at)
+    Continuity().check(frames)
 
 
 def random_moment(env, rng):

@@ -61,14 +61,26 @@ def register(datapath):
     group = Group(make(datapath), start)
 
     def on(name):
-        return test(f"{name}/{datapath}", group)
+        def add(function):
+            def run(env):
+                if env.before and name != "protect":  # which was not chosen
+                    env.pair.wait_protected(20)
+                    env.before.finish()
+                    env.before = None
+                function(env)
+
+            run.__doc__ = function.__doc__
+            return test(f"{name}/{datapath}", group)(run)
+
+        return add
 
     @on("protect")
     def protect(env):
         """connections opened before protection keep working"""
         env.pair.wait_protected(20)
         env.before.wait()
-        env.stall(*env.before.finish())
+        before, env.before = env.before, None
+        env.stall(*before.finish())
         status = env.status("primary")
         check(status["datapath"] == datapath, f"datapath {status['datapath']}")
 
