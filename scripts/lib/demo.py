@@ -389,4 +389,8 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # `| head`; the lab has been removed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
