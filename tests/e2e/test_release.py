@@ -6,7 +6,7 @@ import socket
 import time
 
 from registry import Group, test
-from support import (GUEST_IP6, MB, PATIENT, Capture, Continuity, Env, check, merge, wait_for)
+from support import (GUEST_IP6, MB, PATIENT, URL, Capture, Continuity, Env, check, merge, wait_for)
 
 SIX = f"[{GUEST_IP6}]"
 
@@ -100,11 +100,15 @@ for name in ("hold-tap", "nfqueue"):
     register(name)
 
 
+HOLD_QUEUE = 10000  # frames that wait in the hold when a checkpoint is cut
+
+
 def within_limits(env):
     """The queues never grew beyond their limits, and what was on its way when they were reached:
     all that the hold has when a checkpoint is cut belongs to the epoch that ends."""
     queues = env.stats()["queues"]
-    for name, beyond in (("packets", 256), ("bytes", 2 << 20), ("flows", 0), ("input_bytes", 0)):
+    for name, beyond in (("packets", HOLD_QUEUE), ("bytes", 32 << 20), ("flows", 0),
+                         ("input_bytes", 0)):
         queue = queues[name]
         check(queue["high"] <= queue["limit"] + beyond, f"{name}: {queue}")
     env.fact(", ".join(f"{name} {queues[name]['high']}/{queues[name]['limit']}"
@@ -134,19 +138,22 @@ def small_limits(env):
 def stalled_link(env):
     """a link that stands still holds everything; when it flows again nothing is lost"""
     loads = [env.load("keepalive", "--check-log", "-i", 2), env.load("rr", "-c", 4, "-i", 2),
-             *[env.load("download", "-b", 30 * MB) for _ in range(4)],
+             env.load("http", "-c", 16, target=URL + "/bytes/400000"),
+             env.load("download", "-b", 30 * MB),
              env.load("upload", "-b", 4 * MB, "-r", MB)]
     for load in loads:
         load.more("bytes", 1)
-    loads[2].more("bytes", MB)
+    loads[2].more("requests", 100)
     env.tell_valve("rate 0")
-    env.load("ping", "-n", 3, "--timeout", 300).report()  # what the SVM has said is compared
+    # What the SVM has said, and what it has been sent, is compared; then it is over.
+    wait_for(lambda: env.load("ping", "-n", 3, "-i", 20, "--timeout", 500).report()["lost"] == 3,
+             20, "the link stands still")
     env.silence().close()
     check(env.stats()["queues"]["packets"]["now"] > 0, "held")
     check(env.state("primary") == "protected", "still protected")
     within_limits(env)
     env.tell_valve("open")
-    for load in loads[:2]:
+    for load in loads[:3]:
         load.more("requests", 20)
         load.stop()
     for load in loads:
