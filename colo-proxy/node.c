@@ -311,6 +311,9 @@ static void beat(void *ctx, uint64_t now)
 	        .state = (uint8_t)node->role.state,
 	};
 
+	/* A primary whose VM has not been started has nothing to say. */
+	if (node->is_primary && !node->p.vm_ordered)
+		heartbeat.state = ROLE_WAITING;
 	if (capture_flush(node->capture) < 0)
 		log_warn("the capture cannot be written");
 	heartbeat_pack(payload, &heartbeat);
@@ -338,7 +341,7 @@ static void heard(struct node *node, uint32_t epoch, const uint8_t *payload, siz
 	if (heartbeat.echo_ns && node->beat_heard_at > heartbeat.echo_ns + heartbeat.held_ns)
 		node->rtt_ns = node->beat_heard_at - heartbeat.echo_ns - heartbeat.held_ns;
 	if (!node->is_primary)
-		secondary_consumed(node, epoch, heartbeat.consumed);
+		secondary_heard(node, epoch, &heartbeat);
 	else
 		primary_heard(node, &heartbeat);
 	node_role(node, ROLE_EV_HEARD);
@@ -356,6 +359,7 @@ static void link_is_now_up(void *ctx, const struct link_peer *peer)
 	node_event(node, "link up with %s", peer->address);
 	if (node->is_primary)
 		primary_link_up(node);
+	node->s.joined_here = false;
 	node_role(node, ROLE_EV_LINK_UP);
 }
 
@@ -373,6 +377,8 @@ static void link_message(void *ctx, enum link_channel channel, uint8_t type, uin
 	struct node *node = ctx;
 
 	(void)channel;
+	if (type == MSG_PROTECT)
+		node->s.joined_here = true;
 	if (type == MSG_HEARTBEAT)
 		heard(node, epoch, payload, len);
 	else if (!node_proxies(node))
@@ -831,6 +837,10 @@ static void do_failover(void *arg)
 	}
 	if (node->is_primary && state == ROLE_PROTECTED) {
 		primary_handover(node, job);
+		return;
+	}
+	if (node->is_primary && job->force && primary_force_boot(node)) {
+		job->done(job, true, "");
 		return;
 	}
 	if (state != ROLE_STUCK && state != ROLE_DECIDING) {

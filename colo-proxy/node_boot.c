@@ -1,17 +1,84 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* When a primary may start its VM (R6). */
+/*
+ * When a primary may start its VM (R6): theory of operation
+ *
+ * A primary that comes back after its secondary took over must not boot the VM a second time. It
+ * boots when the peer has said that it has no copy. A first start must be possible without a peer:
+ * then it boots when none was found within boot-wait. But once a secondary has had a copy, silence
+ * proves nothing any more, and that must be known after a power cut too: a marker file in state-dir
+ * says so. It is there from before the first copy until this side has the right to speak for
+ * certain. With the marker, a primary without its VM waits for the peer, or for the operator's
+ * `failover --force`; and says in its heartbeats that it has none, so that a secondary which has
+ * one takes over.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "colo-proxy/control/log.h"
 #include "colo-proxy/node_private.h"
+
+#define MARKER "peer-may-speak"
 
 static struct primary *of(struct node *node)
 {
 	return &node->p;
 }
 
-/*
- * A primary that comes back after its secondary took over must not boot the VM a second time (R6):
- * it boots when the peer has said that it does not speak, or, since a first start must be possible
- * without a peer, when none was found in time.
- */
+static void marker_path(const struct node *node, char *buf, size_t size)
+{
+	snprintf(buf, size, "%s/" MARKER, node->config->state_dir);
+}
+
+static bool marker_is_there(const struct node *node)
+{
+	char path[160];
+
+	marker_path(node, path, sizeof(path));
+	return access(path, F_OK) == 0;
+}
+
+static int sync_dir(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = fsync(fd) < 0 ? -errno : 0;
+	close(fd);
+	return r;
+}
+
+/* On disk when this returns 0. */
+int primary_mark(struct node *node)
+{
+	char path[160];
+	int fd;
+
+	mkdir(CONFIG_STATE_DIR, 0755); /* open() says what is wrong, if anything is */
+	mkdir(node->config->state_dir, 0700);
+	marker_path(node, path, sizeof(path));
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return sync_dir(node->config->state_dir);
+}
+
+void primary_unmark(struct node *node)
+{
+	char path[160];
+
+	marker_path(node, path, sizeof(path));
+	if (unlink(path) < 0 && errno != ENOENT)
+		log_warn("cannot remove %s: %s; the next start waits for the peer", path,
+		         strerror(errno));
+}
+
 static void boot(struct node *node)
 {
 	struct primary *p = of(node);
@@ -25,8 +92,28 @@ static void boot(struct node *node)
 
 void primary_boot_due(void *ctx, uint64_t now)
 {
+	struct node *node = ctx;
+
 	(void)now;
-	boot(ctx);
+	if (node_proxies(node) && marker_is_there(node)) {
+		node_message(node,
+		             "the secondary had a copy of the VM and may speak for it. The VM is "
+		             "not started before the secondary is heard. If it is off for "
+		             "certain: colo-proxy failover --force");
+		node_event(node, "waiting for the secondary, which may speak");
+		return;
+	}
+	boot(node);
+}
+
+/* The operator vouches that the secondary does not speak. False when that was not the question. */
+bool primary_force_boot(struct node *node)
+{
+	if (of(node)->vm_ordered || node->role.state == ROLE_RETIRED)
+		return false;
+	primary_unmark(node);
+	boot(node);
+	return true;
 }
 
 void primary_vm_ready(struct node *node, bool ok, const char *text)
@@ -63,7 +150,11 @@ void primary_heard(struct node *node, const struct heartbeat *heartbeat)
 			node_role(node, ROLE_EV_PEER_SPEAKS);
 		return;
 	}
-	boot(node);
+	if (!p->vm_ordered &&
+	    (heartbeat->state == ROLE_WAITING || heartbeat->state == ROLE_JOINING)) {
+		primary_unmark(node);
+		boot(node);
+	}
 	if (!p->started_here &&
 	    (heartbeat->state == ROLE_WAITING || heartbeat->state == ROLE_JOINING) &&
 	    (node->role.state == ROLE_PROTECTED || node->role.state == ROLE_DECIDING ||

@@ -345,14 +345,24 @@ static void ask_to_protect(struct node *node)
 void primary_copy_due(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
+	int r;
 
 	(void)now;
 	if (node->role.state != ROLE_JOINING)
 		return;
 	/* Before the VM runs there is nothing to copy: primary_vm_ready() comes back. */
 	of(node)->copy_due = !of(node)->vm_up;
-	if (!of(node)->copy_due)
-		ask_to_protect(node);
+	if (of(node)->copy_due)
+		return;
+	r = primary_mark(node);
+	if (r < 0) {
+		/* Without it a power cut could lead to two speakers: no protection. */
+		log_error("cannot write to state-dir %s: %s; the VM is not protected",
+		          node->config->state_dir, strerror(-r));
+		node_role(node, ROLE_EV_COPY_FAILED);
+		return;
+	}
+	ask_to_protect(node);
 }
 
 /* At once the first time; after failures with a pause that doubles. */
@@ -425,6 +435,7 @@ void primary_stop_copy(struct node *node)
 {
 	protection_over(node);
 	of(node)->copy_failures++;
+	primary_unmark(node); /* it never told the secondary to begin */
 	loop_timer_clear(node->loop, &of(node)->copy_timer);
 	node->ops->order(node->ctx, ORDER_ABORT_COPY, "the copy was not finished");
 }
@@ -432,6 +443,7 @@ void primary_stop_copy(struct node *node)
 void primary_go_alone(struct node *node)
 {
 	protection_over(node);
+	primary_unmark(node);
 	gate_unprotect(node->gate, loop_now(node->loop));
 	hold_flush(node->hold);
 	primary_rearm_gate(node);

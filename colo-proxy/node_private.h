@@ -117,6 +117,7 @@ struct secondary {
 	uint32_t lineage, primary_epoch;
 	uint64_t input_cut; /* of the checkpoint in the buffer */
 	uint64_t ckpt_size;
+	bool joined_here; /* the copy was made in this session */
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
 	bool handed_over; /* the primary granted the right to speak */
 	uint32_t handover_epoch;
@@ -232,7 +233,10 @@ void primary_heard(struct node *node, const struct heartbeat *heartbeat);
 void primary_vm_ready(struct node *node, bool ok, const char *text);
 void primary_silence(struct node *node);
 
-/* node_boot.c */
+/* node_boot.c; the marker: 0 when it is on disk */
+int primary_mark(struct node *node);
+void primary_unmark(struct node *node);
+bool primary_force_boot(struct node *node);
 void primary_boot_due(void *ctx, uint64_t now);
 
 /* node_checkpoint.c */
@@ -293,6 +297,7 @@ void secondary_vm_ready(struct node *node, bool ok, const char *text);
 void secondary_stop_copy(struct node *node);
 void secondary_take_over(struct node *node);
 void secondary_left_colo(struct node *node, bool ok, const char *text);
+void secondary_heard(struct node *node, uint32_t epoch, const struct heartbeat *heartbeat);
 void secondary_consumed(struct node *node, uint32_t epoch, uint64_t consumed);
 bool secondary_has_same_vm(struct node *node, const uint8_t *payload, size_t len);
 

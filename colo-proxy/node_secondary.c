@@ -434,6 +434,23 @@ static int connect_svm(struct node *node)
 	return r;
 }
 
+/*
+ * What the primary says of itself. In another session than the one that made the copy, the lineage
+ * is broken: the primary goes on if it has its VM, and if it has none, the copy is the VM.
+ */
+void secondary_heard(struct node *node, uint32_t epoch, const struct heartbeat *heartbeat)
+{
+	struct secondary *s = of(node);
+
+	secondary_consumed(node, epoch, heartbeat->consumed);
+	if (s->joined_here)
+		return;
+	if (heartbeat->state == ROLE_WAITING || heartbeat->state == ROLE_RETIRED)
+		node_role(node, ROLE_EV_PEER_YIELDED);
+	else
+		node_role(node, ROLE_EV_PEER_LIVES);
+}
+
 void secondary_vm_ready(struct node *node, bool ok, const char *text)
 {
 	int r;

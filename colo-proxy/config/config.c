@@ -347,6 +347,8 @@ static void set_derived(struct parse *parse)
 		config->tap = default_tap(config->name);
 	if (!config->socket)
 		config->socket = g_strdup_printf(CONFIG_RUN_DIR "/%s.sock", config->name);
+	if (!config->state_dir)
+		config->state_dir = g_strdup_printf(CONFIG_STATE_DIR "/%s", config->name);
 	if (!config->run_dir)
 		config->run_dir = g_strdup_printf(CONFIG_RUN_DIR "/%s", config->name);
 	if (!config->extra_args)

@@ -19,8 +19,9 @@
  * times are kept in nanoseconds (_ns), sizes in bytes (_bytes).
  */
 
-#define CONFIG_DIR     "/etc/colo-proxy"
-#define CONFIG_RUN_DIR "/run/colo-proxy"
+#define CONFIG_DIR       "/etc/colo-proxy"
+#define CONFIG_STATE_DIR "/var/lib/colo-proxy"
+#define CONFIG_RUN_DIR   "/run/colo-proxy"
 
 enum config_machine { CONFIG_MACHINE_PC, CONFIG_MACHINE_Q35 };
 enum config_accel { CONFIG_ACCEL_AUTO, CONFIG_ACCEL_TCG, CONFIG_ACCEL_KVM };
@@ -112,6 +113,7 @@ struct config {
 	char *admin_group; /* NULL: root only */
 	int log_level;     /* enum log_level */
 	char *run_dir;     /* never NULL */
+	char *state_dir;   /* never NULL */
 };
 
 /* With comparator = qemu, TCP ports on the replication addresses: qemu_base_port + one of these. */

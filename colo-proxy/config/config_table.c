@@ -220,6 +220,10 @@ const struct config_key config_table[] = {
 	{ KEY("control", "run-dir", CONFIG_PATH, run_dir), .max = 80,
 	  .derived = "/run/colo-proxy/NAME", .example = "/run/colo-proxy/guest1",
 	  .help = "Where the daemon keeps its sockets to QEMU; created at start" },
+	{ KEY("control", "state-dir", CONFIG_PATH, state_dir), .max = 80,
+	  .derived = "/var/lib/colo-proxy/NAME", .example = "/var/lib/colo-proxy/guest1",
+	  .help = "Where a primary remembers over a restart of the host that its secondary may have "
+	          "taken over; created at start" },
 };
 /* clang-format on */
 

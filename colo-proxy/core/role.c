@@ -15,7 +15,8 @@
  * from there on the secondary may take over, whether or not the telling arrives back.
  *
  * When a link comes up again after a loss, the lineage is broken all the same (messages are lost).
- * The secondary that has not taken over then yields: the primary lives.
+ * What the primary then says of itself decides: it has its VM, and the secondary yields; or it has
+ * none (it was restarted, or has retired), and yields itself: the copy is the VM.
  */
 #include "colo-proxy/core/role.h"
 
@@ -103,6 +104,11 @@ static uint32_t tick(struct role *role, uint64_t now)
 	}
 }
 
+static bool undecided(const struct role *role)
+{
+	return role->state == ROLE_DECIDING || role->state == ROLE_STUCK;
+}
+
 static uint32_t link_up(struct role *role, uint64_t now)
 {
 	role->link = true;
@@ -112,16 +118,21 @@ static uint32_t link_up(struct role *role, uint64_t now)
 		return role->params.primary ? enter(role, ROLE_JOINING, now) | ROLE_ACT_COPY : 0;
 	case ROLE_WAITING:
 		return enter(role, ROLE_JOINING, now);
-	case ROLE_STANDBY:
-	case ROLE_DECIDING:
-	case ROLE_STUCK:
-		/* The primary lives. If the fence has been asked, its answer decides. */
-		if (role->params.primary || role->asked)
-			return 0;
-		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_YIELD;
 	default:
 		return 0;
 	}
+}
+
+/*
+ * A secondary with a copy hears the primary in a new session, which has its VM: the lineage is
+ * broken, and the primary goes on. If the fence has been asked, its answer decides.
+ */
+static uint32_t peer_lives(struct role *role, uint64_t now)
+{
+	if (role->params.primary || role->asked ||
+	    (role->state != ROLE_STANDBY && !undecided(role)))
+		return 0;
+	return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_YIELD;
 }
 
 static uint32_t link_down(struct role *role, uint64_t now)
@@ -133,20 +144,11 @@ static uint32_t link_down(struct role *role, uint64_t now)
 	       ROLE_ACT_STOP_COPY;
 }
 
-/* The fence did not work. If the primary has been heard from meanwhile, it lives: it goes on. */
+/* The fence did not work. What the peer says of itself, when it is heard, may still decide. */
 static uint32_t denied(struct role *role, uint64_t now)
 {
 	role->asked = false;
-	if (role->state != ROLE_DECIDING)
-		return 0;
-	if (role->link && !role->params.primary)
-		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_YIELD;
-	return enter(role, ROLE_STUCK, now);
-}
-
-static bool undecided(const struct role *role)
-{
-	return role->state == ROLE_DECIDING || role->state == ROLE_STUCK;
+	return role->state == ROLE_DECIDING ? enter(role, ROLE_STUCK, now) : 0;
 }
 
 static uint32_t peer_yielded(struct role *role, uint64_t now)
@@ -210,6 +212,8 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 		return denied(role, now);
 	case ROLE_EV_FORCE:
 		return undecided(role) ? granted(role, now) : 0;
+	case ROLE_EV_PEER_LIVES:
+		return peer_lives(role, now);
 	case ROLE_EV_PEER_YIELDED:
 		return peer_yielded(role, now);
 	case ROLE_EV_PEER_SPEAKS:

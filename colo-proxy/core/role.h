@@ -44,6 +44,7 @@ enum role_event {
 	ROLE_EV_RIGHT,        /* the fence (or arbiter) granted the right to speak */
 	ROLE_EV_NO_RIGHT,     /* it did not */
 	ROLE_EV_FORCE,        /* the operator grants it, and answers for it */
+	ROLE_EV_PEER_LIVES,   /* S: in a new session, the primary is heard to have its VM */
 	ROLE_EV_PEER_YIELDED, /* the peer says that it does not and will not speak: P: S gave its
 	                         copy up. S: P handed over */
 	ROLE_EV_PEER_SPEAKS,  /* P: S has taken over while this side was cut off */

@@ -65,7 +65,8 @@ class Pair:
                 "fence": f"{FENCE} {self.lab.ns(other)}" if self.fence else None,
                 "fence-delay": 1000 if host == "primary" else 0,
             },
-            "control": {"socket": run / "control.sock", "run-dir": run},
+            "control": {"socket": run / "control.sock", "run-dir": run,
+                        "state-dir": self.dir / f"{host}-state"},
         }
         for override in overrides:
             for section, keys in (override or {}).items():

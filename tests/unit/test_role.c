@@ -74,6 +74,45 @@ static void test_denied(void)
 	g_assert_true(role_event(&role, ROLE_EV_PEER_YIELDED, 1000 * MS) & ROLE_ACT_GO_ALONE);
 }
 
+/* In a new session the primary's own words decide: it has its VM, or the copy is the VM. */
+static void test_new_session(void)
+{
+	for (int stuck = 0; stuck < 2; stuck++) {
+		for (int lives = 0; lives < 2; lives++) {
+			struct role role = paired(false, ROLE_FENCE_OPERATOR);
+			uint32_t actions;
+
+			role_event(&role, ROLE_EV_LINK_DOWN, 10 * MS);
+			if (stuck)
+				role_event(&role, ROLE_EV_TICK, 1000 * MS);
+			g_assert_cmpint(role.state, ==, stuck ? ROLE_STUCK : ROLE_STANDBY);
+			/* The link alone says nothing. */
+			g_assert_cmpuint(role_event(&role, ROLE_EV_LINK_UP, 1001 * MS), ==, 0);
+			actions = role_event(&role,
+			                     lives ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED,
+			                     1002 * MS);
+			g_assert_cmpint(role.state, ==, lives ? ROLE_WAITING : ROLE_TAKING_OVER);
+			g_assert_true(actions & (lives ? ROLE_ACT_YIELD : ROLE_ACT_TAKE_OVER));
+			g_assert_cmpint(!!(actions & ROLE_ACT_STOP_COPY), ==, lives);
+		}
+	}
+}
+
+/* A fence that has been asked decides, whatever the link brings meanwhile. */
+static void test_asked(void)
+{
+	struct role role = paired(false, ROLE_FENCE_COMMAND);
+
+	role_event(&role, ROLE_EV_LINK_DOWN, 10 * MS);
+	g_assert_true(role_event(&role, ROLE_EV_TICK, 1000 * MS) & ROLE_ACT_ASK);
+	role_event(&role, ROLE_EV_LINK_UP, 1001 * MS);
+	g_assert_cmpuint(role_event(&role, ROLE_EV_PEER_LIVES, 1001 * MS), ==, 0);
+	g_assert_cmpint(role.state, ==, ROLE_DECIDING);
+	role_event(&role, ROLE_EV_NO_RIGHT, 1002 * MS);
+	g_assert_cmpint(role.state, ==, ROLE_STUCK);
+	g_assert_true(role_event(&role, ROLE_EV_PEER_LIVES, 1003 * MS) & ROLE_ACT_YIELD);
+}
+
 static void test_vm_lost(void)
 {
 	struct role role = paired(true, ROLE_FENCE_COMMAND);
@@ -145,6 +184,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/role/loss", test_loss);
 	g_test_add_func("/role/no-fence-no-voice", test_no_fence_no_voice);
 	g_test_add_func("/role/denied", test_denied);
+	g_test_add_func("/role/new-session", test_new_session);
+	g_test_add_func("/role/asked", test_asked);
 	g_test_add_func("/role/vm-lost", test_vm_lost);
 	g_test_add_func("/role/one-speaker", test_one_speaker);
 	g_test_add_func("/role/names", test_names);
