@@ -18,7 +18,8 @@ TOP = HERE.parents[1]
 sys.path.insert(0, str(TOP / "scripts"))
 sys.path.insert(0, str(TOP / "scripts/lib"))
 import lab as lab_module  # noqa: E402
-from lab import CLIENT_IP, GUEST_IP, GUEST_IP6, GUEST_MAC, LabError, build_dir, wait_for  # noqa: E402
+from lab import (GUEST_IP, GUEST_IP6, GUEST_MAC, LabError, build_dir,  # noqa: E402,F401
+                 wait_for)
 from pair import LINK_PORT, Pair  # noqa: E402
 
 URL = f"http://{GUEST_IP}"

@@ -9,7 +9,7 @@ import statistics
 import time
 
 from registry import TESTS, Group, test
-from support import (GUEST_IP, MB, URL, Capture, Continuity, Env, check, wait_for)
+from support import (GUEST_IP, MB, Capture, Continuity, Env, check, wait_for)
 
 VALVE = {"valve": True}
 HELLO = b"GET /hello HTTP/1.1\r\nHost: vm\r\n\r\n"

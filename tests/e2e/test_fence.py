@@ -5,7 +5,7 @@ at no time do two hosts speak."""
 import time
 
 from registry import test
-from support import (FENCE_NONE, MB, Capture, check, no_fence, wait_for)
+from support import (FENCE_NONE, MB, Capture, check, no_fence)
 
 STUCK = "failover --force"
 
