@@ -88,9 +88,9 @@ static void test_new_session(void)
 			g_assert_cmpint(role.state, ==, stuck ? ROLE_STUCK : ROLE_STANDBY);
 			/* The link alone says nothing. */
 			g_assert_cmpuint(role_event(&role, ROLE_EV_LINK_UP, 1001 * MS), ==, 0);
-			actions = role_event(&role,
-			                     lives ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED,
-			                     1002 * MS);
+			actions =
+			        role_event(&role, lives ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED,
+			                   1002 * MS);
 			g_assert_cmpint(role.state, ==, lives ? ROLE_WAITING : ROLE_TAKING_OVER);
 			g_assert_true(actions & (lives ? ROLE_ACT_YIELD : ROLE_ACT_TAKE_OVER));
 			g_assert_cmpint(!!(actions & ROLE_ACT_STOP_COPY), ==, lives);
