@@ -170,7 +170,8 @@ const struct config_key config_table[] = {
 	  .help = "Held output; near the limit a checkpoint is taken, at it the VM waits" },
 	{ KEY("checkpoint", "max-held-packets", CONFIG_UINT, max_held_packets), .unit = "packets",
 	  .min = 64, .max = 16777216, .preset = "65536",
-	  .help = "The same, counted in packets; at a cut the hold's own queue (10000 frames) comes on top" },
+	  .help = "The same, counted in packets; at a cut the hold's own queue (10000 frames) "
+	          "comes on top" },
 	{ KEY("checkpoint", "max-flows", CONFIG_UINT, max_flows), .unit = "connections",
 	  .min = 16, .max = 16777216, .preset = "65536",
 	  .help = "Connections compared at a time; what is beyond is released by commit only" },
