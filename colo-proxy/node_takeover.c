@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The secondary becomes the one that speaks (R4, R6, R7). See node_secondary.c. */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/ether.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +15,7 @@
 
 #define FEED_RETRY_NS     (1 * MS)
 #define ANNOUNCE_EVERY_NS (200 * MS)
+#define MAX_ADDRESSES     8u
 #define ANNOUNCE_TIMES    5u
 #define EXPIRE_EVERY_NS   (5000 * MS)
 #define IDLE_NS           (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
@@ -22,18 +25,49 @@ static struct secondary *of(struct node *node)
 	return &node->s;
 }
 
+/* What is announced: the configured addresses, and those that the VM was heard to speak from. */
+struct known {
+	uint8_t mac[6];
+	struct in_addr ipv4[2 * MAX_ADDRESSES];
+	struct in6_addr ipv6[MAX_ADDRESSES];
+	size_t ipv4_count, ipv6_count;
+};
+
+static void collect(const struct node *node, struct known *known)
+{
+	uint32_t heard[MAX_ADDRESSES];
+	uint32_t n;
+
+	*known = (struct known){0};
+	ether_aton_r(node->config->mac, (struct ether_addr *)known->mac);
+	for (char **text = node->config->addresses; *text; text++) {
+		if (known->ipv4_count < MAX_ADDRESSES &&
+		    inet_pton(AF_INET, *text, &known->ipv4[known->ipv4_count]) == 1)
+			known->ipv4_count++;
+		else if (known->ipv6_count < MAX_ADDRESSES &&
+		         inet_pton(AF_INET6, *text, &known->ipv6[known->ipv6_count]) == 1)
+			known->ipv6_count++;
+	}
+	n = shadow_addresses(node->shadow, heard, MAX_ADDRESSES, known->mac);
+	for (uint32_t i = 0; i < n; i++) {
+		size_t same = 0;
+
+		while (same < known->ipv4_count && known->ipv4[same].s_addr != htonl(heard[i]))
+			same++;
+		if (same == known->ipv4_count)
+			known->ipv4[known->ipv4_count++].s_addr = htonl(heard[i]);
+	}
+}
+
 static void announce(struct node *node)
 {
-	struct in_addr ipv4[8];
-	uint32_t heard[8];
-	uint8_t mac[6] = {0};
-	uint32_t n = shadow_addresses(node->shadow, heard, 8, mac);
+	struct known known;
 	struct frame *list = NULL;
 
-	for (uint32_t i = 0; i < n; i++)
-		ipv4[i].s_addr = htonl(heard[i]);
-	if (n == 0 || announce_build(mac, ipv4, n, NULL, 0, &list) < 0)
-		return;
+	collect(node, &known);
+	if (announce_build(known.mac, known.ipv4, known.ipv4_count, known.ipv6, known.ipv6_count,
+	                   &list) < 0)
+		return; /* no memory: the next one comes soon, and the VM speaks itself */
 	while (list) {
 		struct frame *next = list->next;
 

@@ -53,7 +53,7 @@ class Pair:
                 "mac": lab_module.GUEST_MAC,
                 "serial-log": run / "serial.log",
             },
-            "network": {"bridge": "br0", "tap": "vm0"},
+            "network": {"bridge": "br0", "tap": "vm0", "address": lab_module.GUEST_IP},
             "replication": {
                 "role": host, "key-file": self.key,
                 "peer": self.peer_address if host == "primary" else None,
