@@ -23,7 +23,7 @@
 #include "colo-proxy/datapath/tapdev.h"
 #include "colo-proxy/node_private.h"
 
-#define DRAIN_NS      (2 * MS)
+#define DRAIN_NS      (20 * MS)
 #define LOOK_NS       (MS / 10)
 #define POUR_RETRY_NS (1 * MS)
 
