@@ -119,9 +119,7 @@ struct secondary {
 	uint64_t ckpt_size;
 	bool joined_here; /* the copy was made in this session */
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
-	bool handed_over; /* the primary granted the right to speak */
-	uint32_t handover_epoch;
-	bool taking_over, left_colo;
+	bool taking_over;
 	uint32_t announcements;
 	uint8_t batch[64 * DIGEST_WIRE_LEN]; /* digests of this turn */
 	size_t batch_len;
@@ -171,7 +169,7 @@ struct node {
 	uint64_t by_cause[CKPT_CAUSE_COUNT];
 	uint64_t pages_last, pages_total, bytes_last, bytes_total;
 	uint64_t copied_packets, copied_bytes;
-	uint64_t rtt_ns, since_ns, kernel_drops_seen;
+	uint64_t rtt_ns, since_ns;
 	uint64_t discarded_packets;
 	uint32_t committed_epoch;
 	uint32_t peer_lineage;

@@ -593,7 +593,7 @@ void secondary_stop_copy(struct node *node)
 	frame_queue_clear(&s->backlog);
 	ckpt_buf_reset(&s->ckpt.buf);
 	s->ckpt_open = s->ckpt_whole = s->loading = s->feeding = false;
-	s->handed_over = s->taking_over = false;
+	s->taking_over = false;
 	s->batch_len = 0;
 	s->lineage = 0;
 	shadow_free(node->shadow);
