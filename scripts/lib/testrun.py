@@ -105,10 +105,12 @@ class Runner:
             self._end(child)
 
     def fail(self, name, output, lines=25):
-        tail = "\n".join("    " + line for line in output.rstrip().splitlines()[-lines:])
+        shown = failed_parts(output)
+        what = "says" if shown else "ends with"
+        text = "\n".join("    " + line for line in shown or output.rstrip().splitlines()[-lines:])
         with self._lock:
             self.failures.append(name)
-            print(f"  FAILED {name}: {LOGS / name}.log ends with\n{tail}", flush=True)
+            print(f"  FAILED {name}: {LOGS / name}.log {what}\n{text}", flush=True)
 
     def one(self, name, argv, **kw):
         """A command that counts as one test."""
@@ -137,6 +139,20 @@ class Runner:
             for result in pool.map(function, items):
                 total += result
         return total
+
+
+def failed_parts(output, lines=40):
+    """The lines of a test program about each test that failed: from "not ok" to the next test."""
+    shown, left = [], 0
+    for line in output.splitlines():
+        if line.startswith("not ok "):
+            left = lines
+        elif line.startswith("ok "):
+            left = 0
+        if left:
+            shown.append(line)
+            left -= 1
+    return shown
 
 
 def count(output):

@@ -474,15 +474,9 @@ class Env:
         """One connection of the link has used up what `stall-after` left it."""
         self.valve.wait_line("^stalled$", seconds, self.valve_mark)
 
-    def dirty(self, mb_per_s):
-        """The guest rewrites so much memory per second; a checkpoint is large from now on."""
-        self.run("http", "-n", 1, target=f"{URL}/dirty/{mb_per_s}?full=1&area=32")
-        if mb_per_s:
-            def large():
-                self.checkpoint()
-                return self.stats()["checkpoints"]["bytes"]["last"] > 8 * MB
-
-            wait_for(large, 20, "a checkpoint of more than 8 MB")
+    def rewrite(self, mib):
+        """The guest has rewritten so much memory: if no checkpoint comes first, the next is as large."""
+        self.run("http", "-n", 1, target=f"{URL}/rewrite/{mib}")
 
     def qemu_pid(self, host):
         pid = self.status(host)["qemu_pid"]

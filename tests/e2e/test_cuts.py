@@ -176,8 +176,8 @@ def cut_half_checkpoint(env):
     """half of a checkpoint has been sent: it is as if it never was (R3)"""
     keep = env.load("keepalive", "--check-log", "-i", 2).reached("requests", 10)
     down = env.load("download", "-b", 20 * MB, "-r", 2 * MB).reached("bytes", MB)
-    env.dirty(64)
     env.quiet()
+    env.rewrite(16)
     committed = env.status("secondary")["committed"]
     env.tell_valve(f"stall-after {4 * MB}")
     env.ask_checkpoint()
@@ -186,7 +186,6 @@ def cut_half_checkpoint(env):
     check("came half and is dropped" in env.log("secondary"), "the secondary says what it dropped")
     lineage = env.status("secondary")["takeover"]["lineage"]
     check(lineage >= committed, f"lineage {lineage} after {committed} was committed")
-    env.dirty(0)
     keep.more("requests", 50)
     env.stall(keep.stop().result(), down.result())
     after(env)
@@ -235,7 +234,7 @@ def cut_lagging(env):
     """the SVM's clock is behind the PVM's by the seconds that a large checkpoint was on its way"""
     capture = [Capture(env, host, both=True) for host in ("primary", "secondary")]
     old = env.load("rr", "-c", 2, "-i", 2).reached("requests", 10)
-    env.dirty(64)
+    env.rewrite(16)
     env.tell_valve(f"rate {3 * MB}")
     started = time.monotonic()
     env.checkpoint(30)

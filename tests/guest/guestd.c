@@ -16,6 +16,8 @@
  *	GET /dirty/MIB		dirty so many MiB of pages per second from now on, one word in each
  *				page; 0 stops. ?full=1 rewrites whole pages with random bytes,
  *				?area=MIB sets the size of the memory used (32)
+ *	GET /rewrite/MIB	rewrite so many MiB with random bytes (not the same in both
+ *				VMs), then answer: the next checkpoint is as large
  *	GET /log?append=ID	append "SEQ ID" to the log; answers "seq=SEQ\n", SEQ from 1
  *	GET /log		the log, one entry a line
  *	GET /connect/IP/PORT	open a TCP connection to there, echo all that comes on it
@@ -24,7 +26,7 @@
  * TCP and UDP port 7: echo. `guestd --pattern N` writes N bytes of the stream and ends.
  *
  * Limits: CONN_MAX connections (more are closed at once), REQUEST_MAX bytes of request head,
- * LOG_MAX bytes of log, DIRTY_MAX MiB of dirtied memory.
+ * LOG_MAX bytes of log, DIRTY_MAX MiB of dirtied and REWRITE_MAX MiB of rewritten memory.
  */
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -59,6 +61,7 @@
 #define LOG_MAX     (16u << 20)
 #define ID_MAX      128
 #define DIRTY_MAX   1024u
+#define REWRITE_MAX 64u
 #define DIRTY_TICK  10000000 /* ns */
 
 enum kind {
@@ -327,6 +330,26 @@ static void serve_dirty(struct conn *c, const char *arg)
 		answer_text(c, "200 OK", "dirty=%" PRIu64 " area=%" PRIu64 "\n", rate, area);
 }
 
+static void serve_rewrite(struct conn *c, const char *arg)
+{
+	static uint64_t *memory;
+	uint64_t state = __rdtsc() | 1, mib, page;
+
+	if (!parse_u64(arg, REWRITE_MAX, &mib)) {
+		answer_bad(c, "400 Bad Request");
+		return;
+	}
+	if (!memory)
+		memory = calloc(REWRITE_MAX, 1u << 20);
+	if (!memory) {
+		answer_text(c, "500 Internal Server Error", "%s\n", strerror(ENOMEM));
+		return;
+	}
+	for (page = 0; page < mib * 256; page++)
+		dirty_page(memory + page * 512, &state, true);
+	answer_text(c, "200 OK", "rewritten %" PRIu64 " MiB\n", mib);
+}
+
 static void serve_log_append(struct conn *c, const char *id)
 {
 	size_t n = strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
@@ -398,6 +421,8 @@ static void serve_get(struct conn *c, const char *path)
 		serve_random(c);
 	else if (!strncmp(path, "/dirty/", 7))
 		serve_dirty(c, path + 7);
+	else if (!strncmp(path, "/rewrite/", 9))
+		serve_rewrite(c, path + 9);
 	else if (!strcmp(path, "/log"))
 		answer(c, "200 OK", BODY_LOG, log_len, "");
 	else if (!strncmp(path, "/log?append=", 12))
