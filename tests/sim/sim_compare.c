@@ -72,6 +72,7 @@ struct client {
 	uint32_t ts_seen[SLOTS]; /* the highest TSval released, of this incarnation */
 	bool ts_known[SLOTS];
 	bool aborted[SLOTS];
+	uint32_t began[SLOTS], sent[SLOTS]; /* by the client's clock */
 	uint32_t finished, opened;
 };
 
@@ -132,9 +133,16 @@ static bool chance(struct sim *s, uint32_t percent)
 }
 
 /* A number that is near the wrap half of the time. */
-static uint32_t any_iss(struct sim *s)
+/* Often close to the wrap, never as close to the connection before as RFC 9293's clock keeps away.
+ */
+static uint32_t any_iss(struct sim *s, uint32_t before)
 {
-	return chance(s, 50) ? (uint32_t) - (int32_t)rnd(s, 2000) : rnd(s, UINT32_MAX);
+	uint32_t iss;
+
+	do {
+		iss = chance(s, 50) ? (uint32_t) - (int32_t)rnd(s, 2000) : rnd(s, UINT32_MAX);
+	} while (iss - before + 2 * STREAM < 4 * STREAM);
+	return iss;
 }
 
 #define CHECK(s, holds, ...)                                                                       \
@@ -264,7 +272,7 @@ static void check_match(struct sim *s, const struct packet *p, uint32_t epoch)
 
 	CHECK(s, svm, "match in epoch %u, the SVM is in %u", epoch, s->svm.lineage);
 	if (p->tcp.flags & PACKET_RST || pvm->state == CLOSED || c->state == CLOSED ||
-	    pvm->irs != c->irs)
+	    pvm->irs != c->irs || (c->state == SYN_SENT && !(p->tcp.flags & PACKET_SYN)))
 		return; /* nothing is left of the connection to compare with */
 	off = p->tcp.seq - pvm->iss - 1;
 	if (p->tcp.flags & PACKET_SYN)
@@ -448,11 +456,11 @@ static void vm_resets(struct sim *s, struct vm *vm, uint32_t slot, const struct 
 
 static void conn_begins(struct sim *s, struct conn *c, enum conn_state state)
 {
-	uint32_t irs = c->irs;
+	uint32_t irs = c->irs, before = c->iss;
 
 	*c = (struct conn){.state = state,
 	                   .irs = irs,
-	                   .iss = any_iss(s),
+	                   .iss = any_iss(s, before),
 	                   .ts_offset = rnd(s, UINT32_MAX),
 	                   .salt_from = UINT32_MAX};
 }
@@ -475,7 +483,8 @@ static bool conn_hears(struct conn *c, const struct packet *p)
 		if (c->snd_nxt < c->snd_una)
 			c->snd_nxt = c->snd_una;
 	}
-	if (len && in_half(c->rcv_nxt - off) && off + len > c->rcv_nxt) {
+	/* Plain comparisons: a segment of an earlier connection has an offset beyond any stream. */
+	if (len && off <= c->rcv_nxt && off + len > c->rcv_nxt) {
 		news = true;
 		c->rcv_nxt = off + len;
 		if (p->tcp.flags & PACKET_FIN)
@@ -643,6 +652,7 @@ static void client_sends(struct sim *s, uint32_t slot, uint16_t flags, uint32_t 
 
 		c->snd_max = end > c->snd_max ? end : c->snd_max;
 	}
+	s->client.sent[slot] = t.tsval;
 	push(s, &s->to_vm, build_tcp(&t));
 }
 
@@ -654,6 +664,7 @@ static void client_begins(struct sim *s, uint32_t slot, enum conn_state state)
 	c->total = rnd(s, STREAM);
 	s->client.ts_known[slot] = s->client.ts_known[slot] && slot == VM_SLOT;
 	s->client.aborted[slot] = false;
+	s->client.began[slot] = (uint32_t)(s->now / MS);
 	s->client.opened++;
 }
 
@@ -662,7 +673,7 @@ static void client_hears_data(struct sim *s, uint32_t slot, const struct packet 
 	struct conn *c = &s->client.conn[slot];
 	uint32_t before = c->rcv_nxt, off = p->tcp.seq - c->irs - 1;
 
-	if (off > STREAM + 1)
+	if (off > STREAM + 1 || (p->tcp.ts_off && p->tcp.tsecr < s->client.began[slot]))
 		return; /* of an older connection */
 	CHECK(s,
 	      !(p->tcp.flags & PACKET_ACK) || p->tcp.ack - c->iss - 1 <= c->snd_max ||
@@ -741,7 +752,8 @@ static void client_acts(struct sim *s)
 	uint16_t fin = 0;
 
 	if (c->state == CLOSED || conn_done(c)) {
-		if (s->draining || s->client.opened > 8 || !chance(s, 5))
+		if (s->draining || s->client.opened > 8 || !chance(s, 5) ||
+		    s->client.sent[slot] == (uint32_t)(s->now / MS))
 			return;
 		if (slot == VM_SLOT) {
 			push(s, &s->to_vm, build_udp(true, OPENING, 700, "open", 4));
