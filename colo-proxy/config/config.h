@@ -25,6 +25,7 @@
 
 enum config_machine { CONFIG_MACHINE_PC, CONFIG_MACHINE_Q35 };
 enum config_accel { CONFIG_ACCEL_AUTO, CONFIG_ACCEL_TCG, CONFIG_ACCEL_KVM };
+enum config_scheduling { CONFIG_SCHEDULING_BATCH, CONFIG_SCHEDULING_INHERIT };
 enum config_datapath { CONFIG_DATAPATH_HOLD_TAP, CONFIG_DATAPATH_NFQUEUE };
 enum config_role { CONFIG_ROLE_PRIMARY, CONFIG_ROLE_SECONDARY };
 enum config_encryption { CONFIG_ENCRYPTION_PSK, CONFIG_ENCRYPTION_NONE };
@@ -61,7 +62,8 @@ struct config {
 	char *kernel;
 	char *initrd;
 	char *append;
-	char *mac;         /* never NULL: derived from the name by default */
+	char *mac; /* never NULL: derived from the name by default */
+	enum config_scheduling scheduling;
 	char **extra_args; /* NULL-terminated, never NULL */
 	char *serial_log;  /* NULL: the serial port is discarded */
 

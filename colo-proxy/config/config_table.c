@@ -23,6 +23,11 @@ static const struct config_choice accels[] = {
         {"kvm", CONFIG_ACCEL_KVM},
         {NULL, 0},
 };
+static const struct config_choice schedulings[] = {
+        {"batch", CONFIG_SCHEDULING_BATCH},
+        {"inherit", CONFIG_SCHEDULING_INHERIT},
+        {NULL, 0},
+};
 static const struct config_choice datapaths[] = {
         {"hold-tap", CONFIG_DATAPATH_HOLD_TAP},
         {"nfqueue", CONFIG_DATAPATH_NFQUEUE},
@@ -98,6 +103,9 @@ const struct config_key config_table[] = {
 	{ KEY("vm", "mac", CONFIG_MAC, mac),
 	  .derived = "made from the name", .example = "52:54:00:12:34:56",
 	  .help = "The NIC's Ethernet address, the same on both hosts" },
+	{ KEY("vm", "scheduling", CONFIG_CHOICE, scheduling), .choices = schedulings, .preset = "batch",
+	  .help = "The class of QEMU's and the daemon's threads: SCHED_BATCH, so that they do not "
+	          "interrupt each other on a full host, or what the daemon was started with" },
 	{ KEY("vm", "extra-args", CONFIG_ARGV, extra_args),
 	  .derived = "none", .example = "-device virtio-rng-pci",
 	  .help = "More arguments for QEMU, split as a shell would, nothing expanded" },

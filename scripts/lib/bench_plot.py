@@ -3,9 +3,10 @@
 
 from xml.sax.saxutils import escape
 
-COLOURS = {"two": "#9aa5b1", "stock-tcp": "#e0a458", "stock-unix": "#c26d3a",
-           "hold-tap": "#2a7f9e", "nfqueue": "#5bb3a5"}
-LABELS = {"two": "two unprotected VMs at once", "stock-tcp": "QEMU's COLO over TCP",
+COLOURS = {"alone-batch": "#c9d2da", "two": "#9aa5b1", "stock-tcp": "#e0a458",
+           "stock-unix": "#c26d3a", "hold-tap": "#2a7f9e", "nfqueue": "#5bb3a5"}
+LABELS = {"alone-batch": "unprotected, in SCHED_BATCH", "two": "two unprotected VMs at once",
+          "stock-tcp": "QEMU's COLO over TCP",
           "stock-unix": "QEMU's COLO over a unix socket", "hold-tap": "colo-proxy, hold-tap",
           "nfqueue": "colo-proxy, nfqueue"}
 WIDTH, LEFT, RIGHT, TOP = 1120, 210, 40, 96
