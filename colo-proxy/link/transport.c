@@ -16,6 +16,7 @@
 	"+SIGN-ALL"
 #define IDENTITY   "colo-proxy"
 #define MAX_RECORD 16384u
+#define AHEAD      (64u << 10)
 
 struct transport_tls {
 	bool server;
@@ -96,6 +97,37 @@ int transport_socket_options(int fd, uint32_t user_timeout_ms)
 	return 0;
 }
 
+/* GnuTLS's "pull": like recv(2), out of what has been received ahead. */
+static ssize_t pull(gnutls_transport_ptr_t ptr, void *to, size_t len)
+{
+	struct transport *t = ptr;
+	struct transport_ahead *ahead = &t->ahead;
+
+	if (ahead->at == ahead->end) {
+		ssize_t n;
+
+		if (ahead->drained) {
+			ahead->drained = false;
+			gnutls_transport_set_errno(t->session, EAGAIN);
+			return -1;
+		}
+		n = recv(t->fd, ahead->buf, AHEAD, 0);
+		if (n <= 0) {
+			if (n < 0)
+				gnutls_transport_set_errno(t->session, errno);
+			return n;
+		}
+		ahead->at = 0;
+		ahead->end = (size_t)n;
+		ahead->drained = (size_t)n < AHEAD;
+	}
+	if (len > ahead->end - ahead->at)
+		len = ahead->end - ahead->at;
+	memcpy(to, ahead->buf + ahead->at, len);
+	ahead->at += len;
+	return (ssize_t)len;
+}
+
 static int open_session(struct transport *t, const struct transport_tls *tls)
 {
 	unsigned flags = GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL | GNUTLS_NO_TICKETS |
@@ -111,7 +143,11 @@ static int open_session(struct transport *t, const struct transport_tls *tls)
 	if (gnutls_credentials_set(session, GNUTLS_CRD_PSK,
 	                           tls->server ? (void *)tls->for_server : (void *)tls->for_client))
 		return -ENOMEM;
-	gnutls_transport_set_int(session, t->fd);
+	t->ahead.buf = malloc(AHEAD);
+	if (!t->ahead.buf)
+		return -ENOMEM;
+	gnutls_transport_set_ptr2(session, t, (gnutls_transport_ptr_t)(intptr_t)t->fd);
+	gnutls_transport_set_pull_function(session, pull);
 	return 0;
 }
 
@@ -133,6 +169,7 @@ void transport_close(struct transport *t)
 {
 	if (t->session)
 		gnutls_deinit(t->session);
+	free(t->ahead.buf);
 	if (t->fd >= 0)
 		close(t->fd);
 	memset(t, 0, sizeof(*t));
@@ -257,5 +294,6 @@ ssize_t transport_write(struct transport *t, const uint8_t *buf, size_t len, cha
 
 bool transport_pending(const struct transport *t)
 {
-	return t->session && gnutls_record_check_pending(t->session) > 0;
+	return t->session &&
+	       (gnutls_record_check_pending(t->session) > 0 || t->ahead.at != t->ahead.end);
 }

@@ -22,10 +22,19 @@ struct transport_tls; /* credentials, shared by the connections of a link */
 int transport_tls_new(struct transport_tls **ret_tls, const struct link_key *key, bool server);
 void transport_tls_free(struct transport_tls *tls);
 
+/* What has been received ahead of the TLS library, which asks for a header and a body in turn. */
+struct transport_ahead {
+	uint8_t *buf;
+	size_t at, end;
+	bool drained; /* the socket was empty: the next reading would say so and is saved */
+};
+
+/* Under TLS it must stay where it was opened. */
 struct transport {
 	int fd;
 	void *session; /* gnutls_session_t, NULL in clear */
 	size_t unsent; /* of a TLS record that the socket has not taken whole */
+	struct transport_ahead ahead;
 };
 
 /* Makes the socket options that the link wants; 0 or a negative errno. */
@@ -43,7 +52,7 @@ ssize_t transport_read(struct transport *t, uint8_t *buf, size_t len, char *err,
 /* Bytes written; -EAGAIN (call again with the same bytes first); negative errno with words. */
 ssize_t transport_write(struct transport *t, const uint8_t *buf, size_t len, char *err,
                         size_t errlen);
-/* Whether bytes are decrypted already and no event will tell of them. */
+/* Whether bytes have left the socket, so that no event will tell of them. */
 bool transport_pending(const struct transport *t);
 
 #endif
