@@ -12,6 +12,10 @@
  * empty and the tap is empty: then everything received is taken. A frame that another CPU carries
  * from the socket to the tap in just that moment would make it wrong by one; two calls in turn that
  * agree rule that out.
+ *
+ * The socket loses a copy when its buffer is full, and then all that is in it came before. So the
+ * first `sure` frames after it was found empty, as many as the buffer takes at the least, are from
+ * before any loss: only beyond them is the kernel asked.
  */
 #include "colo-proxy/datapath/mirror.h"
 
@@ -32,11 +36,14 @@
 #define SOCKET_HEADER 10u /* packet sockets give struct virtio_net_hdr, without num_buffers */
 #define TAG_BYTES     4u
 #define BUFFER_BYTES  (64u << 20)
+#define FRAME_COST    (1u << 20) /* no frame takes as much of the socket's buffer */
+#define VECTOR        8u         /* frames of one system call */
 
 struct mirror {
 	int fd;
 	struct tap_counters port;
-	struct frame *spare;
+	struct frame *spare[VECTOR];
+	unsigned sure, run; /* see above; frames received since the socket was found empty */
 	struct mirror_counters count;
 	uint64_t drop_base; /* tx_dropped at the start */
 	bool lost;          /* -ENOBUFS is due */
@@ -79,6 +86,8 @@ static int set_options(int fd, unsigned buffer)
 static int open_socket(struct mirror *m, int ifindex, unsigned buffer, char *err, size_t errlen)
 {
 	struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
+	socklen_t len = sizeof(int);
+	int room = 0;
 	int ret;
 
 	/* Protocol 0 until it is bound: no frame gets in before the filter. */
@@ -87,6 +96,9 @@ static int open_socket(struct mirror *m, int ifindex, unsigned buffer, char *err
 		return netlink_error(err, errlen, netlink_errno(),
 		                     "packet socket: %s; CAP_NET_RAW is needed", strerror(errno));
 	ret = set_options(m->fd, buffer);
+	if (ret == 0 && getsockopt(m->fd, SOL_SOCKET, SO_RCVBUF, &room, &len) < 0)
+		ret = netlink_errno();
+	m->sure = (unsigned)room / FRAME_COST;
 	at.sll_ifindex = ifindex;
 	if (ret == 0 && bind(m->fd, (struct sockaddr *)&at, sizeof(at)) < 0)
 		ret = netlink_errno();
@@ -129,6 +141,13 @@ int mirror_fd(const struct mirror *m)
 	return m->fd;
 }
 
+static void copies_lost(struct mirror *m)
+{
+	m->lost = true;
+	m->aligned = false;
+	m->candidate = false;
+}
+
 /* The kernel's count of lost copies, which a reading sets to zero. */
 static void check_loss(struct mirror *m)
 {
@@ -138,9 +157,7 @@ static void check_loss(struct mirror *m)
 	if (getsockopt(m->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &len) < 0 || !stats.tp_drops)
 		return;
 	m->count.kernel_dropped += stats.tp_drops;
-	m->lost = true;
-	m->aligned = false;
-	m->candidate = false;
+	copies_lost(m);
 }
 
 /* Puts the tag back that the kernel keeps beside the frame, into the frame's headroom. */
@@ -176,63 +193,86 @@ static void restore_tag(struct frame *f, struct msghdr *msg)
 	}
 }
 
-static int receive_one(struct mirror *m, struct frame **ret_frame)
-{
+struct slot {
 	_Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct tpacket_auxdata)) + 64];
 	struct iovec iov[2];
-	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control};
-	struct frame *fit;
-	ssize_t got;
+};
 
-	if (!m->spare)
-		m->spare = frame_new(FRAME_MAX_LEN);
-	if (!m->spare)
-		return -ENOMEM;
-	iov[0] = (struct iovec){.iov_base = &m->spare->vnet, .iov_len = SOCKET_HEADER};
-	iov[1] = (struct iovec){.iov_base = m->spare->data, .iov_len = m->spare->room};
-	msg.msg_controllen = sizeof(control);
-	got = recvmsg(m->fd, &msg, 0);
-	if (got < 0)
-		return netlink_errno();
-	if (got < (ssize_t)SOCKET_HEADER || (msg.msg_flags & MSG_TRUNC))
-		return -EIO;
-	m->spare->len = (uint32_t)(got - (ssize_t)SOCKET_HEADER);
-	restore_tag(m->spare, &msg);
-	fit = tapdev_fit(&m->spare);
-	if (m->spare)
-		m->spare->data = (uint8_t *)(m->spare + 1) + FRAME_HEADROOM;
-	if (!fit) {
-		m->lost = true; /* this copy is gone */
-		m->aligned = false;
-		return -ENOMEM;
+/* Receives up to `want` frames into the spare ones; their number, or a negative errno. */
+static int receive(struct mirror *m, struct mmsghdr *vector, struct slot *slots, unsigned want)
+{
+	int got;
+
+	for (unsigned i = 0; i < want; i++) {
+		struct slot *slot = &slots[i];
+
+		if (!m->spare[i])
+			m->spare[i] = frame_new(FRAME_MAX_LEN);
+		if (!m->spare[i])
+			return -ENOMEM;
+		slot->iov[0] = (struct iovec){&m->spare[i]->vnet, SOCKET_HEADER};
+		slot->iov[1] = (struct iovec){m->spare[i]->data, m->spare[i]->room};
+		vector[i].msg_hdr = (struct msghdr){
+		        .msg_iov = slot->iov,
+		        .msg_iovlen = 2,
+		        .msg_control = slot->control,
+		        .msg_controllen = sizeof(slot->control),
+		};
 	}
-	*ret_frame = fit;
-	return 0;
+	got = recvmmsg(m->fd, vector, want, 0, NULL);
+	return got < 0 ? netlink_errno() : got;
+}
+
+/* The frame in spare i; NULL when it could not be kept. */
+static struct frame *take(struct mirror *m, unsigned i, struct mmsghdr *message)
+{
+	struct frame *frame = m->spare[i];
+	struct frame *fit;
+
+	if (message->msg_len < SOCKET_HEADER || (message->msg_hdr.msg_flags & MSG_TRUNC))
+		return NULL;
+	frame->len = message->msg_len - SOCKET_HEADER;
+	restore_tag(frame, &message->msg_hdr);
+	fit = tapdev_fit(&m->spare[i]);
+	if (m->spare[i])
+		m->spare[i]->data = (uint8_t *)(m->spare[i] + 1) + FRAME_HEADROOM;
+	return fit;
 }
 
 int mirror_receive(struct mirror *m, struct frame **ret_list, unsigned max)
 {
+	struct mmsghdr vector[VECTOR];
+	struct slot slots[VECTOR];
 	struct frame *list = NULL;
 	struct frame **end = &list;
-	unsigned n;
-	int ret = 0;
+	unsigned n = 0;
+	int got = 0;
 
-	check_loss(m);
-	if (m->lost) {
+	if (m->run + max > m->sure)
+		check_loss(m);
+	while (!m->lost && n < max) {
+		unsigned want = max - n < VECTOR ? max - n : VECTOR;
+
+		got = receive(m, vector, slots, want);
+		for (int i = 0; i < got; i++) {
+			*end = take(m, (unsigned)i, &vector[i]);
+			if (*end) {
+				end = &(*end)->next;
+				n++;
+			} else {
+				copies_lost(m);
+			}
+		}
+		m->run = got < (int)want ? 0 : m->run + want;
+		if (got < (int)want)
+			break;
+	}
+	if (n == 0 && m->lost) {
 		m->lost = false;
 		return -ENOBUFS;
 	}
-	for (n = 0; n < max; n++) {
-		struct frame *f = NULL;
-
-		ret = receive_one(m, &f);
-		if (!f)
-			break;
-		*end = f;
-		end = &f->next;
-	}
-	if (n == 0 && ret < 0 && ret != -EAGAIN)
-		return ret;
+	if (n == 0 && got < 0 && got != -EAGAIN)
+		return got;
 	m->count.received += n;
 	*ret_list = list;
 	return (int)n;
@@ -311,7 +351,8 @@ void mirror_close(struct mirror *m)
 	if (!m)
 		return;
 	tap_counters_close(&m->port);
-	frame_free(m->spare);
+	for (unsigned i = 0; i < VECTOR; i++)
+		frame_free(m->spare[i]);
 	if (m->fd >= 0)
 		close(m->fd);
 	free(m);
