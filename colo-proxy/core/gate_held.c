@@ -13,7 +13,7 @@
 
 #include "colo-proxy/core/seq.h"
 
-#define SPLIT_AFTER_NS 3000000ull /* the SVM is usually faster than this */
+#define SPLIT_AFTER_NS 1000000ull /* the SVM is usually faster than this */
 #define SPLIT_LOOKS    32u
 
 static void count(uint64_t *packets, uint64_t *bytes, const struct frame *frame)
