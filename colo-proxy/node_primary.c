@@ -442,7 +442,12 @@ void primary_stop_copy(struct node *node)
 
 void primary_go_alone(struct node *node)
 {
+	struct primary *p = of(node);
+
 	protection_over(node);
+	/* A switch-over that was under way is off. The VM speaks here, and not for another time. */
+	p->handing_over = p->silent = false;
+	primary_end_job(&p->handover_job, false, "the secondary was lost before it had the VM");
 	primary_unmark(node);
 	gate_unprotect(node->gate, loop_now(node->loop));
 	hold_flush(node->hold);

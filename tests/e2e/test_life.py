@@ -3,6 +3,7 @@
 
 import os
 import signal
+import threading
 import time
 
 from registry import test
@@ -32,6 +33,33 @@ def secondary_dies(env):
     keep.more("requests", 20)
     env.stall(keep.stop().result())
     held.use().result()
+
+
+@test("secondary-dies-in-switch-over", valve=True)
+def secondary_dies_in_switch_over(env):
+    """it dies with half of the last checkpoint: the VM speaks on, and moves only when asked again"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    env.quiet()
+    env.rewrite(16)
+    env.tell_valve(f"stall-after {4 * MB}")
+    asked = []
+    switch = threading.Thread(
+        target=lambda: asked.append(env.pair.cli("primary", "failover", check=False)))
+    switch.start()
+    env.wait_stalled()
+    env.lab.power_cut("secondary")
+    env.wait_state("primary", "unprotected", 10)
+    switch.join(10)
+    check(asked and asked[0].returncode == 1, f"failover says that it failed: {asked}")
+    keep.more("requests", 20)
+    env.tell_valve("open")
+    env.lab.power_on("secondary")
+    env.pair.start("secondary")
+    env.pair.wait_protected(30)
+    env.checkpoint()
+    keep.more("requests", 20)
+    check(env.state("primary") == "protected", "the next checkpoint hands nothing over")
+    keep.stop().result()
 
 
 @test("secondary-stops")
