@@ -100,6 +100,7 @@ for name in ("hold-tap", "nfqueue"):
     register(name)
 
 
+BATCH = 64  # frames that are read from the hold at a time
 HOLD_QUEUE = 10000  # frames that wait in the hold when a checkpoint is cut
 
 
@@ -158,6 +159,20 @@ def stalled_link(env):
         load.stop()
     for load in loads:
         load.result()
+
+
+@test("r8-full-gate", valve=True, both=merge(PATIENT, SMALL))
+def full_gate(env):
+    """answers that no congestion window limits, with nothing released: the VM waits at the limit"""
+    env.run("ping", "-n", 3)  # the client knows the VM's address
+    env.tell_valve("rate 0")
+    check(env.load("ping", "-n", 1500, "-i", 1, "--timeout", 500).report()["sent"] == 1500,
+          "pings")
+    packets = env.stats()["queues"]["packets"]
+    check(packets["limit"] <= packets["now"] < packets["limit"] + 4 * BATCH, f"{packets}")
+    env.fact(f"{packets['now']} held, limit {packets['limit']}")
+    env.tell_valve("open")
+    env.run("keepalive", "-n", 20, "--check-log")
 
 
 @test("r8-slow-link", valve=True, both=merge(PATIENT, {"checkpoint": {"max-held-bytes": 1},

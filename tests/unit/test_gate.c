@@ -305,6 +305,13 @@ static void test_unprotected(void)
 	assert_out(r, 3);
 	svm(r, 0, 0, 31, 10, 5);
 	assert_out(r, 4);
+	/* What broke a lineage ends with the protection. */
+	gate_break(r->gate, CKPT_PRESSURE, "test", r->now);
+	gate_unprotect(r->gate, r->now);
+	gate_cut(r->gate, 0, r->now);
+	pvm(r, 0, 41, 10, 5);
+	svm(r, 0, 0, 41, 10, 5);
+	assert_out(r, 5);
 	rig_free(r);
 }
 
@@ -334,6 +341,9 @@ static void test_commit_only_what_is_before(void)
 	assert_out(r, 1);
 	gate_commit(r->gate, 2, r->now);
 	assert_out(r, 2);
+	gate_commit(r->gate, 1, r->now); /* said again: the newest is still 2 */
+	svm(r, 2, 0, 121, 10, 501);
+	assert_out(r, 3);
 	rig_free(r);
 }
 
@@ -449,6 +459,7 @@ static void test_bytes(void)
 {
 	struct rig *r = rig_established();
 	struct digest d = segment(r, 0, 111, 10, 501);
+	struct gate_stats stats;
 
 	pvm(r, 0, 101, 10, 501);
 	pvm(r, 0, 111, 10, 501);
@@ -462,9 +473,30 @@ static void test_bytes(void)
 	assert_out(r, 1);
 	assert_wanted(r, CKPT_MISMATCH);
 	g_assert_cmpuint(r->wanted[0].seq, ==, 111);
+	gate_get_stats(r->gate, &stats);
+	g_assert_cmpuint(stats.by_class[PACKET_TCP].mismatched, ==,
+	                 1); /* and no more is compared */
 	gate_cut(r->gate, 1, r->now);
 	gate_commit(r->gate, 1, r->now);
 	assert_out(r, 3);
+	rig_free(r);
+	/* A range over several frames. */
+	r = rig_established();
+	d = segment(r, 0, 101, 20, 501);
+	d.hash[15] ^= 1;
+	pvm(r, 0, 101, 10, 501);
+	pvm(r, 0, 111, 10, 501);
+	gate_digest(r->gate, 0, &d, r->now);
+	assert_out(r, 0);
+	assert_wanted(r, CKPT_MISMATCH);
+	rig_free(r);
+	/* The SVM leaves out ten bytes. */
+	r = rig_established();
+	pvm(r, 0, 101, 10, 501);
+	pvm(r, 0, 111, 10, 501);
+	svm(r, 0, 0, 111, 10, 501);
+	assert_out(r, 0);
+	assert_wanted(r, CKPT_MISMATCH);
 	rig_free(r);
 }
 
@@ -554,6 +586,12 @@ static void test_fin(void)
 	r = rig_established();
 	pvm(r, 0, 101, 20, 501); /* the SVM ends where the PVM goes on */
 	svm(r, 0, PACKET_FIN, 101, 10, 501);
+	assert_out(r, 0);
+	assert_wanted(r, CKPT_MISMATCH);
+	rig_free(r);
+	r = rig_established();
+	svm(r, 0, PACKET_FIN, 101, 0, 501); /* the SVM ends first, and the PVM does not */
+	pvm(r, 0, 101, 1, 501);
 	assert_out(r, 0);
 	assert_wanted(r, CKPT_MISMATCH);
 	rig_free(r);
@@ -726,6 +764,13 @@ static void test_tuple_reuse(void)
 	assert_out(r, 2);
 	g_assert_cmpuint(r->out[0].seq, ==, 101);
 	rig_free(r);
+	/* An old acknowledgement is not the new connection's, even when the SVM's is beyond it. */
+	r = rig_established();
+	pvm(r, 0, 101, 0, 600);
+	pvm_syn(r, 70000, 801);
+	svm_syn(r, 0, 70000, 801);
+	assert_out(r, 0);
+	rig_free(r);
 }
 
 static void test_order_in_flow(void)
@@ -759,6 +804,28 @@ static void test_exempt(void)
 	pvm_frame(r, build_tcp(&open));
 	assert_out(r, 0);
 	g_assert_cmpuint(r->opens, ==, 1);
+	rig_free(r);
+}
+
+/* The SVM has said the beginning of a frame and waits: that goes out by itself, and no more. */
+static void test_split(void)
+{
+	struct rig *r = rig_established();
+
+	pvm(r, 0, 101, 30, 501);
+	svm(r, 0, 0, 101, 10, 501);
+	assert_out(r, 0);
+	r->now = gate_tick(r->gate, r->now);
+	g_assert_cmpuint(r->now, <, 1000 * MS + LATE);
+	gate_tick(r->gate, r->now);
+	assert_out(r, 1);
+	g_assert_cmpuint(r->out[0].end, ==, 111);
+	gate_tick(r->gate, r->now + LATE);
+	assert_out(r, 1);
+	svm(r, 0, 0, 111, 20, 501);
+	assert_out(r, 2);
+	g_assert_cmpuint(r->out[1].seq, ==, 111);
+	g_assert_cmpuint(r->out[1].end, ==, 131);
 	rig_free(r);
 }
 
@@ -947,7 +1014,14 @@ static void test_too_far_ahead(void)
 	for (uint32_t i = 0; i < 9; i++)
 		svm(r, 0, 0, 101 + i * 10, 10, 501);
 	assert_wanted(r, CKPT_PRESSURE);
-	pvm(r, 0, 101, 90, 501);
+	pvm(r, 0, 101, 10, 501); /* the flow is given up for this epoch, from its beginning */
+	assert_out(r, 0);
+	rig_free(r);
+	r = rig_new();
+	for (uint32_t i = 0; i < 9; i++)
+		svm_datagram(r, 0, build_udp(false, 53, 2000, "x", 1));
+	assert_wanted(r, CKPT_PRESSURE);
+	pvm_frame(r, build_udp(false, 53, 2000, "x", 1));
 	assert_out(r, 0);
 	rig_free(r);
 }
@@ -1070,12 +1144,12 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/tcp/reset", test_reset);
 	g_test_add_func("/gate/tcp/syn-options", test_syn_options);
 	g_test_add_func("/gate/tcp/wrap", test_wrap);
-	g_test_add_func("/gate/tcp/long-epoch", test_long_epoch);
 	g_test_add_func("/gate/tcp/open", test_open);
 	g_test_add_func("/gate/tcp/syn-again", test_syn_again_in_the_next_epoch);
 	g_test_add_func("/gate/tcp/tuple-reuse", test_tuple_reuse);
 	g_test_add_func("/gate/tcp/order", test_order_in_flow);
 	g_test_add_func("/gate/tcp/exempt", test_exempt);
+	g_test_add_func("/gate/tcp/split", test_split);
 	g_test_add_func("/gate/datagram/udp", test_datagrams);
 	g_test_add_func("/gate/datagram/icmp-arp", test_icmp_arp);
 	g_test_add_func("/gate/datagram/cut", test_datagrams_across_the_cut);
@@ -1088,5 +1162,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/r8/digests", test_digests_of_all_flows);
 	g_test_add_func("/gate/lying-digests", test_lying_digests);
 	g_test_add_func("/gate/ts-lead", test_ts_lead);
+	g_test_add_func("/gate/long/epoch", test_long_epoch); /* the slowest, last */
 	return g_test_run();
 }

@@ -560,6 +560,7 @@ struct relay {
 	GByteArray *fast; /* what the primary said on the fast channel of the first session */
 	/* Changes the bytes; false: cut both connections of the pipe now. */
 	bool (*hook)(struct relay *r, struct pipe_end *end, uint8_t *bytes, size_t n);
+	void (*back)(struct relay *r, uint8_t *bytes, size_t n); /* from the secondary */
 	unsigned hits;
 };
 
@@ -594,6 +595,8 @@ static void on_relay(void *ctx, uint32_t events)
 		if (r->hook)
 			go_on = r->hook(r, end, buf, (size_t)n);
 		end->passed += (size_t)n;
+	} else if (go_on && r->back) {
+		r->back(r, buf, (size_t)n);
 	}
 	if (go_on) {
 		send_whole(end->other->fd, buf, (size_t)n);
@@ -630,7 +633,8 @@ static void on_relay_accept(void *ctx, uint32_t events)
 	r->n += 2;
 }
 
-static void relay_session(struct test *t, struct relay *r)
+/* The primary's way to the secondary leads over the relay; neither is up yet. */
+static void relay_open(struct test *t, struct relay *r)
 {
 	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(at);
@@ -645,6 +649,11 @@ static void relay_session(struct test *t, struct relay *r)
 	g_assert_cmpint(loop_add(t->loop, &r->listener, r->fd, EPOLLIN, on_relay_accept, r), ==, 0);
 	side_start(&t->s);
 	t->p.params.port = ntohs(at.sin_port);
+}
+
+static void relay_session(struct test *t, struct relay *r)
+{
+	relay_open(t, r);
 	side_start(&t->p);
 	UNTIL(t, t->p.ups == 1 && t->s.ups == 1);
 }
@@ -769,24 +778,14 @@ static bool record_fast(struct relay *r, struct pipe_end *end, uint8_t *bytes, s
 
 static void test_replayed_setup(void)
 {
-	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	struct relay r;
 	struct test t;
 	uint16_t port;
 	int fd;
 
 	test_begin(&t, false);
-	side_start(&t.s);
-	memset(&r, 0, sizeof(r));
-	r.t = &t;
-	r.fast = g_byte_array_new();
+	relay_open(&t, &r);
 	r.hook = record_fast;
-	r.fd = socket(AF_INET, SOCK_STREAM, 0);
-	g_assert_cmpint(bind(r.fd, (struct sockaddr *)&at, sizeof(at)), ==, 0);
-	g_assert_cmpint(listen(r.fd, 8), ==, 0);
-	g_assert_cmpint(getsockname(r.fd, (struct sockaddr *)&at, &(socklen_t){sizeof(at)}), ==, 0);
-	g_assert_cmpint(loop_add(t.loop, &r.listener, r.fd, EPOLLIN, on_relay_accept, &r), ==, 0);
-	t.p.params.port = ntohs(at.sin_port);
 	side_start(&t.p);
 	UNTIL(&t, t.p.ups == 1 && t.s.ups == 1);
 	link_close(t.p.link, "over");
@@ -798,6 +797,38 @@ static void test_replayed_setup(void)
 	UNTIL(&t, t.s.refusals == 1);
 	g_assert_nonnull(strstr(t.s.refused->str, "another key"));
 	close(fd);
+	relay_end(&r);
+	test_end(&t);
+}
+
+/* A secondary that answers everything well, and does not have the key. */
+static void spoil_proof(struct relay *r, uint8_t *bytes, size_t n)
+{
+	struct link_header h = {.type = LINK_HELLO_REPLY, .channel = bytes[6]};
+
+	if (n <= LINK_HEADER_LEN || bytes[5] != LINK_HELLO_REPLY)
+		return;
+	r->hits++;
+	bytes[n - 1] ^= 1;
+	h.len = (uint32_t)(n - LINK_HEADER_LEN);
+	link_encode(bytes, &h, 0); /* the checksum is right again */
+}
+
+static void test_false_secondary(void)
+{
+	struct relay r;
+	struct test t;
+
+	test_begin(&t, false);
+	relay_open(&t, &r);
+	r.back = spoil_proof;
+	side_start(&t.p);
+	UNTIL(&t, t.p.refusals >= 1 && t.s.refusals >= 1);
+	g_assert_cmpuint(r.hits, >=, 1);
+	g_assert_nonnull(strstr(t.p.refused->str, "another key"));
+	/* The primary proves nothing to it: it says that it refuses. */
+	g_assert_nonnull(strstr(t.s.refused->str, "the peer refused: the peer has another key"));
+	g_assert_cmpuint(t.p.ups + t.s.ups, ==, 0);
 	relay_end(&r);
 	test_end(&t);
 }
@@ -968,6 +999,7 @@ int main(int argc, char **argv)
 	add_both("cut-mid-message", test_cut_mid_message);
 	g_test_add_func("/link/stale-session", test_stale_session);
 	g_test_add_func("/link/replayed-setup", test_replayed_setup);
+	g_test_add_func("/link/false-secondary", test_false_secondary);
 	g_test_add_func("/link/params", test_params);
 	g_test_add_func("/link/ipv6", test_ipv6);
 	g_test_add_func("/link/key-file", test_key_file);

@@ -123,6 +123,81 @@ static void test_vm_lost(void)
 		role_event(&role, (enum role_event)event, 1000 * MS);
 		g_assert_false(role_speaks(&role)); /* never again */
 	}
+	role = role_of(true, ROLE_FENCE_COMMAND); /* unprotected: there is nobody to yield to */
+	g_assert_cmpuint(role_event(&role, ROLE_EV_VM_LOST, 1), ==,
+	                 ROLE_ACT_TELL | ROLE_ACT_SILENCE);
+	g_assert_false(role_speaks(&role));
+}
+
+/* Who speaks in which state is the table in role.h. */
+static void test_speaks(void)
+{
+	for (int primary = 0; primary < 2; primary++) {
+		struct role role = role_of(primary, ROLE_FENCE_COMMAND);
+
+		for (int state = 0; state < ROLE_STATE_COUNT; state++) {
+			role.state = (enum role_state)state;
+			g_assert_cmpint(role_speaks(&role), ==,
+			                state == ROLE_ALONE || (primary && state == ROLE_JOINING));
+		}
+	}
+}
+
+static void test_not_automatic(void)
+{
+	struct role role = paired(false, ROLE_FENCE_COMMAND);
+
+	role.params.automatic = false;
+	g_assert_false(role_event(&role, ROLE_EV_TICK, 1000 * MS) & ROLE_ACT_ASK);
+	g_assert_cmpint(role.state, ==, ROLE_STUCK);
+}
+
+static void test_fence_delay(void)
+{
+	struct role role = paired(false, ROLE_FENCE_COMMAND);
+
+	role.params.fence_delay_ns = 50 * MS;
+	g_assert_false(role_event(&role, ROLE_EV_TICK, 100 * MS) & ROLE_ACT_ASK);
+	g_assert_cmpint(role.state, ==, ROLE_DECIDING);
+	g_assert_cmpuint(role_deadline(&role), ==, 150 * MS);
+	g_assert_false(role_event(&role, ROLE_EV_TICK, 149 * MS) & ROLE_ACT_ASK);
+	g_assert_true(role_event(&role, ROLE_EV_TICK, 150 * MS) & ROLE_ACT_ASK);
+}
+
+/* A copy that is not finished gives no right to anything, and takes none away. */
+static void test_lost_while_joining(void)
+{
+	for (int primary = 0; primary < 2; primary++) {
+		struct role role = role_of(primary, ROLE_FENCE_NONE);
+		uint32_t actions;
+
+		role_event(&role, ROLE_EV_LINK_UP, 0);
+		actions = role_event(&role, ROLE_EV_TICK, 1000 * MS);
+		g_assert_cmpuint(actions, ==,
+		                 ROLE_ACT_TELL | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK);
+		g_assert_cmpint(role_speaks(&role), ==, primary);
+	}
+}
+
+/* What a side hears that its peer does or did ends what it was about to do. */
+static void test_peer_says(void)
+{
+	struct role role = paired(true, ROLE_FENCE_OPERATOR);
+
+	role_event(&role, ROLE_EV_TICK, 1000 * MS);
+	g_assert_true(role_event(&role, ROLE_EV_PEER_SPEAKS, 1001 * MS) & ROLE_ACT_SILENCE);
+	g_assert_cmpint(role.state, ==, ROLE_RETIRED);
+	role = paired(true, ROLE_FENCE_OPERATOR);
+	role_event(&role, ROLE_EV_HANDED_OVER, 1);
+	g_assert_cmpint(role.state, ==, ROLE_RETIRED);
+	for (int stuck = 0; stuck < 2; stuck++) {
+		role = paired(false, ROLE_FENCE_OPERATOR);
+		if (stuck)
+			role_event(&role, ROLE_EV_TICK, 1000 * MS);
+		g_assert_true(role_event(&role, ROLE_EV_PEER_ALONE, 1001 * MS) &
+		              ROLE_ACT_STOP_COPY);
+		g_assert_cmpint(role.state, ==, ROLE_WAITING);
+	}
 }
 
 /* Two sides, a link that breaks and mends, a fence: the first that asks gets the right, and the
@@ -187,6 +262,11 @@ int main(int argc, char **argv)
 	g_test_add_func("/role/new-session", test_new_session);
 	g_test_add_func("/role/asked", test_asked);
 	g_test_add_func("/role/vm-lost", test_vm_lost);
+	g_test_add_func("/role/speaks", test_speaks);
+	g_test_add_func("/role/not-automatic", test_not_automatic);
+	g_test_add_func("/role/fence-delay", test_fence_delay);
+	g_test_add_func("/role/lost-while-joining", test_lost_while_joining);
+	g_test_add_func("/role/peer-says", test_peer_says);
 	g_test_add_func("/role/one-speaker", test_one_speaker);
 	g_test_add_func("/role/names", test_names);
 	return g_test_run();

@@ -16,7 +16,7 @@ struct rig {
 	struct shadow *shadow;
 	struct digest told[ROOM];
 	uint32_t tolds;
-	uint32_t refeeds;
+	uint32_t refeeds, refeed_seq;
 	uint64_t now;
 };
 
@@ -34,7 +34,7 @@ static void on_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
 	struct rig *r = ctx;
 
 	(void)key;
-	(void)seq;
+	r->refeed_seq = seq;
 	r->refeeds++;
 }
 
@@ -191,6 +191,44 @@ static void test_mapping(void)
 	rig_free(r);
 }
 
+static void test_timestamp_mapping(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp syn = segment(PACKET_SYN, 100, 0, 501), t = segment(0, 101, 10, 501);
+	struct flow_open open = {
+	        .key = {.vm_ip = BUILD_VM_IP,
+	                .peer_ip = BUILD_PEER_IP,
+	                .vm_port = 80,
+	                .peer_port = 1000,
+	                .proto = 6,
+	                .kind = FLOW_TCP},
+	        .iss = 5000,
+	        .has_ack = true,
+	        .ack = 501,
+	        .has_ts = true,
+	        .tsval = 70000,
+	};
+
+	syn.has_ts = t.has_ts = true;
+	syn.tsval = 1000;
+	t.tsval = 1010;
+	shadow_flow_open(r->shadow, 1, &open, r->now);
+	svm_says(r, syn);
+	svm_says(r, t);
+	assert_told(r, 1, 5001, 10, 501);
+	g_assert_cmpuint(r->told[1].tsval, ==, 70010);
+	g_assert_cmpuint(through(r, shadow_input,
+	                         (struct build_tcp){.from_peer = true,
+	                                            .flags = PACKET_ACK,
+	                                            .seq = 501,
+	                                            .ack = 5011,
+	                                            .has_ts = true,
+	                                            .tsecr = 70010})
+	                         .tsecr,
+	                 ==, 1010);
+	rig_free(r);
+}
+
 static void test_opening_is_used_once(void)
 {
 	struct rig *r = rig_new(16);
@@ -296,6 +334,14 @@ static void test_clock_lead(void)
 	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1000);
 	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 3);
 	rig_free(r);
+	/* The lead of a lineage that is over is none of this one's. */
+	r = rig_new(16);
+	shadow_ts_lead(r->shadow, 1, 256);
+	shadow_lineage(r->shadow, 3);
+	svm_says(r, t);
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(through(r, shadow_translate, t).tsval, ==, 1000);
+	rig_free(r);
 }
 
 static void test_expire(void)
@@ -305,6 +351,8 @@ static void test_expire(void)
 	svm(r, PACKET_SYN, 100, 0, 501);
 	opened(r, 1, 5000, 501);
 	shadow_takeover(r->shadow, r->now);
+	r->now += 3600000 * MS; /* open and idle: only idle_ns ends it */
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 1);
 	through(r, shadow_translate, segment(PACKET_FIN, 101, 0, 501));
 	through(r, shadow_input,
 	        (struct build_tcp){.from_peer = true,
@@ -333,6 +381,52 @@ static void test_full_table(void)
 	g_assert_cmpuint(stats.flows_evicted, ==, 1);
 	for (uint32_t i = 0; i < 10; i++) /* openings of a lineage to come are limited, too */
 		opened(r, 2, 1000 + i, 0);
+	shadow_lineage(r->shadow, 2);
+	r->tolds = 0;
+	svm(r, PACKET_SYN, 100, 0, 0);
+	assert_told(r, 0, 1001, 1, 0);
+	/* What is mapped stays, whatever comes. */
+	for (uint16_t port = 1; port <= 3; port++) {
+		t.peer_port = port;
+		svm_says(r, t);
+	}
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(through(r, shadow_translate, segment(0, 101, 10, 5)).seq, ==, 1002);
+	rig_free(r);
+}
+
+/* The client is fed 20 bytes to the SVM, which misses the last ten of them (RFC 5681, 3.2). */
+static void test_missing_input(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp in = segment(0, 501, 10, 100);
+	struct flow_key key = {.vm_ip = BUILD_VM_IP,
+	                       .peer_ip = BUILD_PEER_IP,
+	                       .vm_port = 80,
+	                       .peer_port = 1000,
+	                       .proto = 6,
+	                       .kind = FLOW_TCP};
+
+	in.from_peer = true;
+	through(r, shadow_input, in);
+	in.seq = 511;
+	through(r, shadow_input, in);
+	svm(r, 0, 100, 0, 511);
+	g_assert_true(shadow_has_acked(r->shadow, &key, 511));
+	g_assert_false(shadow_has_acked(r->shadow, &key, 521));
+	for (int i = 0; i < 2; i++)
+		svm(r, 0, 100, 0, 511);
+	g_assert_cmpuint(r->refeeds, ==, 0);
+	g_assert_false(shadow_ask_again(r->shadow));
+	svm(r, 0, 100, 0, 511); /* the third duplicate */
+	g_assert_cmpuint(r->refeeds, ==, 1);
+	g_assert_cmpuint(r->refeed_seq, ==, 511);
+	g_assert_true(shadow_ask_again(r->shadow)); /* it was lost again */
+	g_assert_cmpuint(r->refeeds, ==, 2);
+	svm(r, 0, 100, 0, 521);
+	g_assert_false(shadow_ask_again(r->shadow));
+	g_assert_true(shadow_has_acked(r->shadow, &key, 521));
+	g_assert_cmpuint(r->refeeds, ==, 2);
 	rig_free(r);
 }
 
@@ -357,12 +451,14 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/each-byte-once", test_each_byte_once);
 	g_test_add_func("/shadow/superframe", test_superframe_in_pieces);
 	g_test_add_func("/shadow/mapping", test_mapping);
+	g_test_add_func("/shadow/timestamp-mapping", test_timestamp_mapping);
 	g_test_add_func("/shadow/opening-used-once", test_opening_is_used_once);
 	g_test_add_func("/shadow/lineage-to-come", test_lineage_to_come);
 	g_test_add_func("/shadow/takeover", test_takeover);
 	g_test_add_func("/shadow/clock-lead", test_clock_lead);
 	g_test_add_func("/shadow/expire", test_expire);
 	g_test_add_func("/shadow/full-table", test_full_table);
+	g_test_add_func("/shadow/missing-input", test_missing_input);
 	g_test_add_func("/shadow/uncompared", test_uncompared);
 	return g_test_run();
 }
