@@ -315,6 +315,12 @@ def unit_asan(run):
     return unit(run, "asan", ASAN)
 
 
+def mutants(run):
+    """one line of the code broken at a time: a test notices each"""
+    return run.program("mutants", [TOP / "scripts/mutants", *["--quick"] * run.args.quick],
+                       env={"COLO_BUILD": str(BUILD)})
+
+
 def fuzz(run):
     """ten seconds of libFuzzer for each target"""
     with tempfile.TemporaryDirectory() as work:
@@ -345,23 +351,6 @@ def laboratory(run):
     return run.program("lab", [TOP / "tests/lab/test_lab.py"], env={"COLO_BUILD": str(BUILD)})
 
 
-def cached(name):
-    """What scripts/setup has made."""
-    return Path(os.environ.get("COLO_CACHE", "/var/cache/colo-proxy")) / name
-
-
-def qemu(run):
-    """QEMU's COLO as qemu-glue drives it; a guest that changes its code, with and without the plugin"""
-    smoke = [BUILD / "tests/qemu-smoke", "--qemu", cached("qemu/bin/qemu-system-x86_64")]
-    plugin = ["--plugin", BUILD / "tcg-flush.so"]
-    guest = ["--kernel", cached("guest/vmlinuz"), "--initrd", cached("guest/initrd.img"),
-             "--append", cached("guest/cmdline").read_text().strip()]
-    result = run.one("qemu-colo", [*smoke, *plugin, *guest])
-    result += run.one("qemu-stale-code", [*smoke, *plugin, "--stale-code"])
-    result += run.one("qemu-stale-code-seen", [*smoke, "--stale-code"])
-    return result
-
-
 def end_to_end(run):
     """real VMs: rules R1 to R8, power cuts, failures of links and programs"""
     argv = [sys.executable, TOP / "tests/e2e/run.py", "--logs", LOGS / "e2e", "--prefix", "ct"]
@@ -388,10 +377,10 @@ STEPS = (
     ("tidy", check_tidy, ("build",), False),
     ("unit", unit_release, ("build",), True),
     ("unit-asan", unit_asan, ("build-asan",), False),
+    ("mutants", mutants, ("build",), True),
     ("fuzz", fuzz, ("build-fuzz",), False),
     ("install", install, ("build",), True),
     ("lab", laboratory, ("build",), True),
-    ("qemu", qemu, ("build",), True),
     ("e2e", end_to_end, ("build",), False),
     ("demo", demo, ("build",), True),
 )
