@@ -9,12 +9,17 @@
  * checkpoint, and is heard by one VM only.
  *
  * So the VM's input is diverted from the moment at which it is allowed to stop, and what its tap
- * holds is left to it to take first, for at most DRAIN_NS: then QEMU finds nothing to take while
- * the VM stands still. What was diverted is poured back in order when the VM runs on, before the
- * diversion ends. Clients see a few milliseconds more of a pause that they have anyway.
+ * holds is left to it to take first, for at most DRAIN_NS. What a busy VM has not taken by then is
+ * taken back out of its tap: QEMU finds nothing to take while the VM stands still. What was taken
+ * back and what was diverted is poured in, in order, when the VM runs on, before the diversion
+ * ends. The mirror has numbered what was taken back already, and the tap has counted it as taken,
+ * so that it is in front of the cut; poured in, it gets a number behind the cut and reaches the new
+ * lineage as the PVM, once. (The old lineage has heard it too early, which nobody learns of: what
+ * the SVM says to it waits for the PVM to say the same.) Clients see a few milliseconds more of a
+ * pause that they have anyway.
  *
- * Limit: a VM that does not take its input (a full receive ring) is stopped all the same; one frame
- * can then be heard by one VM only, which the comparison finds.
+ * Limit: a frame that QEMU could not give to a VM whose receive ring is full is in QEMU's hands;
+ * QEMU drops it when the VM stops, as a full ring drops, for both VMs.
  */
 #include <errno.h>
 #include <string.h>
@@ -23,7 +28,7 @@
 #include "colo-proxy/datapath/tapdev.h"
 #include "colo-proxy/node_private.h"
 
-#define DRAIN_NS      (20 * MS)
+#define DRAIN_NS      (2 * MS)
 #define LOOK_NS       (MS / 10)
 #define POUR_RETRY_NS (1 * MS)
 
@@ -81,6 +86,28 @@ void cut_end(struct node *node)
 	pour(node); /* what came between the two */
 }
 
+/* What QEMU has not taken waits for the new epoch, in front of what is diverted. */
+static void take_back(struct node *node)
+{
+	int header = tapdev_header(node->tap_fd);
+	struct tapdev_reader reader = {.header = header > 0 ? (size_t)header : 0};
+	struct frame_queue queue = {0};
+	struct frame *frame;
+	unsigned n = 0;
+
+	while (header > 0 && tapdev_read(&reader, node->tap_fd, &frame) == 0) {
+		frame_queue_push(&queue, frame);
+		n++;
+	}
+	tapdev_reader_clear(&reader);
+	if (!n)
+		return;
+	log_debug("input: %u frames were not taken and wait for the next epoch", n);
+	while ((frame = frame_queue_pop(&node->p.diverted)))
+		frame_queue_push(&queue, frame);
+	node->p.diverted = queue;
+}
+
 static void look(struct node *node, uint64_t now)
 {
 	struct primary *p = &node->p;
@@ -89,6 +116,7 @@ static void look(struct node *node, uint64_t now)
 		loop_timer_set(node->loop, &p->cut_timer, now + LOOK_NS);
 		return;
 	}
+	take_back(node);
 	primary_let_stop(node);
 }
 

@@ -523,8 +523,8 @@ static void data_arrived(struct node *node, uint32_t epoch, const uint8_t *paylo
 }
 
 /*
- * What the SVM's tap holds is left to it to take, for a moment: QEMU takes one more frame after it
- * has stopped the VM and would give it to the new lineage (node_cut.c).
+ * What the SVM's tap holds is left to it to take, for a moment, and then thrown away: QEMU takes
+ * one more frame after it has stopped the VM and would give it to the new lineage (node_cut.c).
  */
 static void load_due(void *ctx, uint64_t now)
 {
@@ -537,6 +537,7 @@ static void load_due(void *ctx, uint64_t now)
 		loop_timer_set(node->loop, &s->load_timer, now + LOAD_LOOK_NS);
 		return;
 	}
+	secondary_empty_tap(node);
 	if (relay_secondary_load(s->relay, &s->ckpt) < 0) {
 		svm_failed(node, relay_secondary_error(s->relay));
 		return;

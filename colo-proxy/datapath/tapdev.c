@@ -154,6 +154,15 @@ struct frame *tapdev_fit(struct frame **spare)
 	return fit;
 }
 
+int tapdev_header(int fd)
+{
+	int size;
+
+	if (ioctl(fd, TUNGETVNETHDRSZ, &size) < 0)
+		return netlink_errno();
+	return size == 10 || size == sizeof(struct virtio_net_hdr_v1) ? size : -EPROTO;
+}
+
 int tapdev_read(struct tapdev_reader *reader, int fd, struct frame **ret_frame)
 {
 	struct frame *fit;
@@ -165,7 +174,7 @@ int tapdev_read(struct tapdev_reader *reader, int fd, struct frame **ret_frame)
 	if (!reader->spare)
 		return -ENOMEM;
 	iov[0].iov_base = &reader->spare->vnet;
-	iov[0].iov_len = sizeof(reader->spare->vnet);
+	iov[0].iov_len = reader->header ? reader->header : sizeof(reader->spare->vnet);
 	iov[1].iov_base = reader->spare->data;
 	iov[1].iov_len = reader->spare->room;
 	got = readv(fd, iov, 2);

@@ -40,11 +40,15 @@ bool tapdev_pending(int fd);
 
 /*
  * A reader of packets with a virtio-net header in front. Large frames are handed on without a copy.
- * Used for taps (12-byte headers).
+ * `header` is its size: 0 for the 12 bytes of the daemon's own taps, tapdev_header() for a VM's.
  */
 struct tapdev_reader {
 	struct frame *spare;
+	size_t header;
 };
+
+/* The size of the header that the tap's reader gets, or a negative errno. */
+int tapdev_header(int fd);
 
 /* One frame, the caller's; -EAGAIN when there is none; another negative errno. */
 int tapdev_read(struct tapdev_reader *reader, int fd, struct frame **ret_frame);
