@@ -62,7 +62,7 @@ void secondary_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
 		return;
 	while (input && input != s->next_to_feed &&
 	       !(input->segment && seq_leq(input->seq, seq) && seq_lt(seq, input->end) &&
-	         memcmp(&input->key, key, sizeof(*key)) == 0))
+	         flow_key_equal(&input->key, key)))
 		input = input->next;
 	if (input && input != s->next_to_feed) {
 		struct frame *frame = frame_copy(input->frame);

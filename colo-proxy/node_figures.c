@@ -7,32 +7,39 @@
 
 static const uint8_t class_in_stats[PACKET_CLASS_COUNT] = {
         [PACKET_OTHER] = STATS_OTHER, [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
-        [PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP,
+        [PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP, [PACKET_WHOLE] = STATS_OTHER,
 };
 
+static void count_add(struct stats_count *sum, uint64_t packets, uint64_t bytes)
+{
+	sum->packets += packets;
+	sum->bytes += bytes;
+}
+
+/* Two classes share a line of the statistics: they are added up. */
 static void fill_traffic(const struct node *node, const struct gate_stats *gate,
                          struct stats_snapshot *stats)
 {
-	struct hist all = {0};
+	struct hist all = {0}, shared[STATS_CLASSES] = {0};
 
 	for (unsigned i = 0; i < PACKET_CLASS_COUNT; i++) {
 		const struct gate_class_stats *from = &gate->by_class[i];
 		struct stats_traffic *to = &stats->traffic[class_in_stats[i]];
 
-		to->held = (struct stats_count){from->held_packets + from->unprotected_packets,
-		                                from->held_bytes + from->unprotected_bytes};
-		to->matched = to->released_match =
-		        (struct stats_count){from->matched_packets, from->matched_bytes};
-		to->released_commit =
-		        (struct stats_count){from->committed_packets, from->committed_bytes};
-		to->released_unprotected =
-		        (struct stats_count){from->unprotected_packets, from->unprotected_bytes};
-		to->mismatched.packets = from->mismatched;
-		to->late.packets = from->late;
-		to->held_now.packets =
-		        from->held_packets - from->matched_packets - from->committed_packets;
-		to->held_now.bytes = from->held_bytes - from->matched_bytes - from->committed_bytes;
-		to->hold_us = hist_summary(&node->hold_hist[i], 1000);
+		count_add(&to->held, from->held_packets + from->unprotected_packets,
+		          from->held_bytes + from->unprotected_bytes);
+		count_add(&to->matched, from->matched_packets, from->matched_bytes);
+		count_add(&to->released_match, from->matched_packets, from->matched_bytes);
+		count_add(&to->released_commit, from->committed_packets, from->committed_bytes);
+		count_add(&to->released_unprotected, from->unprotected_packets,
+		          from->unprotected_bytes);
+		to->mismatched.packets += from->mismatched;
+		to->late.packets += from->late;
+		count_add(&to->held_now,
+		          from->held_packets - from->matched_packets - from->committed_packets,
+		          from->held_bytes - from->matched_bytes - from->committed_bytes);
+		hist_merge(&shared[class_in_stats[i]], &node->hold_hist[i]);
+		to->hold_us = hist_summary(&shared[class_in_stats[i]], 1000);
 		hist_merge(&all, &node->hold_hist[i]);
 	}
 	stats->traffic[STATS_TOTAL].hold_us = hist_summary(&all, 1000);

@@ -69,21 +69,20 @@ static void gate_request(void *ctx, const struct divergence *why)
 {
 	struct node *node = ctx;
 
-	log_debug("epoch %u: checkpoint wanted (%s): %s, VM port %u, peer %u.%u.%u.%u port %u, seq "
-	          "%u, "
-	          "wanted %u, seen %u",
-	          why->epoch, ckpt_cause_name(why->cause), why->what, why->key.vm_port,
-	          why->key.peer_ip >> 24, why->key.peer_ip >> 16 & 255, why->key.peer_ip >> 8 & 255,
-	          why->key.peer_ip & 255, why->key.peer_port, why->seq, why->wanted, why->seen);
+	char flow[FLOW_KEY_TEXT_LEN];
+
+	log_debug("epoch %u: checkpoint wanted (%s): %s, %s, seq %u, wanted %u, seen %u",
+	          why->epoch, ckpt_cause_name(why->cause), why->what,
+	          flow_key_text(&why->key, flow, sizeof(flow)), why->seq, why->wanted, why->seen);
 	primary_want(node, why->cause);
 }
 
 static void gate_flow_open(void *ctx, uint32_t epoch, const struct flow_open *open)
 {
-	uint8_t payload[FLOW_OPEN_WIRE_LEN];
+	uint8_t payload[FLOW_OPEN_WIRE_MAX];
+	size_t len = flow_open_pack(payload, open);
 
-	flow_open_pack(payload, open);
-	node_send(ctx, LINK_FAST, MSG_FLOW_OPEN, epoch, payload, sizeof(payload));
+	node_send(ctx, LINK_FAST, MSG_FLOW_OPEN, epoch, payload, len);
 }
 
 static void gate_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
@@ -565,18 +564,16 @@ static void digests(struct node *node, uint32_t lineage, const uint8_t *payload,
 {
 	uint64_t now = loop_now(node->loop);
 
-	if (len % DIGEST_WIRE_LEN) {
-		link_drop(node->link, "digests of the wrong length");
-		return;
-	}
-	for (; len; payload += DIGEST_WIRE_LEN, len -= DIGEST_WIRE_LEN) {
+	while (len) {
 		struct digest digest;
+		int r = digest_unpack(&digest, payload, len);
 
-		if (digest_unpack(&digest, payload, len) != 0 ||
-		    gate_digest(node->gate, lineage, &digest, now) != 0) {
+		if (r < 0 || gate_digest(node->gate, lineage, &digest, now) != 0) {
 			link_drop(node->link, "a digest of an unknown kind or a future lineage");
 			return;
 		}
+		payload += r;
+		len -= (size_t)r;
 	}
 	hold_flush(node->hold);
 	primary_rearm_gate(node);

@@ -121,7 +121,8 @@ struct secondary {
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
 	bool taking_over;
 	uint32_t announcements;
-	uint8_t batch[64 * DIGEST_WIRE_LEN]; /* digests of this turn */
+	uint8_t batch[64 * DIGEST_WIRE_MAX]; /* digests of this turn */
+	uint32_t batch_count;
 	size_t batch_len;
 	struct frame_queue backlog; /* what the VM says while it takes over */
 	uint64_t loads, injected, injected_bytes, digests_lost;

@@ -76,9 +76,9 @@ static void shadow_digest(void *ctx, uint32_t lineage, const struct digest *dige
 	struct secondary *s = of(node);
 
 	(void)lineage; /* flushed before it changes */
-	digest_pack(s->batch + s->batch_len, digest);
-	s->batch_len += DIGEST_WIRE_LEN;
-	if (s->batch_len == sizeof(s->batch))
+	s->batch_len += digest_pack(s->batch + s->batch_len, digest);
+	s->batch_count++;
+	if (sizeof(s->batch) - s->batch_len < DIGEST_WIRE_MAX)
 		secondary_flush_digests(node);
 }
 
@@ -94,8 +94,8 @@ void secondary_flush_digests(struct node *node)
 	if (!s->batch_len)
 		return;
 	if (node_send(node, LINK_FAST, MSG_DIGEST, s->lineage, s->batch, s->batch_len) != 0)
-		s->digests_lost += s->batch_len / DIGEST_WIRE_LEN;
-	s->batch_len = 0;
+		s->digests_lost += s->batch_count;
+	s->batch_len = s->batch_count = 0;
 }
 
 static void keep_output(struct node *node, struct frame *frame)
@@ -595,7 +595,7 @@ void secondary_stop_copy(struct node *node)
 	ckpt_buf_reset(&s->ckpt.buf);
 	s->ckpt_open = s->ckpt_whole = s->loading = s->feeding = false;
 	s->taking_over = false;
-	s->batch_len = 0;
+	s->batch_len = s->batch_count = 0;
 	s->lineage = 0;
 	shadow_free(node->shadow);
 	node->shadow = NULL;

@@ -28,15 +28,14 @@ static struct secondary *of(struct node *node)
 /* What is announced: the configured addresses, and those that the VM was heard to speak from. */
 struct known {
 	uint8_t mac[6];
-	struct in_addr ipv4[2 * MAX_ADDRESSES];
-	struct in6_addr ipv6[MAX_ADDRESSES];
+	struct in_addr ipv4[MAX_ADDRESSES + SHADOW_MAX_ADDRESSES];
+	struct in6_addr ipv6[MAX_ADDRESSES + SHADOW_MAX_ADDRESSES];
 	size_t ipv4_count, ipv6_count;
 };
 
 static void collect(const struct node *node, struct known *known)
 {
-	uint32_t heard[MAX_ADDRESSES];
-	uint32_t n;
+	const struct shadow_sources *heard = shadow_sources(node->shadow);
 
 	*known = (struct known){0};
 	ether_aton_r(node->config->mac, (struct ether_addr *)known->mac);
@@ -48,14 +47,25 @@ static void collect(const struct node *node, struct known *known)
 		         inet_pton(AF_INET6, *text, &known->ipv6[known->ipv6_count]) == 1)
 			known->ipv6_count++;
 	}
-	n = shadow_addresses(node->shadow, heard, MAX_ADDRESSES, known->mac);
-	for (uint32_t i = 0; i < n; i++) {
+	if (heard->mac_known)
+		memcpy(known->mac, heard->mac, sizeof(known->mac));
+	for (uint32_t i = 0; i < heard->ipv4_count; i++) {
 		size_t same = 0;
 
-		while (same < known->ipv4_count && known->ipv4[same].s_addr != htonl(heard[i]))
+		while (same < known->ipv4_count &&
+		       known->ipv4[same].s_addr != htonl(heard->ipv4[i]))
 			same++;
 		if (same == known->ipv4_count)
-			known->ipv4[known->ipv4_count++].s_addr = htonl(heard[i]);
+			known->ipv4[known->ipv4_count++].s_addr = htonl(heard->ipv4[i]);
+	}
+	for (uint32_t i = 0; i < heard->ipv6_count; i++) {
+		size_t same = 0;
+
+		while (same < known->ipv6_count &&
+		       memcmp(&known->ipv6[same], heard->ipv6[i], 16) != 0)
+			same++;
+		if (same == known->ipv6_count)
+			memcpy(&known->ipv6[known->ipv6_count++], heard->ipv6[i], 16);
 	}
 }
 

@@ -26,6 +26,11 @@ uint64_t checksum_ipv4_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_
 	       (l4_len >> 16) + (l4_len & 0xffff);
 }
 
+uint64_t checksum_ipv6_pseudo(const uint8_t addresses[32], uint8_t proto, uint32_t l4_len)
+{
+	return checksum_add(proto + (l4_len >> 16) + (l4_len & 0xffff), addresses, 32);
+}
+
 uint16_t checksum_replace32(uint16_t checksum, uint32_t from, uint32_t to, bool odd)
 {
 	uint16_t change = checksum_fold((uint64_t)(uint16_t) ~(from >> 16) + (uint16_t)~from +

@@ -24,6 +24,9 @@ uint16_t checksum_fold(uint64_t sum);
 /* The unfolded sum of the IPv4 pseudo header (RFC 9293 section 3.1); addresses in host order. */
 uint64_t checksum_ipv4_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t l4_len);
 
+/* The same of IPv6 (RFC 8200 section 8.1); addresses: source and destination as in the header. */
+uint64_t checksum_ipv6_pseudo(const uint8_t addresses[32], uint8_t proto, uint32_t l4_len);
+
 /*
  * The checksum after a 32-bit field changed from `from` to `to` (RFC 1624 equation 3). `odd` says
  * that the field starts at an odd offset from where the checksum starts counting; a field there

@@ -12,7 +12,7 @@
 
 static struct flow_entry **bucket_of(const struct flow_table *table, const struct flow_key *key)
 {
-	uint64_t hash = XXH3_64bits_withSecret(key, sizeof(*key), table->secret->secret,
+	uint64_t hash = XXH3_64bits_withSecret(key, flow_key_len(key), table->secret->secret,
 	                                       sizeof(table->secret->secret));
 
 	return &table->buckets[(uint32_t)hash & table->bucket_mask];
@@ -79,7 +79,7 @@ struct flow_entry *flow_table_peek(const struct flow_table *table, const struct 
 {
 	struct flow_entry *entry = *bucket_of(table, key);
 
-	while (entry && memcmp(&entry->key, key, sizeof(*key)) != 0)
+	while (entry && !flow_key_equal(&entry->key, key))
 		entry = entry->bucket_next;
 	return entry;
 }

@@ -28,7 +28,8 @@
  * Two views are kept for each flow, for the current epoch and the one before, whose checkpoint is
  * in flight. A frame whose view is gone can only be committed.
  *
- * Datagrams (UDP, ICMP, ARP) are compared one by one, in order within their flow.
+ * Datagrams (UDP, ICMP, ARP and others: protocols.c) are compared one by one, in order within their
+ * flow; what was said in fragments, as the packet that they make.
  *
  * A difference ends the comparison of that flow for the epoch (view->broken) and asks for a
  * checkpoint, once for each cause and epoch; a frame that waits for too long asks, too. What is not
@@ -116,15 +117,16 @@ static void note_limits(struct gate *gate)
 		gate_request(gate, CKPT_PRESSURE, NULL, 0, "held output nears its limit");
 }
 
-/* The flow that the packet is compared in; NULL: not comparable. */
-static struct flow *flow_of(struct gate *gate, const struct packet *packet)
+struct flow *gate_flow_of(struct gate *gate, struct packet *packet)
 {
 	struct flow_key key;
 	struct flow *flow;
 
 	if (packet_flow_key(packet, PACKET_FROM_VM, &key) != 0)
 		return NULL;
-	if (packet->class == PACKET_TCP && digest_tcp_exempt(packet))
+	if (packet->class == PACKET_TCP)
+		packet->why = (uint8_t)digest_tcp_exempt(packet);
+	if (packet->why != PACKET_WHY_NONE)
 		return NULL;
 	flow = gate_flow_get(gate, &key);
 	if (!flow)
@@ -140,7 +142,7 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 
 	if (packet_parse(&packet, frame) != 0)
 		packet = (struct packet){.frame = frame, .class = PACKET_OTHER};
-	flow = flow_of(gate, &packet);
+	flow = gate_flow_of(gate, &packet);
 	if (flow && packet.class == PACKET_TCP)
 		note_segment(gate, flow, &packet);
 	if (!gate->protected) {
@@ -156,6 +158,8 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 		return r;
 	}
 	note_limits(gate);
+	if (packet.why == PACKET_WHY_FRAGMENT)
+		flow = gate_fragment_join(gate, gate->newest);
 	if (!flow)
 		return 0;
 	if (packet.class == PACKET_TCP) {
@@ -262,6 +266,7 @@ void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now)
 	gate->requested = 0;
 	gate->ts_lead[epoch & 1] = 0;
 	gate->first_of_epoch = NULL;
+	fragments_clear(gate->fragments);
 }
 
 static void touch(struct gate *gate, struct flow *flow)
@@ -314,16 +319,24 @@ void gate_unprotect(struct gate *gate, uint64_t now)
 
 /* ---- what is due ---- */
 
+/* A fragment waits for the SVM when its packet is whole. */
+static enum ckpt_cause late_cause(const struct held *held)
+{
+	return held->flow || held->joined ? CKPT_LATE : CKPT_UNCOMPARED;
+}
+
 /* What the oldest packet of the epoch waits for, and how far the SVM is. */
 static void request_late(struct gate *gate, const struct held *held)
 {
 	struct divergence why = {
-	        .cause = held->flow ? CKPT_LATE : CKPT_UNCOMPARED,
+	        .cause = late_cause(held),
 	        .epoch = gate->epoch,
 	        .what = packet_why_name(held->packet.why),
 	};
 
 	gate->requested |= 1u << why.cause;
+	if (held->joined)
+		why.what = "the SVM has not said it in time";
 	if (held->flow) {
 		const struct view *view = &held->flow->view[held->epoch & 1];
 
@@ -350,7 +363,7 @@ static uint64_t late_due(struct gate *gate, uint64_t now)
 
 	if (!first)
 		return UINT64_MAX;
-	cause = first->flow ? CKPT_LATE : CKPT_UNCOMPARED;
+	cause = late_cause(first);
 	if (gate->requested & (1u << cause))
 		return UINT64_MAX;
 	/* The lineage that could say it does not run before its checkpoint is committed. */
@@ -385,7 +398,8 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 		return -ENOMEM;
 	gate->key = *key;
 	gate->hash = XXH3_createState();
-	if (!gate->hash ||
+	gate->fragments = fragments_new();
+	if (!gate->hash || !gate->fragments ||
 	    flow_table_init(&gate->flows, limits->max_flows, &gate->key, &gate_flow_ops, gate)) {
 		gate_free(gate);
 		return -ENOMEM;
@@ -405,10 +419,11 @@ void gate_free(struct gate *gate)
 		struct held *next = gate->oldest->newer;
 
 		frame_free(gate->oldest->frame);
-		free(gate->oldest);
+		gate_held_free(gate->oldest);
 		gate->oldest = next;
 	}
 	flow_table_fini(&gate->flows);
+	fragments_free(gate->fragments);
 	XXH3_freeState(gate->hash);
 	free(gate);
 }

@@ -48,6 +48,25 @@ static void unlink_all(struct gate *gate, struct held *held)
 	gate->stats.now_bytes -= held->frame->len;
 }
 
+void gate_held_free(struct held *held)
+{
+	if (held->whole)
+		frame_free(held->whole->frame);
+	free(held->whole);
+	free(held);
+}
+
+/* The fragments before the last one, which have no flow. */
+static void release_pieces(struct gate *gate, struct whole *whole, uint64_t now)
+{
+	while (whole->pieces) {
+		struct held *piece = whole->pieces;
+
+		whole->pieces = piece->flow_next;
+		gate_held_release(gate, piece, RELEASE_MATCH, now);
+	}
+}
+
 void gate_held_release(struct gate *gate, struct held *held, enum release_why why, uint64_t now)
 {
 	struct flow *flow = held->flow;
@@ -58,9 +77,12 @@ void gate_held_release(struct gate *gate, struct held *held, enum release_why wh
 		if (!flow->head)
 			flow->tail = NULL;
 	}
+	/* Otherwise all of an epoch leaves, and the pieces did so before. */
+	if (why == RELEASE_MATCH && held->whole)
+		release_pieces(gate, held->whole, now);
 	unlink_all(gate, held);
 	gate_let_out(gate, held->frame, &held->packet, why, now - held->arrived);
-	free(held);
+	gate_held_free(held);
 }
 
 int gate_held_append(struct gate *gate, struct frame *frame, const struct packet *packet,

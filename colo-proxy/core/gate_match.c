@@ -85,7 +85,8 @@ static bool datagram_matches(struct gate *gate, struct flow *flow, struct view *
 	struct pending *said = view->head;
 	uint8_t hash[PACKET_DIGEST_LEN];
 
-	if (!said || packet_digest_datagram(&held->packet, &gate->key, hash) != 0)
+	if (!said || packet_digest_datagram(held->whole ? &held->whole->packet : &held->packet,
+	                                    &gate->key, hash) != 0)
 		return false;
 	if (memcmp(said->digest.hash, hash, sizeof(hash)) != 0) {
 		gate_mismatch(gate, flow, view, 0, "the SVM sent another datagram");

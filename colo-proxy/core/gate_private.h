@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "colo-proxy/core/flow_table.h"
+#include "colo-proxy/core/fragments.h"
 
 /*
  * What the gate's files share. Nobody else includes this.
@@ -16,12 +17,14 @@
  *   gate.c         theory of operation; the public functions: who speaks, epochs, requests
  *   gate_flow.c    what is known of a flow: its views, the SVM's digests that wait
  *   gate_held.c    the held frames: in, out, and cut in two
+ *   gate_fragment.c  the held fragments of one packet: compared as the packet that they make
  *   gate_verify.c  the SVM's TCP stream against the held bytes: moves coverage
  *   gate_match.c   whether a held frame has been said by the SVM: releases by match
  *
  * Invariants:
  *  - A held frame is in the list of all (oldest .. newest), and in exactly one flow's list (head ..
- *    tail) unless it is not comparable. Both lists are in the order of arrival.
+ *    tail) unless it is not comparable. Both lists are in the order of arrival. Of a packet in
+ *    fragments the last one is in the flow's list, and the others in its list of pieces.
  *  - Epochs in the list of all never decrease. first_of_epoch is the oldest frame of the current
  *    epoch, NULL when there is none.
  *  - stats.now_bytes and stats.now_packets are the sums over the list of all.
@@ -34,6 +37,13 @@
 
 #define NO_EPOCH UINT32_MAX
 
+/* A packet that was said in fragments, with the last of which it is compared. */
+struct whole {
+	struct frame *frame;
+	struct packet packet; /* of that frame */
+	struct held *pieces;  /* the fragments before the last, by arrival, through flow_next */
+};
+
 struct held {
 	struct held *older, *newer; /* all, by arrival */
 	struct held *flow_next;     /* of the flow, by arrival */
@@ -43,7 +53,9 @@ struct held {
 	uint64_t arrived;
 	uint32_t epoch;
 	uint32_t incarnation; /* TCP: of the 4-tuple, see struct flow */
-	uint32_t end;         /* TCP: sequence number behind it */
+	uint32_t end;         /* TCP: sequence number behind it; a fragment: its packet's serial */
+	bool joined;          /* a fragment of a packet that is all there, and not its last one */
+	struct whole *whole;  /* the last fragment's; else NULL */
 };
 
 struct pending {
@@ -99,7 +111,8 @@ struct gate {
 	struct held *oldest, *newest, *first_of_epoch;
 	struct flow *touched;
 	struct flow_table flows;
-	struct gate_stats stats; /* but for the flows: the table counts them */
+	struct fragments *fragments; /* of the current epoch */
+	struct gate_stats stats;     /* but for the flows: the table counts them */
 };
 
 /* ---- gate.c ---- */
@@ -111,6 +124,10 @@ void gate_request(struct gate *gate, enum ckpt_cause cause, const struct flow *f
 /* The two VMs differ: nothing more of the flow matches in the view's epoch. */
 void gate_mismatch(struct gate *gate, struct flow *flow, struct view *view, uint32_t seq,
                    const char *what);
+
+/* The flow that the packet is compared in; NULL: not comparable. Sets packet->why when that is for
+ * a reason which the parser does not know. */
+struct flow *gate_flow_of(struct gate *gate, struct packet *packet);
 
 /* ---- gate_flow.c ---- */
 
@@ -151,8 +168,17 @@ void gate_held_release(struct gate *gate, struct held *held, enum release_why wh
 void gate_let_out(struct gate *gate, struct frame *frame, const struct packet *packet,
                   enum release_why why, uint64_t held_ns);
 
+/* Frees one that is in no list any more, its frame not included. */
+void gate_held_free(struct held *held);
+
 /* Splits what has waited for long enough among the oldest. Returns when to look again. */
 uint64_t gate_held_split_stuck(struct gate *gate, uint64_t now);
+
+/* ---- gate_fragment.c ---- */
+
+/* A fragment was appended. When its packet is all there, that is compared from here on, in its
+ * flow, which is returned; else NULL. */
+struct flow *gate_fragment_join(struct gate *gate, struct held *held);
 
 /* ---- gate_verify.c ---- */
 

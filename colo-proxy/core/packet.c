@@ -8,110 +8,58 @@
  * would overwrite other bytes than the checksum. A packet that is PACKET_OTHER costs a checkpoint;
  * a packet that is read wrongly could cost the client's data.
  *
+ * What a frame is, and whether that is compared, is looked up in the table of protocols.c at each
+ * header: tags and EtherType here, then the IP protocol, then UDP ports or the ICMPv6 type.
+ *
  * Invariants
  *  - ip_off + ip_len <= l4_off, l4_off + l4_len <= frame->len, payload inside [l4_off, l4_off +
  *    l4_len). Ethernet padding is outside of all of them.
  *  - ts_off and sack_off, when not 0, and the whole option behind them lie inside the TCP header.
  *  - after a rewrite the view equals what packet_parse() would give for the new bytes.
  *
- * Limits: IPv4 only. Payload of ICMP errors (a quoted header) is not looked into.
+ * Limits: payload of ICMP errors (a quoted header) is not looked into. A fragment is told as one;
+ * fragments.c makes whole packets of them. IPv6 extension headers that the comparison has no use
+ * for are skipped, whatever options they have (RFC 8200 section 4.2): a client that drops the
+ * packet because of one makes of it the loss of a packet.
  */
-#include "colo-proxy/core/packet.h"
+#include "colo-proxy/core/packet_private.h"
 
 #include <endian.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
-/* The inlined form has the state's layout without depending on the shared library's version. */
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include "colo-proxy/core/checksum.h"
-
-#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2; kernel headers from 6.2 on */
-#define VIRTIO_NET_HDR_GSO_UDP_L4 5
-#endif
-
-#define ETH_LEN         14u
-#define ETHERTYPE_MIN   0x0600u /* below: an 802.3 length */
-#define ETHERTYPE_IPV4  0x0800u
-#define ETHERTYPE_ARP   0x0806u
-#define ETHERTYPE_VLAN  0x8100u
-#define ETHERTYPE_QINQ  0x88a8u
-#define ETHERTYPE_QINQ1 0x9100u /* pre-standard stacked tags */
-#define ETHERTYPE_IPV6  0x86ddu
+#define ETHERTYPE_IPV4    0x0800u
+#define ETHERTYPE_VLAN    0x8100u
+#define ETHERTYPE_SERVICE 0x88a8u
+#define ETHERTYPE_IPV6    0x86ddu
+#define TAG_LEN           4u
+#define MAX_TAGS          2u
 
 #define IPV4_MIN_LEN   20u
 #define IPV4_MORE_FRAG 0x2000u
 #define IPV4_FRAG_OFF  0x1fffu
 #define PROTO_ICMP     1u
-#define PROTO_TCP      6u
-#define PROTO_UDP      17u
+#define PROTO_ICMP6    58u
 
-#define TCP_MIN_LEN  20u
-#define TCP_CSUM_OFF 16u
-#define UDP_LEN      8u
-#define UDP_CSUM_OFF 6u
-#define ICMP_LEN     8u
-#define ARP_LEN      28u
+/* Extension headers (RFC 8200 section 4). */
+#define NEXT_HOP_BY_HOP  0u
+#define NEXT_ROUTING     43u
+#define NEXT_FRAGMENT    44u
+#define NEXT_DESTINATION 60u
+#define FRAGMENT_LEN     8u
+#define OPTION_PAD1      0u
+#define OPTION_JUMBO     0xc2u /* RFC 2675 */
+#define OPTION_HOME      0xc9u /* RFC 6275 section 6.3: the checksum is for another source */
 
-#define OPT_END             0
-#define OPT_NOP             1
-#define OPT_MSS             2
-#define OPT_WSCALE          3
-#define OPT_SACK_PERMITTED  4
-#define OPT_SACK            5
-#define OPT_TIMESTAMP       8
-#define OPT_MD5             19
-#define OPT_AO              29
-#define OPT_FASTOPEN        34
-#define OPT_EXPERIMENT      254
-#define EXPERIMENT_FASTOPEN 0xf989u /* RFC 7413 appendix, RFC 6994 */
+#define UDP_LEN  8u
+#define ICMP_LEN 8u
+#define ARP_LEN  28u
 
-_Static_assert(sizeof(struct flow_key) == 16, "flow_key has no implicit padding");
-_Static_assert(sizeof(((struct packet_digest_key *)0)->secret) >= XXH3_SECRET_SIZE_MIN,
-               "XXH3 needs a longer secret");
-
-static uint16_t get16(const struct frame *f, uint32_t off)
-{
-	return (uint16_t)(f->data[off] << 8 | f->data[off + 1]);
-}
-
-static uint32_t get32(const struct frame *f, uint32_t off)
-{
-	return (uint32_t)get16(f, off) << 16 | get16(f, off + 2);
-}
-
-static void put16(struct frame *f, uint32_t off, uint16_t v)
-{
-	f->data[off] = (uint8_t)(v >> 8);
-	f->data[off + 1] = (uint8_t)v;
-}
-
-static void put32(struct frame *f, uint32_t off, uint32_t v)
-{
-	put16(f, off, (uint16_t)(v >> 16));
-	put16(f, off + 2, (uint16_t)v);
-}
-
-static void set_other(struct packet *p, enum packet_why why)
-{
-	p->class = PACKET_OTHER;
-	p->why = (uint8_t)why;
-}
-
-static bool needs_csum(const struct packet *p)
-{
-	return p->frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
-}
-
-/* Whether the checksum that the vnet header may ask for is the transport header's own. */
-static bool csum_start_ok(const struct packet *p, uint32_t csum_off)
+bool packet_csum_start_ok(const struct packet *p, uint32_t csum_off)
 {
 	const struct frame *f = p->frame;
 
-	if (!needs_csum(p))
+	if (!packet_needs_csum(p))
 		return true;
 	if (f->start == FRAME_AT_IP) /* nfqueue tells that it is partial, but not where */
 		return csum_off != 0;
@@ -119,114 +67,16 @@ static bool csum_start_ok(const struct packet *p, uint32_t csum_off)
 	       le16toh(f->vnet.csum_offset) == csum_off;
 }
 
-/* One option of the list, `len` bytes with kind and length. */
-static enum packet_why parse_option(struct packet *p, uint32_t off, uint8_t kind, uint8_t len)
+/* The class of what has been read whole, unless its row says otherwise, or the NIC is asked to
+ * change other bytes of it. */
+static void set_class(struct packet *p, enum packet_class class, uint32_t csum_off)
 {
-	const struct frame *f = p->frame;
-	struct packet_tcp *tcp = &p->tcp;
-
-	switch (kind) {
-	case OPT_MSS:
-		if (len != 4)
-			return PACKET_WHY_TCP_OPTIONS;
-		tcp->mss = get16(f, off + 2);
-		break;
-	case OPT_WSCALE:
-		if (len != 3)
-			return PACKET_WHY_TCP_OPTIONS;
-		tcp->has_wscale = true;
-		tcp->wscale = f->data[off + 2];
-		break;
-	case OPT_SACK_PERMITTED:
-		if (len != 2)
-			return PACKET_WHY_TCP_OPTIONS;
-		tcp->has_sack_permitted = true;
-		break;
-	case OPT_SACK:
-		if (len < 10 || (len - 2) % 8 || tcp->sack_off)
-			return PACKET_WHY_TCP_OPTIONS;
-		tcp->sack_off = off + 2;
-		tcp->sack_count = (uint8_t)((len - 2) / 8);
-		break;
-	case OPT_TIMESTAMP:
-		if (len != 10 || tcp->ts_off)
-			return PACKET_WHY_TCP_OPTIONS;
-		tcp->ts_off = off + 2;
-		tcp->tsval = get32(f, off + 2);
-		tcp->tsecr = get32(f, off + 6);
-		break;
-	case OPT_MD5:
-	case OPT_AO:
-		tcp->has_auth = true;
-		break;
-	case OPT_FASTOPEN:
-		tcp->has_fastopen = true;
-		break;
-	case OPT_EXPERIMENT:
-		if (len >= 4 && get16(f, off + 2) == EXPERIMENT_FASTOPEN)
-			tcp->has_fastopen = true;
-		break;
-	default:
-		break;
-	}
-	return PACKET_WHY_NONE;
-}
-
-static enum packet_why parse_options(struct packet *p, uint32_t off, uint32_t end)
-{
-	const uint8_t *data = p->frame->data;
-
-	while (off < end && data[off] != OPT_END) {
-		enum packet_why why;
-
-		if (data[off] == OPT_NOP) {
-			off++;
-			continue;
-		}
-		if (end - off < 2 || data[off + 1] < 2 || data[off + 1] > end - off)
-			return PACKET_WHY_TCP_OPTIONS;
-		why = parse_option(p, off, data[off], data[off + 1]);
-		if (why != PACKET_WHY_NONE)
-			return why;
-		off += data[off + 1];
-	}
-	return p->tcp.has_auth ? PACKET_WHY_TCP_AUTH : PACKET_WHY_NONE;
-}
-
-static void parse_tcp(struct packet *p)
-{
-	const struct frame *f = p->frame;
-	uint32_t off = p->l4_off;
-	uint32_t header;
-	uint16_t word;
-	enum packet_why why;
-
-	if (p->l4_len < TCP_MIN_LEN) {
-		set_other(p, PACKET_WHY_TCP_HEADER);
-		return;
-	}
-	word = get16(f, off + 12);
-	header = (word >> 12) * 4u;
-	p->tcp.sport = get16(f, off);
-	p->tcp.dport = get16(f, off + 2);
-	p->tcp.seq = get32(f, off + 4);
-	p->tcp.ack = get32(f, off + 8);
-	p->tcp.flags = word & 0x0fff;
-	p->tcp.window = get16(f, off + 14);
-	p->tcp.urgent = get16(f, off + 18);
-	if (header < TCP_MIN_LEN || header > p->l4_len) {
-		set_other(p, PACKET_WHY_TCP_HEADER);
-		return;
-	}
-	p->payload_off = off + header;
-	p->payload_len = p->l4_len - header;
-	why = parse_options(p, off + TCP_MIN_LEN, off + header);
-	if (why == PACKET_WHY_NONE && !csum_start_ok(p, TCP_CSUM_OFF))
-		why = PACKET_WHY_CSUM_START;
-	if (why != PACKET_WHY_NONE)
-		set_other(p, why);
+	if (protocols[p->protocol].treatment == TREAT_COMMIT)
+		packet_set_other(p, PACKET_WHY_IP_PROTOCOL);
+	else if (!packet_csum_start_ok(p, csum_off))
+		packet_set_other(p, PACKET_WHY_CSUM_START);
 	else
-		p->class = PACKET_TCP;
+		p->class = (uint8_t) class;
 }
 
 static void parse_udp(struct packet *p)
@@ -235,42 +85,77 @@ static void parse_udp(struct packet *p)
 	uint32_t off = p->l4_off;
 
 	if (p->l4_len < UDP_LEN) {
-		set_other(p, PACKET_WHY_UDP_HEADER);
+		packet_set_other(p, PACKET_WHY_UDP_HEADER);
 		return;
 	}
-	p->udp.sport = get16(f, off);
-	p->udp.dport = get16(f, off + 2);
-	if (get16(f, off + 4) != p->l4_len) {
-		set_other(p, PACKET_WHY_UDP_HEADER);
+	p->udp.sport = frame_get16(f, off);
+	p->udp.dport = frame_get16(f, off + 2);
+	if (frame_get16(f, off + 4) != p->l4_len) {
+		packet_set_other(p, PACKET_WHY_UDP_HEADER);
 		return;
 	}
+	p->protocol = (uint8_t)protocol_of_udp(p->udp.sport, p->udp.dport);
 	p->payload_off = off + UDP_LEN;
 	p->payload_len = p->l4_len - UDP_LEN;
-	if (csum_start_ok(p, UDP_CSUM_OFF))
-		p->class = PACKET_UDP;
-	else
-		set_other(p, PACKET_WHY_CSUM_START);
+	set_class(p, PACKET_UDP, PACKET_UDP_CSUM_OFF);
 }
 
+static bool is_echo(const struct packet *p)
+{
+	if (p->version == 6)
+		return p->icmp.type == PACKET_ICMP6_ECHO_REQUEST ||
+		       p->icmp.type == PACKET_ICMP6_ECHO_REPLY;
+	return p->icmp.type == PACKET_ICMP_ECHO_REQUEST || p->icmp.type == PACKET_ICMP_ECHO_REPLY;
+}
+
+/* Both have type, code and checksum; the checksum of ICMPv6 is one that a NIC can complete. */
 static void parse_icmp(struct packet *p)
 {
 	const struct frame *f = p->frame;
 	uint32_t off = p->l4_off;
 
 	if (p->l4_len < ICMP_LEN) {
-		set_other(p, PACKET_WHY_ICMP_HEADER);
+		packet_set_other(p, PACKET_WHY_ICMP_HEADER);
 		return;
 	}
 	p->icmp.type = f->data[off];
 	p->icmp.code = f->data[off + 1];
-	if (p->icmp.type == PACKET_ICMP_ECHO_REQUEST || p->icmp.type == PACKET_ICMP_ECHO_REPLY)
-		p->icmp.id = get16(f, off + 4);
+	if (is_echo(p))
+		p->icmp.id = frame_get16(f, off + 4);
+	if (p->version == 6)
+		p->protocol = (uint8_t)protocol_of_icmp6(p->icmp.type);
 	p->payload_off = off + ICMP_LEN;
 	p->payload_len = p->l4_len - ICMP_LEN;
-	if (csum_start_ok(p, 0))
-		p->class = PACKET_ICMP;
-	else
-		set_other(p, PACKET_WHY_CSUM_START);
+	set_class(p, PACKET_ICMP, p->version == 6 ? PACKET_ICMP_CSUM_OFF : 0);
+}
+
+/* What stands behind the IP header, at l4_off. */
+static void parse_transport(struct packet *p)
+{
+	p->protocol = (uint8_t)protocol_of_ip(p->proto);
+	switch (protocols[p->protocol].treatment) {
+	case TREAT_STREAM:
+		packet_parse_tcp(p);
+		return;
+	case TREAT_DATAGRAM:
+		break;
+	default:
+		packet_set_other(p, PACKET_WHY_IP_PROTOCOL);
+		return;
+	}
+	if (p->protocol == PROTOCOL_UDP) {
+		parse_udp(p);
+	} else if ((p->protocol == PROTOCOL_ICMP && p->version == 4) ||
+	           (p->protocol == PROTOCOL_ICMP6 && p->version == 6)) {
+		parse_icmp(p);
+	} else if (p->protocol == PROTOCOL_IGMP && p->version == 4) {
+		p->payload_off = p->l4_off;
+		p->payload_len = p->l4_len;
+		set_class(p, PACKET_WHOLE, 0);
+	} else { /* of the other IP */
+		p->protocol = PROTOCOL_IP;
+		packet_set_other(p, PACKET_WHY_IP_PROTOCOL);
+	}
 }
 
 /* The IPv4 header; PACKET_WHY_NONE when the transport header can be looked at. */
@@ -280,14 +165,16 @@ static enum packet_why parse_ipv4_header(struct packet *p)
 	uint32_t off = p->ip_off;
 	uint32_t room = f->len - off;
 	uint32_t header, total;
+	uint16_t word;
 
 	if (room < IPV4_MIN_LEN || f->data[off] >> 4 != 4)
 		return PACKET_WHY_IP_HEADER;
 	header = (f->data[off] & 0x0fu) * 4u;
-	total = get16(f, off + 2);
+	total = frame_get16(f, off + 2);
+	p->version = 4;
 	p->proto = f->data[off + 9];
-	p->src = get32(f, off + 12);
-	p->dst = get32(f, off + 16);
+	p->src = frame_get32(f, off + 12);
+	p->dst = frame_get32(f, off + 16);
 	if (total == 0)
 		return PACKET_WHY_BIG_TCP;
 	if (header < IPV4_MIN_LEN || total < header || total > room)
@@ -295,116 +182,264 @@ static enum packet_why parse_ipv4_header(struct packet *p)
 	p->ip_len = header;
 	p->l4_off = off + header;
 	p->l4_len = total - header;
-	if (get16(f, off + 6) & (IPV4_MORE_FRAG | IPV4_FRAG_OFF))
+	word = frame_get16(f, off + 6);
+	if (word & (IPV4_MORE_FRAG | IPV4_FRAG_OFF)) {
+		p->fragment.id = frame_get16(f, off + 4);
+		p->fragment.off = (uint16_t)((word & IPV4_FRAG_OFF) * 8u);
+		p->fragment.more = word & IPV4_MORE_FRAG;
 		return PACKET_WHY_FRAGMENT;
+	}
 	return PACKET_WHY_NONE;
 }
 
-static void parse_ipv4(struct packet *p)
+/* The options of a hop-by-hop or destination header, [at, end). */
+static enum packet_why parse_ipv6_options(const struct frame *f, uint32_t at, uint32_t end)
 {
-	enum packet_why why = parse_ipv4_header(p);
+	while (at < end) {
+		uint8_t type = f->data[at];
+
+		if (type == OPTION_PAD1) {
+			at++;
+			continue;
+		}
+		if (type == OPTION_JUMBO)
+			return PACKET_WHY_BIG_TCP;
+		if (type == OPTION_HOME)
+			return PACKET_WHY_IP_OPTIONS;
+		if (end - at < 2 || f->data[at + 1] > end - at - 2)
+			return PACKET_WHY_IP_HEADER;
+		at += 2 + f->data[at + 1];
+	}
+	return PACKET_WHY_NONE;
+}
+
+/* The fragment header at l4_off: PACKET_WHY_FRAGMENT unless it is all of a packet (RFC 6946). */
+static enum packet_why parse_ipv6_fragment(struct packet *p)
+{
+	const struct frame *f = p->frame;
+	uint16_t word;
+
+	if (p->l4_len < FRAGMENT_LEN)
+		return PACKET_WHY_IP_HEADER;
+	p->proto = f->data[p->l4_off];
+	word = frame_get16(f, p->l4_off + 2);
+	p->fragment.id = frame_get32(f, p->l4_off + 4);
+	p->fragment.off = word & 0xfff8u;
+	p->fragment.more = word & 1;
+	p->l4_off += FRAGMENT_LEN;
+	p->l4_len -= FRAGMENT_LEN;
+	p->ip_len += FRAGMENT_LEN;
+	return p->fragment.off || p->fragment.more ? PACKET_WHY_FRAGMENT : PACKET_WHY_NONE;
+}
+
+/* The extension header at l4_off, of the kind that p->proto names; sets proto to the next one. */
+static enum packet_why parse_ipv6_extension(struct packet *p)
+{
+	const struct frame *f = p->frame;
+	uint32_t off = p->l4_off, len;
+	uint8_t kind = p->proto;
+
+	if (kind == NEXT_FRAGMENT)
+		return parse_ipv6_fragment(p);
+	if (p->l4_len < 8)
+		return PACKET_WHY_IP_HEADER;
+	len = (f->data[off + 1] + 1u) * 8u;
+	if (len > p->l4_len)
+		return PACKET_WHY_IP_HEADER;
+	p->proto = f->data[off];
+	p->l4_off += len;
+	p->l4_len -= len;
+	p->ip_len += len;
+	if (kind == NEXT_ROUTING) /* the checksum is for the last segment's address */
+		return f->data[off + 3] ? PACKET_WHY_IP_OPTIONS : PACKET_WHY_NONE;
+	return parse_ipv6_options(f, off + 2, off + len);
+}
+
+static bool is_extension(uint8_t proto)
+{
+	return proto == NEXT_HOP_BY_HOP || proto == NEXT_ROUTING || proto == NEXT_FRAGMENT ||
+	       proto == NEXT_DESTINATION;
+}
+
+static enum packet_why parse_ipv6_header(struct packet *p)
+{
+	const struct frame *f = p->frame;
+	uint32_t off = p->ip_off;
+	uint32_t room = f->len - off;
+	enum packet_why why = PACKET_WHY_NONE;
+	uint32_t len;
+
+	if (room < PACKET_IPV6_LEN || f->data[off] >> 4 != 6)
+		return PACKET_WHY_IP_HEADER;
+	len = frame_get16(f, off + 4);
+	p->version = 6;
+	p->proto = f->data[off + 6];
+	p->src = frame_get32(f, off + 20);
+	p->dst = frame_get32(f, off + 36);
+	if (len > room - PACKET_IPV6_LEN)
+		return PACKET_WHY_IP_HEADER;
+	p->ip_len = PACKET_IPV6_LEN;
+	p->l4_off = off + PACKET_IPV6_LEN;
+	p->l4_len = len;
+	if (len == 0 && p->proto == NEXT_HOP_BY_HOP)
+		return PACKET_WHY_BIG_TCP;
+	/* Each takes 8 bytes or more, so that this ends. */
+	while (why == PACKET_WHY_NONE && is_extension(p->proto))
+		why = parse_ipv6_extension(p);
+	return why;
+}
+
+static void parse_ip(struct packet *p)
+{
+	enum packet_why why =
+	        p->protocol == PROTOCOL_IPV4 ? parse_ipv4_header(p) : parse_ipv6_header(p);
 
 	if (why != PACKET_WHY_NONE)
-		set_other(p, why);
-	else if (p->proto == PROTO_TCP)
-		parse_tcp(p);
-	else if (p->proto == PROTO_UDP)
-		parse_udp(p);
-	else if (p->proto == PROTO_ICMP)
-		parse_icmp(p);
+		packet_set_other(p, why);
 	else
-		set_other(p, PACKET_WHY_IP_PROTOCOL);
+		parse_transport(p);
 }
 
 /* RFC 826 with Ethernet (hardware type 1) and IPv4 addresses. */
 static void parse_arp(struct packet *p)
 {
 	const struct frame *f = p->frame;
-	uint32_t off = ETH_LEN;
+	uint32_t off = p->ip_off;
 
-	if (f->len - off < ARP_LEN || get32(f, off) != (1u << 16 | ETHERTYPE_IPV4) ||
+	if (f->len - off < ARP_LEN || frame_get32(f, off) != (1u << 16 | ETHERTYPE_IPV4) ||
 	    f->data[off + 4] != 6 || f->data[off + 5] != 4) {
-		set_other(p, PACKET_WHY_ARP);
-		return;
-	}
-	if (!csum_start_ok(p, 0)) {
-		set_other(p, PACKET_WHY_CSUM_START);
+		packet_set_other(p, PACKET_WHY_ARP);
 		return;
 	}
 	p->l4_off = p->payload_off = off;
 	p->l4_len = p->payload_len = ARP_LEN;
-	p->arp.op = get16(f, off + 6);
+	p->arp.op = frame_get16(f, off + 6);
 	memcpy(p->arp.sha, f->data + off + 8, 6);
-	p->arp.spa = get32(f, off + 14);
+	p->arp.spa = frame_get32(f, off + 14);
 	memcpy(p->arp.tha, f->data + off + 18, 6);
-	p->arp.tpa = get32(f, off + 24);
-	p->class = PACKET_ARP;
+	p->arp.tpa = frame_get32(f, off + 24);
+	set_class(p, PACKET_ARP, 0);
 }
 
-static void parse_ethertype(struct packet *p)
+/* A frame that is compared as it is. One with a length (802.3) ends there, what follows is padding;
+ * `ethertype` is that length then. */
+static void parse_frame(struct packet *p)
 {
-	switch (p->ethertype) {
-	case ETHERTYPE_IPV4:
-		parse_ipv4(p);
-		break;
-	case ETHERTYPE_ARP:
-		parse_arp(p);
-		break;
-	case ETHERTYPE_IPV6:
-		set_other(p, PACKET_WHY_IPV6);
-		break;
-	case ETHERTYPE_VLAN:
-	case ETHERTYPE_QINQ:
-	case ETHERTYPE_QINQ1:
-		set_other(p, PACKET_WHY_VLAN);
-		break;
-	default:
-		set_other(p, p->ethertype < ETHERTYPE_MIN ? PACKET_WHY_LLC : PACKET_WHY_ETHERTYPE);
-		break;
+	uint32_t room = p->frame->len - p->ip_off;
+
+	p->l4_off = p->payload_off = p->ip_off;
+	p->l4_len = p->payload_len = p->protocol == PROTOCOL_STP ? p->ethertype : room;
+	if (p->l4_len > room)
+		packet_set_other(p, PACKET_WHY_LLC);
+	else
+		set_class(p, PACKET_WHOLE, 0);
+}
+
+/* Notes one tag and goes on to the EtherType behind it. False: too many, or cut off. */
+static bool parse_tag(struct packet *p)
+{
+	const struct frame *f = p->frame;
+	uint16_t kind = p->ethertype == ETHERTYPE_VLAN      ? PACKET_TAG_CUSTOMER
+	                : p->ethertype == ETHERTYPE_SERVICE ? PACKET_TAG_SERVICE
+	                                                    : PACKET_TAG_STACKED;
+	uint32_t slot = p->tag[0] ? 1 : 0;
+
+	if (p->tag[MAX_TAGS - 1] || f->len - p->ip_off < TAG_LEN)
+		return false;
+	p->tag[slot] = (uint16_t)(kind | (frame_get16(f, p->ip_off) & PACKET_TAG_VID));
+	p->ethertype = frame_get16(f, p->ip_off + 2);
+	p->ip_off += TAG_LEN;
+	return true;
+}
+
+static enum protocol_id link_protocol(const struct packet *p)
+{
+	const struct frame *f = p->frame;
+
+	return protocol_of_link(p->ethertype,
+	                        f->len - p->ip_off >= 2 ? frame_get16(f, p->ip_off) : 0);
+}
+
+/* By EtherType, or what stands for it; p->ip_off is behind it. */
+static void parse_link(struct packet *p)
+{
+	p->protocol = (uint8_t)link_protocol(p);
+	while (p->protocol >= PROTOCOL_VLAN && p->protocol <= PROTOCOL_STACKED_VLAN) {
+		if (!parse_tag(p)) {
+			packet_set_other(p, PACKET_WHY_VLAN);
+			return;
+		}
+		p->protocol = (uint8_t)link_protocol(p);
 	}
+	if (protocols[p->protocol].treatment == TREAT_COMMIT)
+		packet_set_other(p, p->protocol == PROTOCOL_LLC ? PACKET_WHY_LLC
+		                                                : PACKET_WHY_ETHERTYPE);
+	else if (p->protocol == PROTOCOL_IPV4 || p->protocol == PROTOCOL_IPV6)
+		parse_ip(p);
+	else if (p->protocol == PROTOCOL_ARP)
+		parse_arp(p);
+	else
+		parse_frame(p);
 }
 
 int packet_parse(struct packet *ret_packet, struct frame *f)
 {
-	struct packet p = {.frame = f};
+	struct packet *p = ret_packet;
 
+	if (f->len < (f->start == FRAME_AT_IP ? 1 : PACKET_ETH_LEN))
+		return -EBADMSG;
+	*p = (struct packet){.frame = f};
 	if (f->start == FRAME_AT_IP) {
-		if (f->len < 1)
-			return -EBADMSG;
-		p.ethertype = f->data[0] >> 4 == 6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
+		p->ethertype = f->data[0] >> 4 == 6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
 	} else {
-		if (f->len < ETH_LEN)
-			return -EBADMSG;
-		p.ethertype = get16(f, 12);
-		p.ip_off = ETH_LEN;
+		p->ethertype = frame_get16(f, 12);
+		p->ip_off = PACKET_ETH_LEN;
 	}
-	parse_ethertype(&p);
-	*ret_packet = p;
+	parse_link(p);
 	return 0;
 }
 
+struct why_words {
+	const char *name, *text;
+};
+
+static const struct why_words whys[PACKET_WHY_COUNT] = {
+        [PACKET_WHY_NONE] = {"comparable", "by its protocol"},
+        [PACKET_WHY_LLC] = {"802.3 length field", "unknown; or a length beyond the frame"},
+        [PACKET_WHY_ETHERTYPE] = {"unknown EtherType", "unknown"},
+        [PACKET_WHY_VLAN] = {"more than two VLAN tags", "unknown; or half a tag"},
+        [PACKET_WHY_IP_HEADER] = {"bad IP header", "lengths that do not fit"},
+        [PACKET_WHY_BIG_TCP] = {"IP length 0", "jumbograms: the length is not in the IP header"},
+        [PACKET_WHY_FRAGMENT] = {"IP fragment",
+                                 "reassembled and compared by protocol; not of TCP, not across "
+                                 "a cut, not when they overlap or one is missing"},
+        [PACKET_WHY_IP_OPTIONS] = {"IPv6 routing or home address",
+                                   "the checksum is for another address than the header's"},
+        [PACKET_WHY_IP_PROTOCOL] = {"unknown IP protocol", "see its row"},
+        [PACKET_WHY_TCP_HEADER] = {"bad TCP header", "lengths that do not fit"},
+        [PACKET_WHY_TCP_OPTIONS] = {"bad TCP options", "two readers could disagree"},
+        [PACKET_WHY_TCP_AUTH] = {"TCP MD5 or AO option",
+                                 "signed: after a takeover its numbers could not be mapped"},
+        [PACKET_WHY_UDP_HEADER] = {"bad UDP length", "also options behind UDP (RFC 9868)"},
+        [PACKET_WHY_ICMP_HEADER] = {"short ICMP message", "shorter than its header"},
+        [PACKET_WHY_ARP] = {"ARP not for IPv4 over Ethernet", "unknown; or truncated"},
+        [PACKET_WHY_CSUM_START] = {"checksum offload at another place",
+                                   "the bytes on the wire would be other ones"},
+        [PACKET_WHY_TCP_FASTOPEN] = {"TCP Fast Open",
+                                     "the cookie's secret and use are not part of the stream"},
+        [PACKET_WHY_TCP_SYN_DATA] = {"data in a SYN", "said before the mapping is known"},
+        [PACKET_WHY_TCP_URGENT] = {"urgent data",
+                                   "readers disagree on which byte it is (RFC 6093)"},
+};
+
 const char *packet_why_name(enum packet_why why)
 {
-	static const char *const names[PACKET_WHY_COUNT] = {
-	        [PACKET_WHY_NONE] = "comparable",
-	        [PACKET_WHY_LLC] = "802.3 length field",
-	        [PACKET_WHY_ETHERTYPE] = "unknown EtherType",
-	        [PACKET_WHY_VLAN] = "VLAN tag",
-	        [PACKET_WHY_IPV6] = "IPv6",
-	        [PACKET_WHY_IP_HEADER] = "bad IPv4 header",
-	        [PACKET_WHY_BIG_TCP] = "IPv4 total length 0",
-	        [PACKET_WHY_FRAGMENT] = "IPv4 fragment",
-	        [PACKET_WHY_IP_PROTOCOL] = "unknown IP protocol",
-	        [PACKET_WHY_TCP_HEADER] = "bad TCP header",
-	        [PACKET_WHY_TCP_OPTIONS] = "bad TCP options",
-	        [PACKET_WHY_TCP_AUTH] = "TCP MD5 or AO option",
-	        [PACKET_WHY_UDP_HEADER] = "bad UDP length",
-	        [PACKET_WHY_ICMP_HEADER] = "short ICMP message",
-	        [PACKET_WHY_ARP] = "ARP not for IPv4 over Ethernet",
-	        [PACKET_WHY_CSUM_START] = "checksum offload at another place",
-	};
+	return (unsigned)why < PACKET_WHY_COUNT ? whys[why].name : "unknown reason";
+}
 
-	return (unsigned)why < PACKET_WHY_COUNT ? names[why] : "unknown reason";
+const char *packet_why_text(enum packet_why why)
+{
+	return (unsigned)why < PACKET_WHY_COUNT ? whys[why].text : "unknown reason";
 }
 
 const uint8_t *packet_payload(const struct packet *p, uint32_t *ret_len)
@@ -426,275 +461,6 @@ uint32_t packet_seq_len(const struct packet *p)
 
 void packet_sack(const struct packet *p, uint32_t i, uint32_t *ret_left, uint32_t *ret_right)
 {
-	*ret_left = get32(p->frame, p->tcp.sack_off + i * 8);
-	*ret_right = get32(p->frame, p->tcp.sack_off + i * 8 + 4);
-}
-
-static void icmp_flow_key(const struct packet *p, bool from_vm, struct flow_key *key)
-{
-	bool request = p->icmp.type == PACKET_ICMP_ECHO_REQUEST;
-
-	if (!request && p->icmp.type != PACKET_ICMP_ECHO_REPLY) {
-		key->kind = FLOW_ICMP;
-		key->vm_port = p->icmp.type;
-		key->peer_port = p->icmp.code;
-	} else if (request == from_vm) {
-		key->kind = FLOW_ECHO_BY_VM;
-		key->vm_port = p->icmp.id;
-	} else {
-		key->kind = FLOW_ECHO_BY_PEER;
-		key->peer_port = p->icmp.id;
-	}
-}
-
-int packet_flow_key(const struct packet *p, enum packet_direction direction,
-                    struct flow_key *ret_key)
-{
-	bool from_vm = direction == PACKET_FROM_VM;
-	struct flow_key key = {
-	        .vm_ip = from_vm ? p->src : p->dst,
-	        .peer_ip = from_vm ? p->dst : p->src,
-	        .proto = p->proto,
-	};
-
-	switch (p->class) {
-	case PACKET_TCP:
-		key.kind = FLOW_TCP;
-		key.vm_port = from_vm ? p->tcp.sport : p->tcp.dport;
-		key.peer_port = from_vm ? p->tcp.dport : p->tcp.sport;
-		break;
-	case PACKET_UDP:
-		key.kind = FLOW_UDP;
-		key.vm_port = from_vm ? p->udp.sport : p->udp.dport;
-		key.peer_port = from_vm ? p->udp.dport : p->udp.sport;
-		break;
-	case PACKET_ICMP:
-		icmp_flow_key(p, from_vm, &key);
-		break;
-	case PACKET_ARP:
-		key.kind = FLOW_ARP;
-		key.vm_ip = from_vm ? p->arp.spa : p->arp.tpa;
-		key.peer_ip = from_vm ? p->arp.tpa : p->arp.spa;
-		key.peer_port = p->arp.op;
-		break;
-	default:
-		return -EINVAL;
-	}
-	*ret_key = key;
-	return 0;
-}
-
-int packet_digest_datagram(const struct packet *p, const struct packet_digest_key *key,
-                           uint8_t ret_digest[PACKET_DIGEST_LEN])
-{
-	const struct frame *f = p->frame;
-	const uint8_t *l4 = f->data + p->l4_off;
-	XXH3_state_t state = {0};
-	XXH128_canonical_t canonical;
-
-	if (XXH3_128bits_reset_withSecret(&state, key->secret, sizeof(key->secret)) != XXH_OK)
-		return -EINVAL;
-	switch (p->class) {
-	case PACKET_UDP:
-		if ((f->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_UDP_L4) {
-			const uint8_t *size = (const uint8_t *)&f->vnet.gso_size;
-
-			XXH3_128bits_update(&state, "gso", 3);
-			XXH3_128bits_update(&state, size, sizeof(f->vnet.gso_size));
-		}
-		XXH3_128bits_update(&state, f->data + p->payload_off, p->payload_len);
-		break;
-	case PACKET_ICMP: /* type and code, then what is behind the checksum */
-		XXH3_128bits_update(&state, l4, 2);
-		XXH3_128bits_update(&state, l4 + 4, p->l4_len - 4);
-		break;
-	case PACKET_ARP:
-		XXH3_128bits_update(&state, l4, p->l4_len);
-		break;
-	default:
-		return -EINVAL;
-	}
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
-	memcpy(ret_digest, canonical.digest, PACKET_DIGEST_LEN);
-	return 0;
-}
-
-/* Writes a 32-bit field of the TCP header and keeps the checksum in step. */
-static void replace32(struct packet *p, uint32_t off, uint32_t to)
-{
-	struct frame *f = p->frame;
-	uint32_t csum_off = p->l4_off + TCP_CSUM_OFF;
-	uint32_t from = get32(f, off);
-
-	if (from == to)
-		return;
-	put32(f, off, to);
-	if (!needs_csum(p))
-		put16(f, csum_off,
-		      checksum_replace32(get16(f, csum_off), from, to, (off - p->l4_off) & 1));
-}
-
-void packet_map_out(struct packet *p, uint32_t seq_delta, uint32_t ts_delta)
-{
-	if (p->class != PACKET_TCP)
-		return;
-	p->tcp.seq += seq_delta;
-	replace32(p, p->l4_off + 4, p->tcp.seq);
-	if (p->tcp.ts_off) {
-		p->tcp.tsval += ts_delta;
-		replace32(p, p->tcp.ts_off, p->tcp.tsval);
-	}
-}
-
-void packet_map_in(struct packet *p, uint32_t seq_delta, uint32_t ts_delta)
-{
-	uint32_t i;
-
-	if (p->class != PACKET_TCP || !(p->tcp.flags & PACKET_ACK))
-		return;
-	packet_set_ack(p, p->tcp.ack - seq_delta);
-	for (i = 0; i < p->tcp.sack_count * 2u; i++) {
-		uint32_t off = p->tcp.sack_off + i * 4;
-
-		replace32(p, off, get32(p->frame, off) - seq_delta);
-	}
-	if (p->tcp.ts_off && p->tcp.tsecr) {
-		p->tcp.tsecr -= ts_delta;
-		replace32(p, p->tcp.ts_off + 4, p->tcp.tsecr);
-	}
-}
-
-void packet_set_ack(struct packet *p, uint32_t ack)
-{
-	if (p->class != PACKET_TCP || !(p->tcp.flags & PACKET_ACK))
-		return;
-	p->tcp.ack = ack;
-	replace32(p, p->l4_off + 8, ack);
-}
-
-uint16_t packet_l4_checksum(const struct packet *p)
-{
-	const uint8_t *l4 = p->frame->data + p->l4_off;
-	uint32_t csum_off;
-	uint64_t sum = 0;
-
-	switch (p->class) {
-	case PACKET_TCP:
-		csum_off = TCP_CSUM_OFF;
-		break;
-	case PACKET_UDP:
-		csum_off = UDP_CSUM_OFF;
-		break;
-	case PACKET_ICMP:
-		csum_off = 2;
-		break;
-	default:
-		return 0;
-	}
-	if (p->class != PACKET_ICMP)
-		sum = checksum_ipv4_pseudo(p->src, p->dst, p->proto, p->l4_len);
-	sum = checksum_add(sum, l4, csum_off);
-	sum = checksum_add(sum, l4 + csum_off + 2, p->l4_len - csum_off - 2);
-	return (uint16_t)~checksum_fold(sum);
-}
-
-#define IP_FMT      "%u.%u.%u.%u"
-#define IP_ARGS(ip) (ip) >> 24, ((ip) >> 16) & 255, ((ip) >> 8) & 255, (ip)&255
-
-static void describe_tcp(const struct packet *p, char *buf, size_t len)
-{
-	static const char letters[] = "FSRP.UEW";
-	const struct packet_tcp *tcp = &p->tcp;
-	char flags[sizeof(letters)];
-	uint32_t i, n = 0;
-
-	for (i = 0; i < sizeof(letters) - 1; i++) {
-		if (tcp->flags & 1u << i)
-			flags[n++] = letters[i];
-	}
-	flags[n] = '\0';
-	snprintf(buf, len, "tcp " IP_FMT ":%u > " IP_FMT ":%u seq %u ack %u len %u [%s]",
-	         IP_ARGS(p->src), tcp->sport, IP_ARGS(p->dst), tcp->dport, tcp->seq, tcp->ack,
-	         p->payload_len, flags);
-}
-
-const char *packet_describe(const struct packet *p, char *buf, size_t len)
-{
-	switch (p->class) {
-	case PACKET_TCP:
-		describe_tcp(p, buf, len);
-		break;
-	case PACKET_UDP:
-		snprintf(buf, len, "udp " IP_FMT ":%u > " IP_FMT ":%u len %u", IP_ARGS(p->src),
-		         p->udp.sport, IP_ARGS(p->dst), p->udp.dport, p->payload_len);
-		break;
-	case PACKET_ICMP:
-		snprintf(buf, len, "icmp " IP_FMT " > " IP_FMT " type %u code %u id %u len %u",
-		         IP_ARGS(p->src), IP_ARGS(p->dst), p->icmp.type, p->icmp.code, p->icmp.id,
-		         p->payload_len);
-		break;
-	case PACKET_ARP:
-		snprintf(buf, len, "arp " IP_FMT " > " IP_FMT " op %u", IP_ARGS(p->arp.spa),
-		         IP_ARGS(p->arp.tpa), p->arp.op);
-		break;
-	default:
-		snprintf(buf, len, "other (%s) ethertype 0x%04x proto %u len %u",
-		         packet_why_name(p->why), p->ethertype, p->proto, p->frame->len);
-		break;
-	}
-	return buf;
-}
-
-/* Sets the lengths and checksums of a TCP packet whose payload has been cut. */
-static void refit(struct frame *f, const struct packet *was, uint32_t payload_len)
-{
-	uint32_t l4_len = was->payload_off - was->l4_off + payload_len;
-	struct packet now;
-
-	put16(f, was->ip_off + 2, (uint16_t)(was->ip_len + l4_len));
-	put16(f, was->ip_off + 10, 0);
-	put16(f, was->ip_off + 10,
-	      (uint16_t)~checksum_fold(checksum_add(0, f->data + was->ip_off, was->ip_len)));
-	f->len = was->payload_off + payload_len;
-	/* The guest may have counted payload in; a length beyond the frame makes it invalid. */
-	if (f->vnet.hdr_len > was->payload_off)
-		f->vnet.hdr_len = (uint16_t)was->payload_off;
-	if (f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE && payload_len <= f->vnet.gso_size) {
-		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_NONE;
-		f->vnet.gso_size = 0;
-	}
-	if (f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
-		put16(f, was->l4_off + TCP_CSUM_OFF,
-		      checksum_fold(checksum_ipv4_pseudo(was->src, was->dst, was->proto, l4_len)));
-	else if (packet_parse(&now, f) == 0)
-		put16(f, was->l4_off + TCP_CSUM_OFF, packet_l4_checksum(&now));
-}
-
-int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first)
-{
-	struct frame *rest = p->frame;
-	struct packet was = *p;
-	struct frame *first;
-
-	if (p->class != PACKET_TCP || prefix == 0 || prefix >= p->payload_len ||
-	    (p->tcp.flags & PACKET_SYN) || rest->start != FRAME_AT_ETHERNET)
-		return -EINVAL;
-	first = frame_new(p->payload_off + prefix);
-	if (!first)
-		return -ENOMEM;
-	first->vnet = rest->vnet;
-	first->origin = rest->origin;
-	memcpy(first->data, rest->data, p->payload_off + prefix);
-	first->data[p->l4_off + 13] &= (uint8_t) ~(PACKET_FIN | PACKET_PSH);
-	refit(first, &was, prefix);
-
-	memmove(rest->data + prefix, rest->data, p->payload_off);
-	rest->data += prefix;
-	rest->room -= prefix;
-	put32(rest, was.l4_off + 4, was.tcp.seq + prefix);
-	rest->data[was.l4_off + 13] &= (uint8_t)~PACKET_CWR;
-	refit(rest, &was, was.payload_len - prefix);
-	packet_parse(p, rest);
-	*ret_first = first;
-	return 0;
+	*ret_left = frame_get32(p->frame, p->tcp.sack_off + i * 8);
+	*ret_right = frame_get32(p->frame, p->tcp.sack_off + i * 8 + 4);
 }

@@ -5,48 +5,59 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/protocols.h"
 
 /*
  * A bounds-checked view of a frame, and the in-place rewriting that sequence mapping needs.
  *
  * packet_parse() sorts every frame into a class. What is not understood completely is
  * PACKET_OTHER, with the reason; nobody compares or rewrites such a packet. Offsets count from
- * frame->data and lie, with the field's whole width, inside the IPv4 total length, which lies
- * inside the frame. The view points into the frame and lives no longer than it.
+ * frame->data and lie, with the field's whole width, inside the length that the IP header tells,
+ * which lies inside the frame. The view points into the frame and lives no longer than it.
  *
  * All numbers in the view, addresses too, are in host order.
  */
 
 enum packet_class {
 	PACKET_OTHER, /* not comparable: see enum packet_why */
-	PACKET_TCP,   /* TCP over IPv4 */
-	PACKET_UDP,   /* UDP over IPv4 */
-	PACKET_ICMP,  /* ICMP over IPv4 */
+	PACKET_TCP,   /* TCP over IPv4 or IPv6 */
+	PACKET_UDP,   /* UDP over IPv4 or IPv6 */
+	PACKET_ICMP,  /* ICMP over IPv4, ICMPv6 over IPv6 */
 	PACKET_ARP,   /* ARP for IPv4 over Ethernet */
+	PACKET_WHOLE, /* compared as it is: IGMP messages, LLDP and STP frames */
 };
 
-/* Why a packet is PACKET_OTHER. packet_why_name() gives the words. */
+/*
+ * Why a packet is not compared although its protocol may be. All but the last three make it
+ * PACKET_OTHER; those are of PACKET_TCP, which can be mapped but not compared.
+ * packet_why_name() gives the words, packet_why_text() the reason behind it.
+ */
 enum packet_why {
 	PACKET_WHY_NONE,        /* it is not: the class is another one */
-	PACKET_WHY_LLC,         /* 802.3 length field instead of an EtherType */
+	PACKET_WHY_LLC,         /* 802.3 length field instead of an EtherType, and no STP */
 	PACKET_WHY_ETHERTYPE,   /* an EtherType that is none of the others */
-	PACKET_WHY_VLAN,        /* 802.1Q or 802.1ad tag */
-	PACKET_WHY_IPV6,        /* IPv6 */
+	PACKET_WHY_VLAN,        /* more than two VLAN tags, or half of one */
 	PACKET_WHY_IP_HEADER,   /* version, header length or total length do not fit the frame */
-	PACKET_WHY_BIG_TCP,     /* IPv4 total length 0 (the length is only known to the sender) */
-	PACKET_WHY_FRAGMENT,    /* a fragment, the first one or a later one */
-	PACKET_WHY_IP_PROTOCOL, /* neither TCP, UDP nor ICMP */
+	PACKET_WHY_BIG_TCP,     /* IPv4 total length 0, IPv6 jumbo payload */
+	PACKET_WHY_FRAGMENT,    /* a fragment by itself; or reassembled: of TCP */
+	PACKET_WHY_IP_OPTIONS,  /* IPv6 header that changes who the checksum is for: routing with
+	                           segments left, home address */
+	PACKET_WHY_IP_PROTOCOL, /* an IP protocol that is held for commit, or unknown */
 	PACKET_WHY_TCP_HEADER,  /* shorter than its header, or a bad data offset */
 	PACKET_WHY_TCP_OPTIONS, /* an option list that overruns, a known option of another length,
 	                           or a second timestamp or SACK option */
 	PACKET_WHY_TCP_AUTH,    /* MD5 (RFC 2385) or TCP-AO (RFC 5925): cannot be rewritten */
 	PACKET_WHY_UDP_HEADER, /* UDP length does not equal the IP payload (RFC 9868 surplus too) */
-	PACKET_WHY_ICMP_HEADER, /* shorter than its header */
-	PACKET_WHY_ARP,         /* truncated, or not for IPv4 over Ethernet */
-	PACKET_WHY_CSUM_START,  /* the vnet header asks for a checksum at another place than the
-	                           transport header's: the bytes on the wire would not be these */
+	PACKET_WHY_ICMP_HEADER,  /* shorter than its header */
+	PACKET_WHY_ARP,          /* truncated, or not for IPv4 over Ethernet */
+	PACKET_WHY_CSUM_START,   /* the vnet header asks for a checksum at another place than the
+	                            transport header's: the bytes on the wire would not be these */
+	PACKET_WHY_TCP_FASTOPEN, /* RFC 7413, cookie or cookie request */
+	PACKET_WHY_TCP_SYN_DATA, /* data in a SYN */
+	PACKET_WHY_TCP_URGENT,   /* RFC 9293 section 3.8.5, RFC 6093 */
 	PACKET_WHY_COUNT,
 };
 
@@ -65,8 +76,10 @@ enum packet_direction {
 #define PACKET_ECE 0x40u
 #define PACKET_CWR 0x80u
 
-#define PACKET_ICMP_ECHO_REPLY   0u
-#define PACKET_ICMP_ECHO_REQUEST 8u
+#define PACKET_ICMP_ECHO_REPLY    0u
+#define PACKET_ICMP_ECHO_REQUEST  8u
+#define PACKET_ICMP6_ECHO_REQUEST 128u
+#define PACKET_ICMP6_ECHO_REPLY   129u
 
 #define PACKET_MAX_SACK 4u /* 40 bytes of options hold no more (RFC 2018 section 3) */
 
@@ -103,32 +116,52 @@ struct packet_arp {
 	uint32_t spa, tpa;
 };
 
+/* Where the bytes of a fragment belong (RFC 791 section 3.1, RFC 8200 section 4.5). */
+struct packet_fragment {
+	uint32_t id;
+	uint16_t off; /* in bytes */
+	bool more;
+};
+
 struct packet {
 	struct frame *frame;
 	uint8_t class;                     /* enum packet_class */
 	uint8_t why;                       /* enum packet_why */
-	uint8_t proto;                     /* IPv4 protocol number, 0 when not IPv4 */
-	uint16_t ethertype;                /* of FRAME_AT_IP: from the IP version */
-	uint32_t src, dst;                 /* IPv4 */
-	uint32_t ip_off, ip_len;           /* IPv4 header and its length with options */
-	uint32_t l4_off;                   /* TCP, UDP, ICMP header; the ARP body */
-	uint32_t l4_len;                   /* bytes of it with payload, by IP total length */
+	uint8_t protocol;                  /* enum protocol_id: the row that decided */
+	uint8_t version;                   /* 4, 6; 0 when not IP */
+	uint8_t proto;                     /* IP protocol number, 0 when not IP */
+	uint16_t ethertype;                /* behind the tags; of FRAME_AT_IP: from the version */
+	uint16_t tag[2];                   /* VLAN tags, the outer one first: see PACKET_TAG */
+	uint32_t src, dst;                 /* IPv4; of IPv6 the last 32 bits */
+	uint32_t ip_off, ip_len;           /* IP header; its length with options and extensions */
+	uint32_t l4_off;                   /* TCP, UDP, ICMP, IGMP header; the ARP body */
+	uint32_t l4_len;                   /* bytes of it with payload, by the IP header's length */
 	uint32_t payload_off, payload_len; /* behind the TCP, UDP or 8-byte ICMP header */
 	union {
 		struct packet_tcp tcp;
 		struct packet_udp udp;
 		struct packet_icmp icmp;
 		struct packet_arp arp;
+		struct packet_fragment fragment; /* PACKET_OTHER, PACKET_WHY_FRAGMENT */
 	};
 };
 
+/* A VLAN tag in 16 bits: the identifier, and which EtherType carries it. 0: no tag. Priority and
+ * DEI are not part of it. */
+#define PACKET_TAG_VID      0x0fffu
+#define PACKET_TAG_CUSTOMER 0x1000u /* 0x8100 */
+#define PACKET_TAG_SERVICE  0x2000u /* 0x88a8 */
+#define PACKET_TAG_STACKED  0x3000u /* 0x9100 */
+
 /*
  * What tells one flow from another, seen from the VM so that both directions have the same key.
- * Every byte is set, so that keys can be compared with memcmp and hashed as bytes.
+ * Every byte is set. flow_key_equal() compares, flow_key_len() says how many bytes tell the key:
+ * those of IPv4 without tags are the first 16, so that the usual case costs no more.
  *
  * TCP, UDP: addresses and ports. ICMP echo: the identifier stands at the requester's port, the
  * other port is 0; a request and its reply have the same key. Other ICMP: vm_port is the type,
- * peer_port the code. ARP: sender and target address, peer_port is the operation.
+ * peer_port the code. ARP: sender and target address, peer_port is the operation. IGMP: addresses.
+ * LLDP, STP: peer_port is the EtherType or the SAPs.
  */
 enum flow_kind {
 	FLOW_TCP = 1,
@@ -137,15 +170,40 @@ enum flow_kind {
 	FLOW_ECHO_BY_PEER,
 	FLOW_ICMP,
 	FLOW_ARP,
+	FLOW_MESSAGE, /* IP, compared as a whole */
+	FLOW_FRAME,   /* Ethernet, compared as a whole */
 };
 
+#define FLOW_IPV6   1u /* the addresses have 128 bits */
+#define FLOW_TAGGED 2u /* there is at least one VLAN tag */
+
 struct flow_key {
-	uint32_t vm_ip, peer_ip;
+	uint32_t vm_ip, peer_ip; /* IPv4; of IPv6 the last 32 bits */
 	uint16_t vm_port, peer_port;
-	uint8_t proto; /* IPv4 protocol, 0 for ARP */
+	uint8_t proto; /* IP protocol, 0 for ARP and frames */
 	uint8_t kind;  /* enum flow_kind */
-	uint8_t zero[2];
+	uint8_t flags; /* 0: all that follows is zero */
+	uint8_t zero;
+	uint16_t tag[2];                 /* as in struct packet */
+	uint32_t vm_net[3], peer_net[3]; /* IPv6: the first 96 bits, in order */
 };
+
+#define FLOW_KEY_NARROW 16u
+
+static inline size_t flow_key_len(const struct flow_key *key)
+{
+	return key->flags ? sizeof(*key) : FLOW_KEY_NARROW;
+}
+
+static inline bool flow_key_equal(const struct flow_key *a, const struct flow_key *b)
+{
+	return memcmp(a, b, FLOW_KEY_NARROW) == 0 && (!a->flags || memcmp(a, b, sizeof(*a)) == 0);
+}
+
+#define FLOW_KEY_TEXT_LEN 160u
+
+/* "tcp [fd00::1]:80 - 10.0.0.2:1234 vlan 5" with the VM first; always terminated. Returns buf. */
+const char *flow_key_text(const struct flow_key *key, char *buf, size_t len);
 
 /* Secret of the datagram digests, the same on both hosts, random bytes. */
 struct packet_digest_key {
@@ -162,8 +220,14 @@ struct packet_digest_key {
  */
 int packet_parse(struct packet *ret_packet, struct frame *f);
 
-/* The words for an enum packet_why; never NULL. */
+/* The words for an enum packet_why, and what it means for the packet; never NULL. */
 const char *packet_why_name(enum packet_why why);
+const char *packet_why_text(enum packet_why why);
+
+/* The addresses of a packet of version 6: 16 bytes in its frame, the destination behind the source.
+ */
+const uint8_t *packet_ipv6_src(const struct packet *p);
+const uint8_t *packet_ipv6_dst(const struct packet *p);
 
 /* The payload and its length in *ret_len; NULL and 0 for PACKET_OTHER. ARP: the 28-byte body. */
 const uint8_t *packet_payload(const struct packet *p, uint32_t *ret_len);

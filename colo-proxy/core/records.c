@@ -48,15 +48,15 @@ void digest_syn(const struct packet_digest_key *key, const struct packet_tcp *tc
 	digest_stream(key, bound, sizeof(bound), ret_hash);
 }
 
-const char *digest_tcp_exempt(const struct packet *packet)
+enum packet_why digest_tcp_exempt(const struct packet *packet)
 {
 	const struct packet_tcp *tcp = &packet->tcp;
 
 	if (tcp->has_fastopen)
-		return "TCP Fast Open";
+		return PACKET_WHY_TCP_FASTOPEN;
 	if ((tcp->flags & PACKET_SYN) && packet->payload_len)
-		return "data in a SYN";
+		return PACKET_WHY_TCP_SYN_DATA;
 	if (tcp->flags & PACKET_URG)
-		return "urgent data";
-	return NULL;
+		return PACKET_WHY_TCP_URGENT;
+	return PACKET_WHY_NONE;
 }

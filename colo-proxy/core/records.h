@@ -12,12 +12,12 @@
  * the PVM's number space: the secondary alone knows and applies the PVM <-> SVM mapping.
  */
 
-#define PACKET_CLASS_COUNT (PACKET_ARP + 1)
+#define PACKET_CLASS_COUNT (PACKET_WHOLE + 1)
 
 enum digest_kind {
 	DIGEST_SEGMENT,  /* TCP: [seq, seq + len) and the flags; also a bare acknowledgement (len 0)
 	                  */
-	DIGEST_DATAGRAM, /* UDP, ICMP, ARP: one datagram, in order within its flow */
+	DIGEST_DATAGRAM, /* all others: one datagram or frame, in order within its flow */
 	DIGEST_KIND_COUNT,
 };
 
@@ -69,8 +69,8 @@ void digest_stream(const struct packet_digest_key *key, const uint8_t *bytes, si
 void digest_syn(const struct packet_digest_key *key, const struct packet_tcp *tcp,
                 uint8_t ret_hash[16]);
 
-/* Reason why a TCP packet is not compared although it was parsed (Fast Open data or cookie, data
- * in a SYN, urgent data); NULL when it is compared. Both halves must agree on this. */
-const char *digest_tcp_exempt(const struct packet *packet);
+/* Why a TCP packet is not compared although it was parsed (Fast Open data or cookie, data in a SYN,
+ * urgent data); PACKET_WHY_NONE when it is. Both halves must agree on this. */
+enum packet_why digest_tcp_exempt(const struct packet *packet);
 
 #endif

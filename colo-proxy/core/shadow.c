@@ -168,6 +168,7 @@ void shadow_lineage(struct shadow *shadow, uint32_t lineage)
 	struct future_open *future = shadow->future;
 
 	flow_table_clear(&shadow->flows);
+	fragments_clear(shadow->fragments);
 	shadow->lineage = lineage;
 	shadow->future = NULL;
 	shadow->future_end = &shadow->future;
@@ -194,13 +195,15 @@ int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct pack
 	if (!shadow)
 		return -ENOMEM;
 	shadow->key = *key;
-	if (flow_table_init(&shadow->flows, max_flows, &shadow->key, &flow_ops, shadow) != 0) {
-		free(shadow);
+	shadow->future_end = &shadow->future;
+	shadow->fragments = fragments_new();
+	if (!shadow->fragments ||
+	    flow_table_init(&shadow->flows, max_flows, &shadow->key, &flow_ops, shadow) != 0) {
+		shadow_free(shadow);
 		return -ENOMEM;
 	}
 	shadow->ops = ops;
 	shadow->ctx = ctx;
-	shadow->future_end = &shadow->future;
 	shadow->lead_epoch[0] = shadow->lead_epoch[1] = NO_EPOCH;
 	*ret_shadow = shadow;
 	return 0;
@@ -211,6 +214,7 @@ void shadow_free(struct shadow *shadow)
 	if (!shadow)
 		return;
 	flow_table_fini(&shadow->flows);
+	fragments_free(shadow->fragments);
 	while (shadow->future) {
 		struct future_open *next = shadow->future->next;
 

@@ -35,6 +35,16 @@ struct shadow_stats {
 	uint32_t mapped; /* connections whose numbers differ from the client's */
 };
 
+#define SHADOW_MAX_ADDRESSES 8u /* of each family; the first ones that were heard */
+
+struct shadow_sources {
+	bool mac_known;
+	uint8_t mac[6];
+	uint32_t ipv4_count, ipv6_count;
+	uint32_t ipv4[SHADOW_MAX_ADDRESSES]; /* host order */
+	uint8_t ipv6[SHADOW_MAX_ADDRESSES][16];
+};
+
 /* key: as in gate_new(). Returns 0 or -ENOMEM. */
 int shadow_new(struct shadow **ret_shadow, uint32_t max_flows, const struct packet_digest_key *key,
                const struct shadow_ops *ops, void *ctx);
@@ -77,10 +87,8 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now);
  * Returns how many connections still need their numbers mapped. */
 uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now);
 
-/* The sources that the VM has been heard to speak from, for announcing it: fills up to max IPv4
- * addresses (host order) and the MAC. Returns how many addresses; mac is untouched if unknown. */
-uint32_t shadow_addresses(const struct shadow *shadow, uint32_t *ret_ipv4, uint32_t max,
-                          uint8_t ret_mac[6]);
+/* The sources that the VM has been heard to speak from, without VLAN tags, for announcing it. */
+const struct shadow_sources *shadow_sources(const struct shadow *shadow);
 
 void shadow_get_stats(const struct shadow *shadow, struct shadow_stats *ret_stats);
 

@@ -127,22 +127,71 @@ static void segment_seen(struct shadow *shadow, struct flow *flow, const struct 
 	}
 }
 
-void shadow_note_source(struct shadow *shadow, const struct packet *packet)
+static void note_ipv4(struct shadow_sources *sources, uint32_t address)
 {
-	uint32_t address = packet->class == PACKET_ARP ? packet->arp.spa : packet->src;
-
-	if (packet->frame->start == FRAME_AT_ETHERNET && packet->frame->len >= 12) {
-		memcpy(shadow->mac, packet->frame->data + 6, 6);
-		shadow->mac_known = true;
-	}
 	if (!address)
 		return;
-	for (uint32_t i = 0; i < shadow->address_count; i++) {
-		if (shadow->addresses[i] == address)
+	for (uint32_t i = 0; i < sources->ipv4_count; i++) {
+		if (sources->ipv4[i] == address)
 			return;
 	}
-	if (shadow->address_count < SHADOW_MAX_ADDRESSES)
-		shadow->addresses[shadow->address_count++] = address;
+	if (sources->ipv4_count < SHADOW_MAX_ADDRESSES)
+		sources->ipv4[sources->ipv4_count++] = address;
+}
+
+static void note_ipv6(struct shadow_sources *sources, const uint8_t address[16])
+{
+	static const uint8_t unspecified[16];
+
+	if (memcmp(address, unspecified, 16) == 0)
+		return;
+	for (uint32_t i = 0; i < sources->ipv6_count; i++) {
+		if (memcmp(sources->ipv6[i], address, 16) == 0)
+			return;
+	}
+	if (sources->ipv6_count < SHADOW_MAX_ADDRESSES)
+		memcpy(sources->ipv6[sources->ipv6_count++], address, 16);
+}
+
+void shadow_note_source(struct shadow *shadow, const struct packet *packet)
+{
+	struct shadow_sources *sources = &shadow->sources;
+
+	if (packet->tag[0] || packet->frame->start != FRAME_AT_ETHERNET)
+		return;
+	memcpy(sources->mac, packet->frame->data + 6, 6);
+	sources->mac_known = true;
+	if (packet->class == PACKET_ARP)
+		note_ipv4(sources, packet->arp.spa);
+	else if (packet->version == 4)
+		note_ipv4(sources, packet->src);
+	else if (packet->version == 6)
+		note_ipv6(sources, packet_ipv6_src(packet));
+}
+
+static void tell_datagram(struct shadow *shadow, const struct packet *packet)
+{
+	struct digest digest = {.kind = DIGEST_DATAGRAM};
+
+	if (packet_flow_key(packet, PACKET_FROM_VM, &digest.key) == 0 &&
+	    packet_digest_datagram(packet, &shadow->key, digest.hash) == 0)
+		shadow_tell(shadow, &digest);
+	else
+		shadow->stats.uncompared++;
+}
+
+/* Tells the packet when its last fragment has come. */
+static void fragment_seen(struct shadow *shadow, const struct packet *packet)
+{
+	struct packet whole;
+	uint32_t serial, count;
+	struct frame *frame = fragments_add(shadow->fragments, packet, &serial, &count);
+
+	if (!frame)
+		return;
+	if (packet_parse(&whole, frame) == 0)
+		tell_datagram(shadow, &whole);
+	frame_free(frame);
 }
 
 void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
@@ -153,20 +202,26 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 
 	shadow->stats.packets++;
 	shadow->stats.bytes += frame->len;
-	if (packet_parse(&packet, frame) != 0 ||
-	    packet_flow_key(&packet, PACKET_FROM_VM, &key) != 0) {
+	if (packet_parse(&packet, frame) != 0) {
+		shadow->stats.uncompared++;
+		return;
+	}
+	if (packet.why == PACKET_WHY_FRAGMENT) {
+		fragment_seen(shadow, &packet);
+		return;
+	}
+	if (packet.class == PACKET_OTHER) {
 		shadow->stats.uncompared++;
 		return;
 	}
 	shadow_note_source(shadow, &packet);
 	if (packet.class != PACKET_TCP) {
-		struct digest digest = {.key = key, .kind = DIGEST_DATAGRAM};
-
-		if (packet_digest_datagram(&packet, &shadow->key, digest.hash) == 0)
-			shadow_tell(shadow, &digest);
+		tell_datagram(shadow, &packet);
 		return;
 	}
-	flow = digest_tcp_exempt(&packet) ? NULL : shadow_flow_get(shadow, &key, now);
+	flow = packet_flow_key(&packet, PACKET_FROM_VM, &key) != 0 || digest_tcp_exempt(&packet)
+	               ? NULL
+	               : shadow_flow_get(shadow, &key, now);
 	if (!flow) {
 		shadow->stats.uncompared++;
 		return;

@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "colo-proxy/core/flow_table.h"
+#include "colo-proxy/core/fragments.h"
 
 /*
  * What the shadow's files share. Nobody else includes this.
@@ -56,8 +57,6 @@ struct future_open {
 	struct flow_open open;
 };
 
-#define SHADOW_MAX_ADDRESSES 8u
-
 struct shadow {
 	struct packet_digest_key key;
 	const struct shadow_ops *ops;
@@ -69,11 +68,10 @@ struct shadow {
 	uint32_t futures;
 	uint32_t missing; /* flows whose input is missing */
 	uint32_t lead_epoch[2], lead[2];
-	uint32_t taken_lead; /* of the lineage that took over */
-	uint64_t lead_until; /* the survivor's clock has caught up with the lead then */
-	uint32_t addresses[SHADOW_MAX_ADDRESSES], address_count;
-	uint8_t mac[6];
-	bool mac_known;
+	uint32_t taken_lead;         /* of the lineage that took over */
+	uint64_t lead_until;         /* the survivor's clock has caught up with the lead then */
+	struct fragments *fragments; /* of this lineage */
+	struct shadow_sources sources;
 	struct shadow_stats stats; /* but for the flows: the table counts them */
 };
 

@@ -100,13 +100,7 @@ uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now)
 	return shadow->stats.mapped;
 }
 
-uint32_t shadow_addresses(const struct shadow *shadow, uint32_t *ret_ipv4, uint32_t max,
-                          uint8_t ret_mac[6])
+const struct shadow_sources *shadow_sources(const struct shadow *shadow)
 {
-	uint32_t n = shadow->address_count < max ? shadow->address_count : max;
-
-	memcpy(ret_ipv4, shadow->addresses, n * sizeof(*ret_ipv4));
-	if (shadow->mac_known)
-		memcpy(ret_mac, shadow->mac, 6);
-	return n;
+	return &shadow->sources;
 }

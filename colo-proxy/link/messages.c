@@ -12,8 +12,13 @@ static const char *const msg_names[] = {
 };
 static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
               "one name for each message");
-static_assert(sizeof(struct flow_key) == 16, "the flow key is 16 bytes on the wire");
+static_assert(FLOW_KEY_NARROW == 16 && sizeof(struct flow_key) == 44,
+              "the flow key is 16 bytes on the wire, and 28 more when it is wide");
 static_assert(sizeof(struct virtio_net_hdr_v1) == 12, "virtio 1.0 section 5.1.6");
+
+#define KEY_WIDE_LEN (DIGEST_WIRE_MAX - DIGEST_WIRE_LEN)
+static_assert(KEY_WIDE_LEN == 28 && FLOW_OPEN_WIRE_MAX - FLOW_OPEN_WIRE_LEN == 28,
+              "the same for both records");
 
 const char *msg_type_name(uint8_t type)
 {
@@ -68,8 +73,9 @@ int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t 
 	return 0;
 }
 
-/* The key travels field by field: its layout in memory is this host's affair. */
-static void key_pack(uint8_t out[16], const struct flow_key *key)
+/* The key travels field by field: its layout in memory is this host's affair. A wide one has the
+ * rest at the record's end, at `wide`. */
+static void key_pack(uint8_t out[16], uint8_t wide[KEY_WIDE_LEN], const struct flow_key *key)
 {
 	memset(out, 0, 16);
 	u32_pack(out, key->vm_ip);
@@ -80,9 +86,20 @@ static void key_pack(uint8_t out[16], const struct flow_key *key)
 	out[11] = (uint8_t)key->peer_port;
 	out[12] = key->proto;
 	out[13] = key->kind;
+	out[14] = key->flags;
+	if (!key->flags)
+		return;
+	for (int i = 0; i < 2; i++) {
+		wide[i * 2] = key->tag[i] >> 8;
+		wide[i * 2 + 1] = (uint8_t)key->tag[i];
+	}
+	for (int i = 0; i < 3; i++) {
+		u32_pack(wide + 4 + i * 4, key->vm_net[i]);
+		u32_pack(wide + 16 + i * 4, key->peer_net[i]);
+	}
 }
 
-static void key_unpack(struct flow_key *ret_key, const uint8_t in[16])
+static void key_unpack(struct flow_key *ret_key, const uint8_t in[16], const uint8_t *wide)
 {
 	memset(ret_key, 0, sizeof(*ret_key));
 	ret_key->vm_ip = u32_unpack(in);
@@ -91,12 +108,32 @@ static void key_unpack(struct flow_key *ret_key, const uint8_t in[16])
 	ret_key->peer_port = (uint16_t)(in[10] << 8 | in[11]);
 	ret_key->proto = in[12];
 	ret_key->kind = in[13];
+	ret_key->flags = in[14];
+	if (!ret_key->flags)
+		return;
+	for (int i = 0; i < 2; i++)
+		ret_key->tag[i] = (uint16_t)(wide[i * 2] << 8 | wide[i * 2 + 1]);
+	for (int i = 0; i < 3; i++) {
+		ret_key->vm_net[i] = u32_unpack(wide + 4 + i * 4);
+		ret_key->peer_net[i] = u32_unpack(wide + 16 + i * 4);
+	}
 }
 
-void digest_pack(uint8_t out[DIGEST_WIRE_LEN], const struct digest *digest)
+/* The length of the record that begins with this key; 0 when `len` bytes do not hold it. */
+static size_t record_len(const uint8_t *payload, size_t len, size_t narrow)
+{
+	size_t need;
+
+	if (len < narrow || (payload[14] & ~(FLOW_IPV6 | FLOW_TAGGED)))
+		return 0;
+	need = narrow + (payload[14] ? KEY_WIDE_LEN : 0);
+	return len < need ? 0 : need;
+}
+
+size_t digest_pack(uint8_t out[DIGEST_WIRE_MAX], const struct digest *digest)
 {
 	memset(out, 0, DIGEST_WIRE_LEN);
-	key_pack(out, &digest->key);
+	key_pack(out, out + DIGEST_WIRE_LEN, &digest->key);
 	out[16] = digest->kind;
 	out[17] = digest->tcp_flags;
 	out[18] = digest->has_ts;
@@ -105,13 +142,16 @@ void digest_pack(uint8_t out[DIGEST_WIRE_LEN], const struct digest *digest)
 	u32_pack(out + 28, digest->ack);
 	u32_pack(out + 32, digest->tsval);
 	memcpy(out + 36, digest->hash, 16);
+	return DIGEST_WIRE_LEN + (digest->key.flags ? KEY_WIDE_LEN : 0);
 }
 
 int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len)
 {
-	if (len < DIGEST_WIRE_LEN || payload[16] >= DIGEST_KIND_COUNT)
+	size_t need = record_len(payload, len, DIGEST_WIRE_LEN);
+
+	if (!need || payload[16] >= DIGEST_KIND_COUNT)
 		return -EPROTO;
-	key_unpack(&ret_digest->key, payload);
+	key_unpack(&ret_digest->key, payload, payload + DIGEST_WIRE_LEN);
 	ret_digest->kind = payload[16];
 	ret_digest->tcp_flags = payload[17];
 	ret_digest->has_ts = payload[18] & 1;
@@ -120,24 +160,25 @@ int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len)
 	ret_digest->ack = u32_unpack(payload + 28);
 	ret_digest->tsval = u32_unpack(payload + 32);
 	memcpy(ret_digest->hash, payload + 36, 16);
-	return 0;
+	return (int)need;
 }
 
-void flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_LEN], const struct flow_open *open)
+size_t flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_MAX], const struct flow_open *open)
 {
 	memset(out, 0, FLOW_OPEN_WIRE_LEN);
-	key_pack(out, &open->key);
+	key_pack(out, out + FLOW_OPEN_WIRE_LEN, &open->key);
 	u32_pack(out + 16, open->iss);
 	u32_pack(out + 20, open->ack);
 	u32_pack(out + 24, open->tsval);
 	out[28] = (uint8_t)((open->has_ack ? 1 : 0) | (open->has_ts ? 2 : 0));
+	return FLOW_OPEN_WIRE_LEN + (open->key.flags ? KEY_WIDE_LEN : 0);
 }
 
 int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t len)
 {
-	if (len != FLOW_OPEN_WIRE_LEN)
+	if (!len || record_len(payload, len, FLOW_OPEN_WIRE_LEN) != len)
 		return -EPROTO;
-	key_unpack(&ret_open->key, payload);
+	key_unpack(&ret_open->key, payload, payload + FLOW_OPEN_WIRE_LEN);
 	ret_open->iss = u32_unpack(payload + 16);
 	ret_open->ack = u32_unpack(payload + 20);
 	ret_open->tsval = u32_unpack(payload + 24);

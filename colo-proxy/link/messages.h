@@ -38,7 +38,8 @@
  *   CKPT_END             P -> S  bulk    0 u8[16] XXH3-128 of all bytes
  *   COMMITTED            S -> P  fast    empty: C(epoch) is whole and verified
  *   LOADED               S -> P  fast    0 u64 load_ns: the SVM runs in this lineage
- *   DIGEST               S -> P  fast    n x 56 bytes, see digest_pack()
+ *   DIGEST               S -> P  fast    records of 56 or 84 bytes, see
+ *                                        digest_pack()
  *   BROKEN               P -> S  fast    empty: input was lost for this lineage; nothing of it is
  *                                        compared until the next one
  *   HANDOVER             P -> S  fast    0 u64 input_cut: the PVM stands still for good and this
@@ -73,7 +74,9 @@ enum msg_type {
 };
 
 #define DIGEST_WIRE_LEN    56u
+#define DIGEST_WIRE_MAX    84u
 #define FLOW_OPEN_WIRE_LEN 32u
+#define FLOW_OPEN_WIRE_MAX 60u
 #define HEARTBEAT_WIRE_LEN 40u
 #define INPUT_HEAD_LEN     20u
 
@@ -90,14 +93,28 @@ struct heartbeat {
 void heartbeat_pack(uint8_t out[HEARTBEAT_WIRE_LEN], const struct heartbeat *beat);
 int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t len);
 
+/*
+ * A flow key: 0 u32 vm_ip, 4 u32 peer_ip, 8 u16 vm_port, 10 u16 peer_port, 12 u8 proto, 13 u8 kind,
+ * 14 u8 flags (bit 0: IPv6, bit 1: VLAN tags), 15 zero. With a flag the record that it begins is
+ * followed by 28 bytes more: 0 u16[2] tags, 4 u32[3] vm_net, 16 u32[3] peer_net.
+ */
+
 /* 0 u8[16] flow key, 16 u8 kind, 17 u8 TCP flags, 18 u8 bit 0: has tsval, 19 zero, 20 u32 seq,
  * 24 u32 len, 28 u32 ack, 32 u32 tsval, 36 u8[16] hash, 52 zero. */
-void digest_pack(uint8_t out[DIGEST_WIRE_LEN], const struct digest *digest);
+/* Returns the record's length. */
+size_t digest_pack(uint8_t out[DIGEST_WIRE_MAX], const struct digest *digest);
+/* Reads the first record. Returns its length, or -EPROTO. */
 int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len);
+
+/*
+ * A flow key: 0 u32 vm_ip, 4 u32 peer_ip, 8 u16 vm_port, 10 u16 peer_port, 12 u8 proto, 13 u8 kind,
+ * 14 u8 flags (bit 0: IPv6, bit 1: VLAN tags), 15 zero. With a flag the record that it begins is
+ * followed by 28 bytes more: 0 u16[2] tags, 4 u32[3] vm_net, 16 u32[3] peer_net.
+ */
 
 /* 0 u8[16] flow key, 16 u32 iss, 20 u32 ack, 24 u32 tsval, 28 u8 bit 0: has ack, bit 1: has
  * tsval, 29 zero. */
-void flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_LEN], const struct flow_open *open);
+size_t flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_MAX], const struct flow_open *open);
 int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t len);
 
 /* The head of an INPUT message; the frame's bytes follow. */

@@ -104,6 +104,7 @@ struct channel {
 
 struct sim {
 	uint64_t seed, random, now;
+	bool ipv6; /* TCP of every other seed; the VM's with extension headers */
 	struct gate *gate;
 	struct shadow *shadow;
 	struct packet_digest_key key;
@@ -406,6 +407,8 @@ static void vm_sends(struct sim *s, struct vm *vm, uint32_t slot, uint16_t flags
 	struct conn *c = &vm->conn[slot];
 	uint8_t data[WINDOW];
 	struct build_tcp t = {
+	        .ipv6 = s->ipv6,
+	        .extended = s->ipv6,
 	        .vm_port = slot_vm_port(slot),
 	        .peer_port = slot_peer_port(slot),
 	        .seq = c->iss + 1 + off,
@@ -441,7 +444,9 @@ static void vm_sends(struct sim *s, struct vm *vm, uint32_t slot, uint16_t flags
 
 static void vm_resets(struct sim *s, struct vm *vm, uint32_t slot, const struct packet *p)
 {
-	struct build_tcp t = {.vm_port = slot_vm_port(slot),
+	struct build_tcp t = {.ipv6 = s->ipv6,
+	                      .extended = s->ipv6,
+	                      .vm_port = slot_vm_port(slot),
 	                      .peer_port = slot_peer_port(slot),
 	                      .flags = PACKET_RST};
 
@@ -630,6 +635,7 @@ static void client_sends(struct sim *s, uint32_t slot, uint16_t flags, uint32_t 
 	uint8_t data[WINDOW];
 	struct build_tcp t = {
 	        .from_peer = true,
+	        .ipv6 = s->ipv6,
 	        .vm_port = slot_vm_port(slot),
 	        .peer_port = slot_peer_port(slot),
 	        .seq = flags & PACKET_SYN ? c->iss : c->iss + 1 + off,
@@ -729,6 +735,7 @@ static void client_hears(struct sim *s, struct frame *frame)
 			c->ack_due = true;
 		} else if (p.tcp.flags & PACKET_ACK && p.tcp.ack != c->iss + 1) {
 			struct build_tcp t = {.from_peer = true,
+			                      .ipv6 = s->ipv6,
 			                      .seq = p.tcp.ack,
 			                      .vm_port = slot_vm_port((uint32_t)slot),
 			                      .peer_port = slot_peer_port((uint32_t)slot),
@@ -1085,6 +1092,7 @@ static void run(struct sim *s, uint64_t seed)
 
 	memset(s, 0, sizeof(*s));
 	s->seed = seed;
+	s->ipv6 = seed % 2;
 	s->random = seed * 0x9e3779b97f4a7c15ull | 1;
 	for (i = 0; i < 8; i++)
 		rnd(s, 2);

@@ -8,8 +8,11 @@ committed, so the test itself does not need scapy.
 
     packet_oracle.py > data/packets.txt
 
-  start=eth|ip  hex=FRAME  class=tcp|udp|icmp|arp|other  why=WORDS_WITH_UNDERSCORES (other)
-  src dst (dotted) plen (payload length) payload (hex)
+  start=eth|ip  hex=FRAME  class=tcp|udp|icmp|arp|whole|other  why=WORDS_WITH_UNDERSCORES (other)
+  row=NAME of the protocol's row in the table of protocols.c, with underscores
+  tags=VID or VID.VID (VLAN tags)
+  src dst plen (payload length) payload (hex)
+  exempt=WORDS: TCP that is parsed, but not compared
   tcp: sport dport seq ack flags window urg mss wscale sackok tfo ts=VAL,ECR sack=L-R,L-R
        dseq dts: mapping deltas; out=FRAME in=FRAME setack=FRAME: after packet_map_out,
        packet_map_in, packet_set_ack(dseq), checksums computed by scapy
@@ -20,10 +23,19 @@ import random
 import sys
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
-from scapy.all import (ARP, ICMP, IP, TCP, UDP, Dot1Q, Ether, IPv6, LLC, Raw, STP,  # noqa: E402
-                       conf, raw)
+from scapy.all import (ARP, BOOTP, DHCP, ICMP, IP, LLC, SNAP, STP, TCP, UDP,  # noqa: E402
+                       DHCP6_Solicit, Dot1Q, Ether, HBHOptUnknown, ICMPv6DestUnreach,
+                       ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6MLReport, ICMPv6MLReport2,
+                       ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, ICMPv6NDOptSrcLLAddr, IPv6,
+                       IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop,
+                       IPv6ExtHdrRouting, Jumbo, HAO, PadN, Raw, RouterAlert, bind_bottom_up, conf,
+                       raw)
+from scapy.contrib.igmp import IGMP  # noqa: E402
+from scapy.contrib.lldp import (LLDPDU, LLDPDUChassisID, LLDPDUEndOfLLDPDU,  # noqa: E402
+                                LLDPDUPortID, LLDPDUTimeToLive)
 
 conf.verb = 0
+bind_bottom_up(Ether, Dot1Q, type=0x9100)
 SEED = 20240607
 MASK = 0xFFFFFFFF
 MACS = {"src": "52:54:00:12:34:56", "dst": "52:54:00:ab:cd:ef"}
@@ -42,6 +54,10 @@ def rand32():
 
 def rand_ip():
     return ".".join(str(rng.randrange(1, 255)) for _ in range(4))
+
+
+def rand_ip6():
+    return ":".join("%x" % rng.getrandbits(16) for _ in range(8))
 
 
 def tcp_options():
@@ -136,33 +152,72 @@ def tcp_words(packet):
     return words
 
 
-def emit(name, packet, why=None, trailer=b""):
-    """One line; the expectations are read back from the bytes by scapy."""
+def exempt(tcp, payload):
+    """Which TCP is parsed but not compared."""
+    if any(name in (34, "TFO") for name, _value in tcp.options):
+        return "TCP_Fast_Open"
+    if "S" in tcp.flags and payload:
+        return "data_in_a_SYN"
+    return "urgent_data" if "U" in tcp.flags else None
+
+
+def ip_words(packet, data, trailer):
+    """What scapy says of TCP, UDP, ICMP, ICMPv6 and IGMP; @data: without padding."""
+    network = packet[IPv6] if IPv6 in packet else packet[IP]
+    words = {"src": network.src, "dst": network.dst}
+    inner = network.payload
+    while type(inner).__name__.startswith("IPv6ExtHdr"):
+        inner = inner.payload
+    start = len(data) - len(raw(inner))
+    head = inner.dataofs * 4 if isinstance(inner, TCP) else 0 if isinstance(inner, IGMP) else 8
+    payload = data[start + head:]
+    words.update({"plen": len(payload), "payload": payload.hex()})
+    if isinstance(inner, TCP):
+        words.update(tcp_words(packet.__class__(data + trailer)))
+        words.update({"row": "TCP"})
+        if exempt(inner, payload):
+            words["exempt"] = exempt(inner, payload)
+    elif isinstance(inner, UDP):
+        words.update({"class": "udp", "sport": inner.sport, "dport": inner.dport, "row": "UDP"})
+    elif isinstance(inner, IGMP):
+        words.update({"class": "whole", "row": "IGMP"})
+    elif isinstance(inner, ICMP):
+        words.update({"class": "icmp", "type": inner.type, "code": inner.code, "row": "ICMP",
+                      "id": inner.id if inner.type in (0, 8) else 0})
+    else:
+        words.update({"class": "icmp", "type": inner.type, "row": "ICMPv6",
+                      "code": getattr(inner, "code", 0),
+                      "id": inner.id if inner.type in (128, 129) else 0})
+    return words
+
+
+def emit(name, packet, why=None, trailer=b"", row=None):
+    """One line; the expectations are read back from the bytes by scapy. @row: where the table has
+    one that says more than the layers do."""
     at_ip = isinstance(packet, (IP, IPv6))
-    data = raw(packet) + trailer
+    data = raw(packet)
     parsed = packet.__class__(data)
-    words = {"start": "ip" if at_ip else "eth", "hex": data.hex()}
+    words = {"start": "ip" if at_ip else "eth", "hex": (data + trailer).hex()}
+    tags = []
+    tag = packet.getlayer(Dot1Q)
+    while tag and not why:
+        tags.append(str(tag.vlan))
+        tag = tag.payload if isinstance(tag.payload, Dot1Q) else None
+    if tags:
+        words["tags"] = ".".join(tags)
     if why:
         words.update({"class": "other", "why": why.replace(" ", "_")})
     elif ARP in parsed:
         arp = parsed[ARP]
-        words.update({"class": "arp", "op": arp.op, "spa": arp.psrc, "tpa": arp.pdst,
+        words.update({"class": "arp", "op": arp.op, "spa": arp.psrc, "tpa": arp.pdst, "row": "ARP",
                       "sha": arp.hwsrc.replace(":", ""), "tha": arp.hwdst.replace(":", "")})
+    elif IP in parsed or IPv6 in parsed:
+        words.update(ip_words(parsed, data, trailer))
     else:
-        ip = parsed[IP]
-        words.update({"src": ip.src, "dst": ip.dst})
-        layer = parsed[TCP] if TCP in parsed else parsed[UDP] if UDP in parsed else parsed[ICMP]
-        start = (0 if at_ip else 14) + ip.ihl * 4 + \
-            (layer.dataofs * 4 if TCP in parsed else 8)
-        payload = data[start:(0 if at_ip else 14) + ip.len]
-        words.update({"plen": len(payload), "payload": payload.hex()})
-        if TCP in parsed:
-            words.update(tcp_words(parsed))
-        elif UDP in parsed:
-            words.update({"class": "udp", "sport": layer.sport, "dport": layer.dport})
-        else:
-            words.update({"class": "icmp", "type": layer.type, "code": layer.code,
-                          "id": layer.id if layer.type in (0, 8) else 0})
+        body = data[14 + 4 * len(tags):]
+        words.update({"class": "whole", "plen": len(body), "payload": body.hex()})
+    if row:
+        words["row"] = row.replace(" ", "_")
     print(name, " ".join("%s=%s" % item for item in words.items()))
 
 
@@ -198,33 +253,164 @@ def tcp(**more):
     return Ether(**MACS) / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=80, dport=1234, **more)
 
 
+def ip6_layer(**more):
+    """IPv6, mostly with extension headers that do not matter."""
+    packet = IPv6(src=rand_ip6(), dst=rand_ip6(), hlim=rng.randrange(1, 256), **more)
+    if rng.random() < 0.4:
+        packet = packet / IPv6ExtHdrHopByHop(options=[RouterAlert(value=0)])
+    if rng.random() < 0.2:
+        packet = packet / IPv6ExtHdrRouting(type=0, segleft=0, addresses=[rand_ip6()])
+    if rng.random() < 0.4:
+        packet = packet / IPv6ExtHdrDestOpt(options=[PadN(optdata=rng.randbytes(4))])
+    if rng.random() < 0.2:  # all of a packet (RFC 6946)
+        packet = packet / IPv6ExtHdrFragment(id=rng.getrandbits(32))
+    return packet
+
+
+def tagged():
+    """Ethernet with no tag, one, or two."""
+    pick = rng.randrange(4)
+    vid = rng.randrange(4096)
+    if pick == 0:
+        return Ether(**MACS)
+    if pick == 1:
+        return Ether(**MACS) / Dot1Q(vlan=vid, prio=rng.randrange(8))
+    if pick == 2:
+        return Ether(type=0x88A8, **MACS) / Dot1Q(vlan=vid) / Dot1Q(vlan=rng.randrange(4096))
+    return Ether(type=0x9100, **MACS) / Dot1Q(vlan=vid) / Dot1Q(vlan=rng.randrange(4096))
+
+
+def random_tcp_wide(number):
+    """IPv6, and both in VLANs."""
+    flags = rng.choice(["S", "SA", "A", "A", "PA", "FA", "FPA", "R", "RA", "SEC", "UA"])
+    six = rng.random() < 0.7
+    layer = ip6_layer() if six else ip_layer()
+    packet = layer / TCP(
+        sport=rng.getrandbits(16), dport=rng.getrandbits(16), seq=rand32(), ack=rand32(),
+        flags=flags, window=rng.getrandbits(16), urgptr=7 if "U" in flags else 0,
+        options=tcp_options())
+    data = payload()
+    if data:
+        packet = packet / Raw(data)
+    if six and rng.random() < 0.2:
+        emit("tcpw-%u" % number, IPv6(raw(packet)))
+        return
+    packet = tagged() / packet
+    emit("tcpw-%u" % number, packet, trailer=b"\xaa" * rng.randrange(8))
+
+
+def rows():
+    """A frame for each row of the table that the random ones do not reach, and some more."""
+    ether = Ether(**MACS)
+    for number in range(20):
+        packet = tagged() / ip6_layer() / UDP(sport=rng.getrandbits(14) + 1024,
+                                              dport=rng.getrandbits(14) + 1024)
+        emit("udp6-%u" % number, packet / Raw(payload() or b"u"), trailer=b"\x55" * 3)
+    for number in range(8):
+        kind = ICMPv6EchoRequest if number % 2 else ICMPv6EchoReply
+        emit("echo6-%u" % number, tagged() / ip6_layer() /
+             kind(id=rng.getrandbits(16), seq=number, data=payload()))
+    emit("unreachable6", ether / ip6_layer() / ICMPv6DestUnreach(code=4) / ip6_layer() / UDP())
+    emit("dhcp", ether / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) /
+         BOOTP(chaddr=b"\x52\x54\0\0\0\1", xid=1) / DHCP(options=[("message-type", "discover"),
+                                                               "end"]), row="DHCPv4")
+    emit("dhcp6", ether / IPv6(src="fe80::1", dst="ff02::1:2") / UDP(sport=546, dport=547) /
+         DHCP6_Solicit(trid=7), row="DHCPv6")
+    emit("ns", ether / IPv6(src="fe80::1", dst="ff02::1:ff00:2") / ICMPv6ND_NS(tgt="fe80::2") /
+         ICMPv6NDOptSrcLLAddr(lladdr=MACS["src"]), row="NDP")
+    emit("na", ether / IPv6(src="fe80::1", dst="ff02::1") / ICMPv6ND_NA(tgt="fe80::1"), row="NDP")
+    emit("rs", ether / IPv6(src="fe80::1", dst="ff02::2") / ICMPv6ND_RS(), row="NDP")
+    alert = IPv6ExtHdrHopByHop(options=[RouterAlert(value=0)])
+    emit("mld1", ether / IPv6(src="fe80::1", dst="ff02::16", hlim=1) / alert / ICMPv6MLReport(),
+         row="MLD")
+    emit("mld2", ether / IPv6(src="fe80::1", dst="ff02::16", hlim=1) / alert / ICMPv6MLReport2(),
+         row="MLD")
+    emit("igmp", ether / IP(src="10.0.0.1", dst="224.0.0.251", ttl=1, options=b"\x94\x04\0\0") /
+         IGMP(type=0x16, gaddr="224.0.0.251"))
+    emit("lldp", Ether(src=MACS["src"], dst="01:80:c2:00:00:0e", type=0x88CC) / LLDPDU() /
+         LLDPDUChassisID(subtype=4, id=MACS["src"]) / LLDPDUPortID(subtype=7, id=b"eth0") /
+         LLDPDUTimeToLive(ttl=120) / LLDPDUEndOfLLDPDU(), row="LLDP")
+    bpdu = raw(LLC(dsap=0x42, ssap=0x42, ctrl=3) / STP())
+    emit("stp", Ether(src=MACS["src"], dst="01:80:c2:00:00:00", type=len(bpdu)) / Raw(bpdu),
+         trailer=b"\0" * 8, row="STP")
+    emit("stp-long", Ether(dst="01:80:c2:00:00:00", type=len(bpdu) + 9) / Raw(bpdu),
+         "802.3 length field", trailer=b"\0" * 8, row="STP")
+    snap = raw(LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP(OUI=0xC, code=0x2000) / Raw(b"cdp"))
+    emit("snap", Ether(type=len(snap), **MACS) / Raw(snap), "802.3 length field",
+         row="other 802.3")
+
+
 def others():
     """Every reason for PACKET_OTHER that a frame with an EtherType can have."""
     ether = Ether(**MACS)
     ip = IP(src="10.0.0.1", dst="10.0.0.2")
-    emit("vlan", ether / Dot1Q(vlan=5) / ip / UDP() / b"x", "VLAN tag")
-    emit("qinq", Ether(type=0x88A8, **MACS) / Dot1Q(vlan=5) / Dot1Q(vlan=6) / ip / UDP() / b"x",
-         "VLAN tag")
-    emit("ipv6", ether / IPv6() / TCP(), "IPv6")
-    emit("ipv6-ip", IPv6() / TCP(), "IPv6")
-    emit("lldp", Ether(type=0x88CC, **MACS) / Raw(b"\x02\x07"), "unknown EtherType")
-    emit("stp", Ether(type=38, **MACS) / LLC() / STP(), "802.3 length field")
+    emit("vlan-three", Ether(type=0x88A8, **MACS) / Dot1Q(vlan=5, type=0x8100) /
+         Dot1Q(vlan=6, type=0x8100) / Dot1Q(vlan=7) / ip / UDP() / b"x", "more than two VLAN tags", row="802.1Q tag")
+    emit("vlan-cut", Ether(type=0x8100, **MACS) / Raw(b"\0\5\x08"), "more than two VLAN tags",
+         row="802.1Q tag")
+    emit("qinq-four", Ether(type=0x9100, **MACS) / Dot1Q(vlan=5, type=0x9100) /
+         Dot1Q(vlan=6, type=0x9100) / Raw(b"\0\7\x08\0" * 9), "more than two VLAN tags",
+         row="QinQ before 802.1ad")
+    emit("svlan-three", Ether(type=0x88A8, **MACS) / Dot1Q(vlan=5, type=0x88A8) /
+         Dot1Q(vlan=6, type=0x88A8) / Raw(b"\0\7\x08\0" * 9), "more than two VLAN tags",
+         row="802.1ad tag")
+    emit("ethertype", Ether(type=0x88B5, **MACS) / Raw(b"experiment"), "unknown EtherType",
+         row="other EtherTypes")
+    emit("vlan-ethertype", Ether(**MACS) / Dot1Q(vlan=5, type=0x8863) / Raw(b"pppoe"),
+         "unknown EtherType", row="other EtherTypes")
     emit("frag-first", ether / IP(src="1.2.3.4", dst="4.3.2.1", flags="MF") / UDP() / b"abcdefgh",
-         "IPv4 fragment")
+         "IP fragment", row="IPv4")
     emit("frag-later", ether / IP(src="1.2.3.4", dst="4.3.2.1", frag=3, proto=6) / Raw(b"z" * 40),
-         "IPv4 fragment")
+         "IP fragment", row="IPv4")
+    six = IPv6(src="fd00::1", dst="fd00::2")
+    emit("frag6-first", ether / six / IPv6ExtHdrFragment(nh=17, m=1) / Raw(b"z" * 40),
+         "IP fragment", row="IPv6")
+    emit("frag6-later", ether / six / IPv6ExtHdrDestOpt() /
+         IPv6ExtHdrFragment(nh=17, offset=5) / Raw(b"z" * 3), "IP fragment", row="IPv6")
+    emit("routing6", ether / six / IPv6ExtHdrRouting(segleft=1, addresses=["fd00::3"]) / TCP(),
+         "IPv6 routing or home address", row="IPv6")
+    emit("home6", ether / six / IPv6ExtHdrDestOpt(options=[HAO(hoa="fd00::3")]) / TCP(),
+         "IPv6 routing or home address", row="IPv6")
+    emit("jumbogram6", ether / IPv6(src="fd00::1", dst="fd00::2", plen=0) /
+         IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=70000)]) / TCP(), "IP length 0", row="IPv6")
+    emit("option6-overrun", ether / six / IPv6ExtHdrDestOpt(
+        options=[HBHOptUnknown(otype=5, optlen=9, optdata=b"1234")]) / TCP(), "bad IP header",
+        row="IPv6")
+    emit("extension6-overrun", ether / six / IPv6ExtHdrDestOpt(len=40) / TCP(), "bad IP header",
+         row="IPv6")
+    emit("ip6-long", ether / IPv6(src="fd00::1", dst="fd00::2", plen=200) / TCP() / b"x",
+         "bad IP header", row="IPv6")
+    emit("ip6-version", Ether(type=0x86DD, **MACS) / IP(src="1.2.3.4", dst="4.3.2.1") / TCP() /
+         Raw(b"z" * 40), "bad IP header", row="IPv6")
+    emit("ip6-none", ether / IPv6(src="fd00::1", dst="fd00::2", nh=59), "unknown IP protocol",
+         row="other IP protocols")
+    emit("icmp-in-6", ether / IPv6(src="fd00::1", dst="fd00::2", nh=1) / Raw(b"z" * 16),
+         "unknown IP protocol", row="other IP protocols")
+    emit("icmp6-in-4", ether / IP(src="1.2.3.4", dst="4.3.2.1", proto=58) / Raw(b"z" * 16),
+         "unknown IP protocol", row="other IP protocols")
+    emit("icmp6-short", ether / IPv6(src="fd00::1", dst="fd00::2", nh=58) / Raw(b"z" * 7),
+         "short ICMP message", row="ICMPv6")
+    emit("tcp6-short", ether / IPv6(src="fd00::1", dst="fd00::2", nh=6) / Raw(b"z" * 19),
+         "bad TCP header", row="TCP")
+    emit("udp6-jumbo", ether / six / UDP(len=0) / b"xy", "bad UDP length", row="UDP")
+    emit("esp", ether / IP(src="1.2.3.4", dst="4.3.2.1", proto=50) / Raw(b"z" * 40),
+         "unknown IP protocol", row="ESP, AH")
+    emit("ah6", ether / IPv6(src="fd00::1", dst="fd00::2", nh=51) / Raw(b"z" * 40),
+         "unknown IP protocol", row="ESP, AH")
+    emit("gre", ether / IP(src="1.2.3.4", dst="4.3.2.1", proto=47) / Raw(b"z" * 40),
+         "unknown IP protocol", row="other IP protocols")
     emit("sctp", ether / IP(src="1.2.3.4", dst="4.3.2.1", proto=132) / Raw(b"z" * 40),
-         "unknown IP protocol")
+         "unknown IP protocol", row="SCTP")
     emit("big-tcp", ether / IP(src="1.2.3.4", dst="4.3.2.1", len=0) / TCP() / b"x",
-         "IPv4 total length 0")
+         "IP length 0")
     emit("ip-long", ether / IP(src="1.2.3.4", dst="4.3.2.1", len=200) / TCP() / b"x",
-         "bad IPv4 header")
+         "bad IP header")
     emit("ip-short", ether / IP(src="1.2.3.4", dst="4.3.2.1", len=19) / TCP() / b"x",
-         "bad IPv4 header")
+         "bad IP header")
     emit("ip-ihl", ether / IP(src="1.2.3.4", dst="4.3.2.1", ihl=4) / TCP() / b"x",
-         "bad IPv4 header")
+         "bad IP header")
     emit("ip-version", ether / IP(src="1.2.3.4", dst="4.3.2.1", version=5) / TCP() / b"x",
-         "bad IPv4 header")
+         "bad IP header")
     emit("tcp-short", ether / IP(src="1.2.3.4", dst="4.3.2.1", proto=6) / Raw(b"z" * 19),
          "bad TCP header")
     emit("tcp-off-low", tcp(dataofs=4), "bad TCP header")
@@ -265,6 +451,9 @@ def main():
         emit("arp-%u" % op, Ether(**MACS) / ARP(op=op, psrc=rand_ip(), pdst=rand_ip(),
                                                 hwsrc=MACS["src"], hwdst=MACS["dst"]),
              trailer=b"\x77" * 18)
+    for number in range(80):
+        random_tcp_wide(number)
+    rows()
     others()
 
 

@@ -27,10 +27,10 @@ static void test_digest(void)
 	                    .tsval = 0x77,
 	                    .hash = {0xaa, 0xbb}};
 	struct digest out;
-	uint8_t wire[DIGEST_WIRE_LEN];
+	uint8_t wire[DIGEST_WIRE_MAX];
 
 	memset(&out, 0xff, sizeof(out));
-	digest_pack(wire, &in);
+	g_assert_cmpuint(digest_pack(wire, &in), ==, DIGEST_WIRE_LEN);
 	g_assert_cmpmem(wire, 16, key_bytes, 16);
 	g_assert_cmpuint(wire[17], ==, PACKET_ACK);
 	g_assert_cmpuint(wire[18], ==, 1);
@@ -39,13 +39,13 @@ static void test_digest(void)
 	g_assert_cmpuint(wire[31], ==, 0x66);
 	g_assert_cmpuint(wire[35], ==, 0x77);
 	g_assert_cmpuint(wire[36], ==, 0xaa);
-	g_assert_cmpint(digest_unpack(&out, wire, sizeof(wire)), ==, 0);
-	g_assert_cmpmem(&out.key, 16, &in.key, 16);
+	g_assert_cmpint(digest_unpack(&out, wire, DIGEST_WIRE_LEN), ==, DIGEST_WIRE_LEN);
+	g_assert_cmpmem(&out.key, sizeof(out.key), &in.key, sizeof(in.key));
 	g_assert_true(out.kind == in.kind && out.tcp_flags == in.tcp_flags && out.has_ts);
 	g_assert_true(out.seq == in.seq && out.len == in.len && out.ack == in.ack &&
 	              out.tsval == in.tsval);
 	g_assert_cmpmem(out.hash, 16, in.hash, 16);
-	g_assert_cmpint(digest_unpack(&out, wire, sizeof(wire) - 1), ==, -EPROTO);
+	g_assert_cmpint(digest_unpack(&out, wire, DIGEST_WIRE_LEN - 1), ==, -EPROTO);
 	wire[16] = DIGEST_KIND_COUNT;
 	g_assert_cmpint(digest_unpack(&out, wire, sizeof(wire)), ==, -EPROTO);
 }
@@ -59,21 +59,57 @@ static void test_flow_open(void)
 	                       .has_ts = true,
 	                       .tsval = 6};
 	struct flow_open out;
-	uint8_t wire[FLOW_OPEN_WIRE_LEN];
+	uint8_t wire[FLOW_OPEN_WIRE_MAX];
 
 	for (int i = 0; i < 4; i++) {
 		in.has_ack = i & 1;
 		in.has_ts = i & 2;
 		memset(&out, 0xff, sizeof(out));
-		flow_open_pack(wire, &in);
+		g_assert_cmpuint(flow_open_pack(wire, &in), ==, FLOW_OPEN_WIRE_LEN);
 		g_assert_cmpuint(wire[28], ==, i);
-		g_assert_cmpint(flow_open_unpack(&out, wire, sizeof(wire)), ==, 0);
-		g_assert_cmpmem(&out.key, 16, &in.key, 16);
+		g_assert_cmpint(flow_open_unpack(&out, wire, FLOW_OPEN_WIRE_LEN), ==, 0);
+		g_assert_cmpmem(&out.key, sizeof(out.key), &in.key, sizeof(in.key));
 		g_assert_true(out.iss == in.iss && out.ack == in.ack && out.tsval == in.tsval);
 		g_assert_true(out.has_ack == in.has_ack && out.has_ts == in.has_ts);
 	}
-	g_assert_cmpint(flow_open_unpack(&out, wire, sizeof(wire) - 1), ==, -EPROTO);
-	g_assert_cmpint(flow_open_unpack(&out, wire, sizeof(wire) + 1), ==, -EPROTO);
+	g_assert_cmpint(flow_open_unpack(&out, wire, FLOW_OPEN_WIRE_LEN - 1), ==, -EPROTO);
+	g_assert_cmpint(flow_open_unpack(&out, wire, FLOW_OPEN_WIRE_LEN + 1), ==, -EPROTO);
+}
+
+/* IPv6 and tags: 28 bytes more, at the record's end. */
+static void test_wide_key(void)
+{
+	struct flow_key wide = key;
+	struct digest digest = {.kind = DIGEST_DATAGRAM, .seq = 7}, digest_out;
+	struct flow_open open = {.iss = 8}, open_out;
+	uint8_t wire[DIGEST_WIRE_MAX], open_wire[FLOW_OPEN_WIRE_MAX];
+
+	wide.flags = FLOW_IPV6 | FLOW_TAGGED;
+	for (uint32_t i = 0; i < 3; i++) {
+		wide.vm_net[i] = 0xa0a1a200u + i;
+		wide.peer_net[i] = 0xb0b1b200u + i;
+	}
+	wide.tag[0] = 0x1fff;
+	wide.tag[1] = 0x2001;
+	digest.key = open.key = wide;
+	g_assert_cmpuint(digest_pack(wire, &digest), ==, DIGEST_WIRE_MAX);
+	g_assert_cmpuint(wire[14], ==, 3);
+	g_assert_cmpmem(wire + 56, 4, "\x1f\xff\x20\x01", 4);
+	g_assert_cmpmem(wire + 60, 4, "\xa0\xa1\xa2\x00", 4);
+	g_assert_cmpmem(wire + 80, 4, "\xb0\xb1\xb2\x02", 4);
+	g_assert_cmpint(digest_unpack(&digest_out, wire, sizeof(wire)), ==, DIGEST_WIRE_MAX);
+	g_assert_true(flow_key_equal(&digest_out.key, &wide));
+	g_assert_cmpuint(digest_out.seq, ==, 7);
+	g_assert_cmpint(digest_unpack(&digest_out, wire, DIGEST_WIRE_MAX - 1), ==, -EPROTO);
+	wire[14] = 4; /* a kind of key that is not known */
+	g_assert_cmpint(digest_unpack(&digest_out, wire, DIGEST_WIRE_MAX), ==, -EPROTO);
+	g_assert_cmpuint(flow_open_pack(open_wire, &open), ==, FLOW_OPEN_WIRE_MAX);
+	g_assert_cmpmem(open_wire + 32, 4, "\x1f\xff\x20\x01", 4);
+	g_assert_cmpint(flow_open_unpack(&open_out, open_wire, FLOW_OPEN_WIRE_MAX), ==, 0);
+	g_assert_true(flow_key_equal(&open_out.key, &wide));
+	g_assert_cmpint(flow_open_unpack(&open_out, open_wire, FLOW_OPEN_WIRE_LEN), ==, -EPROTO);
+	g_assert_cmpint(flow_open_unpack(&open_out, open_wire, FLOW_OPEN_WIRE_MAX - 1), ==,
+	                -EPROTO);
 }
 
 static void test_heartbeat(void)
@@ -128,6 +164,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/messages/digest", test_digest);
 	g_test_add_func("/messages/flow-open", test_flow_open);
+	g_test_add_func("/messages/wide-key", test_wide_key);
 	g_test_add_func("/messages/heartbeat", test_heartbeat);
 	g_test_add_func("/messages/input", test_input);
 	g_test_add_func("/messages/names", test_names);
