@@ -246,12 +246,14 @@ static void test_vlan_flows(void)
 	for (uint32_t i = 0; i < G_N_ELEMENTS(nets); i++)
 		pair_pvm(p, dress(&nets[i], build_udp(false, 53, 2000, "answer", 6)));
 	pair_holds(p, 4);
-	for (uint32_t i = 0; i < G_N_ELEMENTS(nets); i++) {
-		pair_svm(p, dress(&nets[i], build_udp(false, 53, 2000, "answer", 6)));
+	for (uint32_t i = G_N_ELEMENTS(nets); i-- > 0;) {
+		struct frame *f = dress(&nets[i], build_udp(false, 53, 2000, "answer", 6));
+
+		pair_svm(p, frame_copy(f));
 		g_assert_cmpuint(p->outs, ==, 1);
-		g_assert_cmpuint(p->out[0].frame->len, ==,
-		                 48 + (nets[i].tpid[0] ? 4 : 0) + (nets[i].tpid[1] ? 4 : 0));
+		g_assert_cmpmem(p->out[0].frame->data, p->out[0].frame->len, f->data, f->len);
 		pair_released(p, 1, RELEASE_MATCH);
+		frame_free(f);
 	}
 	pair_free(p);
 }
