@@ -57,7 +57,7 @@ struct bench {
 	struct shadow *shadow;
 	struct load load;
 	struct digest digests[2 * BATCH_MAX];
-	uint8_t wire[2 * BATCH_MAX][DIGEST_WIRE_LEN];
+	uint8_t wire[2 * BATCH_MAX][DIGEST_WIRE_MAX];
 	uint32_t digest_count;
 	struct frame *released; /* to be freed outside of what is measured */
 	uint64_t gate_bytes, shadow_bytes;
@@ -185,9 +185,9 @@ static void free_released(struct bench *b)
 static void exchange(struct bench *b)
 {
 	for (uint32_t i = 0; i < b->digest_count; i++)
-		digest_pack(b->wire[i], &b->digests[i]);
+		(void)digest_pack(b->wire[i], &b->digests[i]);
 	for (uint32_t i = 0; i < b->digest_count; i++) {
-		if (digest_unpack(&b->digests[i], b->wire[i], DIGEST_WIRE_LEN) != 0)
+		if (digest_unpack(&b->digests[i], b->wire[i], DIGEST_WIRE_MAX) < 0)
 			fail("a digest does not survive the link");
 	}
 }

@@ -455,12 +455,11 @@ static void on_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 static void on_digest(void *ctx, uint32_t lineage, const struct digest *digest)
 {
 	struct serve *s = ctx;
-	uint8_t wire[DIGEST_WIRE_LEN];
+	uint8_t wire[DIGEST_WIRE_MAX];
 	struct digest heard;
 
 	errno = 0;
-	digest_pack(wire, digest);
-	if (digest_unpack(&heard, wire, sizeof(wire)) != 0 ||
+	if (digest_unpack(&heard, wire, digest_pack(wire, digest)) < 0 ||
 	    gate_digest(s->gate, lineage, &heard, s->now) != 0)
 		fail("the gate refuses a digest");
 }
