@@ -63,6 +63,9 @@ int cmd_find_socket(const struct command *command, const char *path, const char 
 int cmd_call(const char *socket, const char *name, json_t *args, int timeout_ms,
              json_t **ret_result);
 
+/* Prints the treatment of every protocol (core/protocols.h). */
+void cmd_print_protocols(bool json);
+
 /* Prints JSON for people and programs: indented, sorted as it was made. */
 void cmd_print_json(const json_t *json);
 

@@ -330,6 +330,7 @@ int cmd_check(const struct command *command, int argc, char **argv)
 	gboolean json = FALSE;
 	gboolean offline = FALSE;
 	gboolean example = FALSE;
+	gboolean table = FALSE;
 	gboolean reference = FALSE;
 	const GOptionEntry entries[] = {
 	        {"config", 'c', 0, G_OPTION_ARG_FILENAME, &file,
@@ -337,6 +338,8 @@ int cmd_check(const struct command *command, int argc, char **argv)
 	        {"offline", 0, 0, G_OPTION_ARG_NONE, &offline,
 	         "With --config: the file only, nothing of the host", NULL},
 	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
+	        {"protocols", 0, 0, G_OPTION_ARG_NONE, &table,
+	         "Print how each protocol of the VM's output is treated", NULL},
 	        {"example", 0, 0, G_OPTION_ARG_NONE, &example,
 	         "Print an example configuration with every key", NULL},
 	        {"reference", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &reference,
@@ -351,6 +354,8 @@ int cmd_check(const struct command *command, int argc, char **argv)
 
 	if (ret == CMD_OK && offline && !file)
 		ret = cmd_usage_error(command, "--offline needs --config");
+	else if (ret == CMD_OK && table)
+		cmd_print_protocols(json);
 	else if (ret == CMD_OK && example)
 		print_owned(config_example());
 	else if (ret == CMD_OK && reference)

@@ -33,7 +33,7 @@ _colo_proxy() {
 	stats) options="--socket --watch --interval --json" ;;
 	checkpoint) options="--socket --json" ;;
 	failover) options="--socket --force --json" ;;
-	check) options="--config --offline --example --json" ;;
+	check) options="--config --offline --protocols --example --json" ;;
 	version) options="--json" ;;
 	*) return ;;
 	esac

@@ -36,5 +36,6 @@ complete -c colo-proxy -n '__fish_seen_subcommand_from status stats' -s w -l wat
 complete -c colo-proxy -n '__fish_seen_subcommand_from stats' -s i -l interval -x
 complete -c colo-proxy -n '__fish_seen_subcommand_from failover' -l force
 complete -c colo-proxy -n '__fish_seen_subcommand_from check' -l offline
+complete -c colo-proxy -n '__fish_seen_subcommand_from check' -l protocols
 complete -c colo-proxy -n '__fish_seen_subcommand_from check' -l example
 complete -c colo-proxy -n '__fish_seen_subcommand_from status stats checkpoint failover check version' -l json

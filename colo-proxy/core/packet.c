@@ -411,8 +411,7 @@ static const struct why_words whys[PACKET_WHY_COUNT] = {
         [PACKET_WHY_IP_HEADER] = {"bad IP header", "lengths that do not fit"},
         [PACKET_WHY_BIG_TCP] = {"IP length 0", "jumbograms: the length is not in the IP header"},
         [PACKET_WHY_FRAGMENT] = {"IP fragment",
-                                 "reassembled and compared by protocol; not of TCP, not across "
-                                 "a cut, not when they overlap or one is missing"},
+                                 "compared when whole; not of TCP, across a cut, with overlaps"},
         [PACKET_WHY_IP_OPTIONS] = {"IPv6 routing or home address",
                                    "the checksum is for another address than the header's"},
         [PACKET_WHY_IP_PROTOCOL] = {"unknown IP protocol", "see its row"},

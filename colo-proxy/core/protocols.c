@@ -34,11 +34,11 @@ const struct protocol protocols[PROTOCOL_COUNT] = {
         [PROTOCOL_LLDP] =
                 {"LLDP", LAYER_LINK, TREAT_DATAGRAM, {{0x88cc, 0x88cc}}, "the whole frame"},
         [PROTOCOL_STP] = {"STP",
-                          LAYER_LINK,
+                          LAYER_LLC,
                           TREAT_DATAGRAM,
                           {{0x4242, 0x4242}},
                           "the whole frame without padding; also RSTP and MSTP"},
-        [PROTOCOL_LLC] = {"other 802.3", LAYER_LINK, TREAT_COMMIT, {{0}}, "unknown"},
+        [PROTOCOL_LLC] = {"other 802.3", LAYER_LLC, TREAT_COMMIT, {{0}}, "unknown"},
         [PROTOCOL_ETHERTYPE] = {"other EtherTypes", LAYER_LINK, TREAT_COMMIT, {{0}}, "unknown"},
 
         [PROTOCOL_TCP] = {"TCP",
@@ -131,10 +131,10 @@ enum protocol_id protocol_of_icmp6(uint8_t type)
 const char *treatment_name(enum treatment treatment)
 {
 	static const char *const names[TREAT_COUNT] = {
-	        [TREAT_INSIDE] = "by content",
-	        [TREAT_STREAM] = "compared as a stream",
-	        [TREAT_DATAGRAM] = "compared in order",
-	        [TREAT_COMMIT] = "held for commit",
+	        [TREAT_INSIDE] = "inside",
+	        [TREAT_STREAM] = "stream",
+	        [TREAT_DATAGRAM] = "datagram",
+	        [TREAT_COMMIT] = "commit",
 	};
 
 	return (unsigned)treatment < TREAT_COUNT ? names[treatment] : "unknown";
@@ -143,10 +143,8 @@ const char *treatment_name(enum treatment treatment)
 const char *protocol_layer_name(enum protocol_layer layer)
 {
 	static const char *const names[LAYER_COUNT] = {
-	        [LAYER_LINK] = "EtherType",
-	        [LAYER_IP] = "IP protocol",
-	        [LAYER_UDP] = "UDP port",
-	        [LAYER_ICMP6] = "ICMPv6 type",
+	        [LAYER_LINK] = "ethertype", [LAYER_LLC] = "llc",     [LAYER_IP] = "ip",
+	        [LAYER_UDP] = "udp",        [LAYER_ICMP6] = "icmp6",
 	};
 
 	return (unsigned)layer < LAYER_COUNT ? names[layer] : "unknown";

@@ -24,7 +24,8 @@ enum treatment {
 
 /* Where a protocol's number stands. */
 enum protocol_layer {
-	LAYER_LINK,  /* EtherType; 802.3 frames: DSAP and SSAP */
+	LAYER_LINK,  /* EtherType */
+	LAYER_LLC,   /* DSAP and SSAP of an 802.3 frame */
 	LAYER_IP,    /* IPv4 protocol, IPv6 next header */
 	LAYER_UDP,   /* either port */
 	LAYER_ICMP6, /* type */
@@ -85,7 +86,7 @@ enum protocol_id protocol_of_ip(uint8_t number);
 enum protocol_id protocol_of_udp(uint16_t sport, uint16_t dport);
 enum protocol_id protocol_of_icmp6(uint8_t type);
 
-/* "compared as a stream", ...; "EtherType", ...; never NULL. */
+/* "stream", ...; "ethertype", ...; never NULL. */
 const char *treatment_name(enum treatment treatment);
 const char *protocol_layer_name(enum protocol_layer layer);
 

@@ -5,8 +5,9 @@
  * balanced, and no frame is released by commit that no checkpoint covers, nor by match in another
  * epoch than the newest committed one.
  *
- * Input: records of 8 bytes: 0 what, 1 flow and flags, 2-3 sequence number, 4 length, 5-6
- * acknowledgement, 7 content.
+ * Input: records of 8 bytes: 0 what (modulo 10) and framing (divided by 10: 1 IPv6, 2 a VLAN tag, 4
+ * extension headers), 1 flow and flags, 2-3 sequence number, 4 length, 5-6 acknowledgement, 7
+ * content.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -92,12 +93,27 @@ static void hand_over_digests(struct rig *r)
 	kept_count = 0;
 }
 
-static struct frame *frame_from(const uint8_t *b, bool from_peer)
+/* A piece of a datagram: 1 flow and last, 2 offset, 3 identification, 4 length. */
+static struct frame *piece_from(const uint8_t *b, bool from_peer)
+{
+	static const uint8_t zeros[3072];
+	struct frame *whole = b[0] / 10 & 1
+	                              ? build_udp6(from_peer, 53, 1000 + (b[1] & 3), zeros, 3072)
+	                              : build_udp(from_peer, 53, 1000 + (b[1] & 3), zeros, 3072);
+	struct frame *f = build_fragment(whole, b[3], b[2] * 8u, b[4] * 4u, b[1] & 0x80);
+
+	frame_free(whole);
+	return f;
+}
+
+static struct frame *bare_frame_from(const uint8_t *b, bool from_peer)
 {
 	uint8_t bytes[1024];
 	uint32_t len = (uint32_t)b[4] * (b[1] & 0x80 ? 4 : 1);
 	struct build_tcp t = {
 	        .from_peer = from_peer,
+	        .ipv6 = b[0] / 10 & 1,
+	        .extended = b[0] / 10 & 4,
 	        .peer_port = 1000 + (b[1] & 3),
 	        .seq = (uint32_t)(b[2] << 8 | b[3]) + 0xffff8000u,
 	        .ack = (uint32_t)(b[5] << 8 | b[6]) + 0xffff8000u,
@@ -118,7 +134,18 @@ static struct frame *frame_from(const uint8_t *b, bool from_peer)
 		return build_arp(1, b[3]);
 	if (b[7] == 0xfc)
 		return build_other((uint16_t)(b[2] << 8 | b[3]));
+	if (b[7] == 0xfb)
+		return piece_from(b, from_peer);
+	if (b[7] == 0xfa)
+		return build_other(b[3] & 1 ? 0x88cc : 0x0026);
 	return build_tcp(&t);
+}
+
+static struct frame *frame_from(const uint8_t *b, bool from_peer)
+{
+	struct frame *f = bare_frame_from(b, from_peer);
+
+	return b[0] / 10 & 2 ? build_tagged(f, 0x8100, b[6] & 1) : f;
 }
 
 static void forge(struct rig *r, const uint8_t *b)

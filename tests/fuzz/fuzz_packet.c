@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "colo-proxy/core/fragments.h"
 #include "colo-proxy/core/packet.h"
 
 #define HEADER 10u
@@ -108,6 +109,30 @@ static void check_rewrite(struct packet *p, uint32_t seq_delta, uint32_t ts_delt
 	frame_free(before);
 }
 
+/* The frame as a fragment, alone and with the rest of its packet: what comes out parses. */
+static void check_fragment(const struct packet *p)
+{
+	struct fragments *fragments = fragments_new();
+	struct packet rest = *p;
+	struct frame *f;
+	uint32_t serial, count;
+
+	require(fragments != NULL);
+	f = fragments_add(fragments, p, &serial, &count);
+	require(!f && (serial == 0) == (count == 0));
+	rest.fragment.off = (uint16_t)(p->fragment.off ? 0 : p->l4_len);
+	rest.fragment.more = p->fragment.off != 0;
+	f = fragments_add(fragments, &rest, &serial, &count);
+	if (f) {
+		struct packet whole;
+
+		require(packet_parse(&whole, f) == 0);
+		require(f->len > p->l4_len);
+	}
+	frame_free(f);
+	fragments_free(fragments);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct packet p;
@@ -131,6 +156,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	if (packet_parse(&p, f) == 0) {
 		check_view(&p);
+		if (p.why == PACKET_WHY_FRAGMENT)
+			check_fragment(&p);
 		check_uses(&p);
 		check_rewrite(&p, deltas[0], deltas[1]);
 	}

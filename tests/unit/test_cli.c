@@ -5,6 +5,7 @@
  */
 #include "colo-proxy/control/control.h"
 #include "colo-proxy/control/report.h"
+#include "colo-proxy/core/packet.h"
 
 #include <gio/gio.h>
 #include <glib.h>
@@ -393,6 +394,35 @@ static char *find_binary(const char *self)
 	return found;
 }
 
+/* docs/comparison.md shows the table as this binary prints it. */
+static void test_protocols(struct fixture *f, const void *data)
+{
+	g_autofree char *here = g_path_get_dirname(__FILE__);
+	g_autofree char *path = g_build_filename(here, "..", "..", "docs", "comparison.md", NULL);
+	g_autofree char *docs = NULL;
+	g_autofree char *block = NULL;
+	struct outcome text = run(f, "check --protocols");
+	struct outcome json = run(f, "check --protocols --json");
+	json_t *all = json_loads(json.out, 0, NULL);
+
+	g_assert_true(g_file_get_contents(path, &docs, NULL, NULL));
+	g_assert_cmpint(text.status, ==, 0);
+	g_assert_cmpstr(text.err, ==, "");
+	block = g_strdup_printf("```\n%s```\n", text.out);
+	if (!strstr(docs, block))
+		g_error("docs/comparison.md does not show what check --protocols prints:\n%s",
+		        text.out);
+	g_assert_cmpint(json.status, ==, 0);
+	g_assert_cmpuint(json_array_size(json_object_get(all, "protocols")), ==, PROTOCOL_COUNT);
+	g_assert_cmpuint(json_array_size(json_object_get(all, "held_for_commit")), ==,
+	                 PACKET_WHY_COUNT - 1);
+	json_decref(all);
+	g_free(text.out);
+	g_free(text.err);
+	g_free(json.out);
+	g_free(json.err);
+}
+
 #define ADD(name, function)                                                                        \
 	g_test_add("/cli/" name, struct fixture, NULL, set_up, function, tear_down)
 
@@ -415,6 +445,7 @@ int main(int argc, char **argv)
 	ADD("stats-watch", test_stats_watch);
 	ADD("commands", test_commands);
 	ADD("check", test_check);
+	ADD("protocols", test_protocols);
 	ret = g_test_run();
 	g_free(binary);
 	return ret;

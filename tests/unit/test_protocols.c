@@ -553,6 +553,80 @@ static void test_key_text(void)
 	g_assert_cmpstr(flow_key_text(&key, text, sizeof(text)), ==, "none 0.0.0.0:0 - 0.0.0.0:0");
 }
 
+/* ---- the table ---- */
+
+static bool in_row(const struct protocol *row, uint32_t number)
+{
+	for (uint32_t i = 0; i < PROTOCOL_RANGES; i++) {
+		if (row->number[i].to && number >= row->number[i].from &&
+		    number <= row->number[i].to)
+			return true;
+	}
+	return false;
+}
+
+/* Every number of the layer has the one row that lists it, or else `other`, which is held. */
+static void check_layer(enum protocol_layer layer, uint32_t count, enum protocol_id other,
+                        enum protocol_id (*row_of)(uint32_t))
+{
+	for (uint32_t number = 0; number < count; number++) {
+		enum protocol_id want = other;
+		uint32_t rows = 0;
+
+		for (uint32_t id = 0; id < PROTOCOL_COUNT; id++) {
+			if (protocols[id].layer != layer || !in_row(&protocols[id], number))
+				continue;
+			want = id;
+			rows++;
+		}
+		g_assert_cmpuint(rows, <=, 1);
+		g_assert_cmpint(row_of(number), ==, want);
+	}
+}
+
+static enum protocol_id of_ethertype(uint32_t number)
+{
+	return protocol_of_link(number < 0x600 ? 0x88b5 : (uint16_t)number, 0);
+}
+
+static enum protocol_id of_saps(uint32_t number)
+{
+	return protocol_of_link(100, (uint16_t)number);
+}
+
+static enum protocol_id of_ip(uint32_t number)
+{
+	return protocol_of_ip((uint8_t)number);
+}
+
+static enum protocol_id of_sport(uint32_t number)
+{
+	return protocol_of_udp((uint16_t)number, 1);
+}
+
+static enum protocol_id of_dport(uint32_t number)
+{
+	return protocol_of_udp(1, (uint16_t)number);
+}
+
+static enum protocol_id of_icmp6(uint32_t number)
+{
+	return protocol_of_icmp6((uint8_t)number);
+}
+
+static void test_table(void)
+{
+	check_layer(LAYER_LINK, 65536, PROTOCOL_ETHERTYPE, of_ethertype);
+	check_layer(LAYER_LLC, 65536, PROTOCOL_LLC, of_saps);
+	check_layer(LAYER_IP, 256, PROTOCOL_IP, of_ip);
+	check_layer(LAYER_UDP, 65536, PROTOCOL_UDP, of_sport);
+	check_layer(LAYER_UDP, 65536, PROTOCOL_UDP, of_dport);
+	check_layer(LAYER_ICMP6, 256, PROTOCOL_ICMP6, of_icmp6);
+	g_assert_cmpint(protocols[PROTOCOL_ETHERTYPE].treatment, ==, TREAT_COMMIT);
+	g_assert_cmpint(protocols[PROTOCOL_LLC].treatment, ==, TREAT_COMMIT);
+	g_assert_cmpint(protocols[PROTOCOL_IP].treatment, ==, TREAT_COMMIT);
+}
+
 static void add(const char *name, const struct framing *how, GTestDataFunc test)
 {
 	g_autofree char *path = g_strdup_printf("/protocols/%s/%s", how->name, name);
@@ -578,6 +652,7 @@ int main(int argc, char **argv)
 	g_test_add_data_func("/protocols/fragments/commit-ipv6", &six, test_fragments_by_commit);
 	g_test_add_func("/protocols/fragments/tcp", test_fragments_of_tcp);
 	g_test_add_func("/protocols/fragments/lies", test_fragments_that_lie);
+	g_test_add_func("/protocols/table", test_table);
 	g_test_add_func("/protocols/whole", test_whole_frames);
 	g_test_add_func("/protocols/icmp6", test_icmp6);
 	g_test_add_func("/protocols/sources", test_sources);
