@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COLO_KVM_PAGE_CODEC_H
+#define COLO_KVM_PAGE_CODEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvm/ckpt_buf.h"
+#include "kvm/pack.h"
+#include "kvm/page_cache.h"
+
+/*
+ * A checkpoint in fewer bytes. The encoder walks over a captured checkpoint (kvm/stream.h) and
+ * tells its pages by what the peer has of them already; the decoder rebuilds the same bytes, all of
+ * them, in order. Both hold the pages that were sent last (kvm/page_cache.h).
+ *
+ * A checkpoint becomes blocks. A block is the payload of one CKPT_DATA message, all big endian:
+ *
+ *   offset size
+ *        0    8  where the bytes that it rebuilds belong in the checkpoint
+ *        8    1  how the operations are packed: 0 not, 1 LZ4 block, 2 Zstandard frame
+ *        9    3  0
+ *       12    4  bytes that it rebuilds: 1 to PAGE_BLOCK_RAW
+ *       16    4  bytes of operations, unpacked: 1 to PAGE_BLOCK_OPS
+ *       20    n  operations, packed or not (then n is their length)
+ *
+ * An operation appends to the checkpoint. Its first byte:
+ *
+ *   bits 0-2  0 LITERAL  varint n (at least 1), n bytes: they are appended
+ *             1 ZERO     the record of a zero page: head, and the byte 0
+ *             2 WHOLE    head; 4096 bytes follow and are appended
+ *             3 STORE    the same, and the slot keeps them
+ *             4 SAME     head; the slot's 4096 bytes are appended
+ *             5 DELTA    head; the slot is changed, then as SAME
+ *             6, 7       never
+ *   bits 3-4  0 no head  (LITERAL always; ZERO never)
+ *             1 next     be64: the last head's offset + 4096, or-ed with flag 020 (same block) and
+ *                        002 (ZERO) or 008 (others)
+ *             2 step     the same with the last offset + 4096 * a zigzag varint
+ *             3          never
+ *   bit 5     STORE, SAME, DELTA: the slot is the last slot named + 1
+ *   bits 6-7  0
+ *
+ * then, in this order: the step (head 2); the slot, a varint (STORE, SAME, DELTA without bit 5);
+ * the contents. DELTA's contents: varint length, at most PAGE_DELTA_MAX, and so many bytes of runs:
+ * varint words of 8 bytes to skip, varint words that follow (at least 1), and these, which are
+ * xor-ed into the slot. "The last offset" and "the last slot named" begin as 0 with a session and
+ * reach across blocks and checkpoints. A varint has 7 bits in each byte, the lowest first, bit 7
+ * set in all but the last; at most 10 bytes.
+ *
+ * Nothing here does I/O or reads a clock; one thread for each encoder and decoder.
+ */
+
+#define PAGE_BLOCK_HEAD 20u
+#define PAGE_BLOCK_RAW  (264u << 10)
+#define PAGE_BLOCK_OPS  (72u << 10)
+#define PAGE_DELTA_MAX  3072u
+
+enum page_op {
+	PAGE_OP_LITERAL,
+	PAGE_OP_ZERO,
+	PAGE_OP_WHOLE,
+	PAGE_OP_STORE,
+	PAGE_OP_SAME,
+	PAGE_OP_DELTA,
+	PAGE_OPS,
+};
+
+#define PAGE_OP_KIND      0x07u
+#define PAGE_OP_HEAD      0x18u
+#define PAGE_OP_HEAD_NEXT 0x08u
+#define PAGE_OP_HEAD_STEP 0x10u
+#define PAGE_OP_NEXT_SLOT 0x20u
+
+/* RAM record flags (QEMU's migration/ram.h): same block, zero page, page. */
+#define PAGE_HEAD_FULL 0x28u
+#define PAGE_HEAD_ZERO 0x22u
+
+/* Since the encoder was made; 4096-byte pieces of the device state count as pages. */
+struct page_codec_stats {
+	uint64_t raw_bytes;    /* of the checkpoints */
+	uint64_t packed_bytes; /* of the blocks */
+	uint64_t zero;
+	uint64_t unchanged;
+	uint64_t delta;
+	uint64_t compressed; /* whole ones in a block that was packed */
+	uint64_t whole;      /* in one that was not */
+};
+
+struct page_encoder;
+
+/* Returns 0 or -ENOMEM. */
+int page_encoder_new(struct page_encoder **ret_encoder, size_t cache_bytes);
+/* NULL is allowed. */
+void page_encoder_free(struct page_encoder *e);
+
+/* A new session with a peer whose cache is empty and has the same size, at least. */
+void page_encoder_reset(struct page_encoder *e);
+
+/* The checkpoint that is encoded next. It must stay where it is until its last block. */
+void page_encoder_begin(struct page_encoder *e, const uint8_t *base, size_t len);
+
+/*
+ * Gathers the operations of the next block; returns their length, 0 behind the last one. A
+ * checkpoint that cannot be walked over is sent as literal bytes from there on.
+ */
+size_t page_encoder_gather(struct page_encoder *e);
+
+/*
+ * Packs what was gathered, unless that makes it no smaller, and lays the block out. *ret_block is
+ * valid until the next gather. Returns how it was packed.
+ */
+enum pack_method page_encoder_pack(struct page_encoder *e, enum pack_method method,
+                                   const uint8_t **ret_block, size_t *ret_len);
+
+/* Where the gathered block begins in the checkpoint, and how many bytes it rebuilds. */
+void page_encoder_span(const struct page_encoder *e, size_t *ret_offset, size_t *ret_len);
+
+void page_encoder_stats(const struct page_encoder *e, struct page_codec_stats *ret_stats);
+const struct page_cache *page_encoder_cache(const struct page_encoder *e);
+
+struct page_decoder;
+
+/* Returns 0 or -ENOMEM. */
+int page_decoder_new(struct page_decoder **ret_decoder, size_t cache_bytes);
+/* NULL is allowed. */
+void page_decoder_free(struct page_decoder *d);
+/* A new session. */
+void page_decoder_reset(struct page_decoder *d);
+
+/*
+ * Rebuilds what a block of a checkpoint of `size` bytes in all says, behind what is in `buf`.
+ * Returns 0, or -EPROTO with words (page_decoder_error()); then buf is as it was, what the
+ * cache holds is not defined any more, and the session is of no use.
+ */
+int page_decoder_block(struct page_decoder *d, const uint8_t *block, size_t len,
+                       struct ckpt_buf *buf, uint64_t size);
+
+const char *page_decoder_error(const struct page_decoder *d);
+const struct page_cache *page_decoder_cache(const struct page_decoder *d);
+
+#endif
