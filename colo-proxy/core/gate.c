@@ -110,6 +110,28 @@ static void note_segment(struct gate *gate, struct flow *flow, const struct pack
 	}
 }
 
+/*
+ * A segment that is not compared is part of its connection all the same: the next epoch begins
+ * behind it. If it is a SYN, a new connection begins of which the SVM will not say the SYN; so
+ * nothing of it matches in this epoch, not even an acknowledgement, which must not be in front of
+ * the SYN.
+ */
+static void note_exempt(struct gate *gate, const struct packet *packet)
+{
+	struct flow_key key;
+	struct flow *flow;
+
+	if (packet_flow_key(packet, PACKET_FROM_VM, &key) != 0)
+		return;
+	flow = gate_flow_get(gate, &key);
+	if (!flow)
+		return; /* the table is full: nothing of it is compared */
+	if ((packet->tcp.flags & PACKET_SYN) && (!flow->iss_known || flow->iss != packet->tcp.seq))
+		gate_flow_new_incarnation(gate, flow, gate_view_get(gate, flow, gate->epoch),
+		                          &packet->tcp);
+	gate_flow_note_sent(flow, packet);
+}
+
 static void note_limits(struct gate *gate)
 {
 	if (gate->stats.now_bytes > gate->limits.max_bytes / 2 ||
@@ -145,6 +167,8 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 	flow = gate_flow_of(gate, &packet);
 	if (flow && packet.class == PACKET_TCP)
 		note_segment(gate, flow, &packet);
+	else if (packet.class == PACKET_TCP)
+		note_exempt(gate, &packet);
 	if (!gate->protected) {
 		if (flow && packet.class == PACKET_TCP)
 			gate_flow_note_sent(flow, &packet);

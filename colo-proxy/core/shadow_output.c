@@ -33,13 +33,30 @@ static struct digest digest_of(const struct flow *flow, const struct packet *pac
 	};
 }
 
+/* Both ends open (RFC 9293 section 3.5, figure 7): behind the SYN, which has been told, comes the
+ * SYN-ACK with the same number. Only the acknowledgement is new. */
+static void syn_acknowledged(struct shadow *shadow, struct flow *flow, const struct packet *packet)
+{
+	struct digest digest = digest_of(flow, packet);
+
+	flow->svm.has_ack = flow->ack_known = true;
+	flow->svm.ack = flow->ack = packet->tcp.ack;
+	shadow_tell(shadow, &digest);
+}
+
 static void syn_seen(struct shadow *shadow, struct flow *flow, const struct packet *packet)
 {
 	const struct packet_tcp *tcp = &packet->tcp;
 	bool has_ack = tcp->flags & PACKET_ACK;
 
-	if (flow->svm.seen && flow->svm.iss == tcp->seq && flow->svm.has_ack == has_ack)
-		return; /* a retransmission: it has been told, or waits */
+	if (flow->svm.seen && flow->svm.iss == tcp->seq) {
+		if (!has_ack || flow->svm.has_ack)
+			return; /* a retransmission: it has been told, or waits */
+		if (flow->mapped) {
+			syn_acknowledged(shadow, flow, packet);
+			return;
+		}
+	}
 	flow->mapped = flow->told_known = flow->ack_known = false;
 	flow->fin_in = flow->fin_out = flow->reset = false;
 	flow->seq_delta = flow->ts_delta = 0;
@@ -194,6 +211,18 @@ static void fragment_seen(struct shadow *shadow, const struct packet *packet)
 	frame_free(frame);
 }
 
+/* What is not compared is not told. A SYN ends the connection that the 4-tuple had: its map is not
+ * for the new one, of which the client hears nothing before a checkpoint makes a map needless. */
+static void exempt_seen(struct shadow *shadow, const struct packet *packet,
+                        const struct flow_key *key)
+{
+	struct flow_entry *entry = flow_table_peek(&shadow->flows, key);
+
+	shadow->stats.uncompared++;
+	if (entry && (packet->tcp.flags & PACKET_SYN))
+		flow_table_remove(&shadow->flows, entry);
+}
+
 void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
@@ -219,9 +248,12 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		tell_datagram(shadow, &packet);
 		return;
 	}
-	flow = packet_flow_key(&packet, PACKET_FROM_VM, &key) != 0 || digest_tcp_exempt(&packet)
-	               ? NULL
-	               : shadow_flow_get(shadow, &key, now);
+	(void)packet_flow_key(&packet, PACKET_FROM_VM, &key); /* it has one: it is TCP */
+	if (digest_tcp_exempt(&packet)) {
+		exempt_seen(shadow, &packet, &key);
+		return;
+	}
+	flow = shadow_flow_get(shadow, &key, now);
 	if (!flow) {
 		shadow->stats.uncompared++;
 		return;
