@@ -108,6 +108,7 @@ static void note_segment(struct gate *gate, struct flow *flow, const struct pack
 		if (gate->protected)
 			tell_flow_open(gate, flow, tcp);
 	}
+	gate_flow_note_state(gate, flow, tcp->flags);
 }
 
 /*
@@ -162,6 +163,7 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 	struct flow *flow;
 	int r;
 
+	gate->now = now;
 	if (packet_parse(&packet, frame) != 0)
 		packet = (struct packet){.frame = frame, .class = PACKET_OTHER};
 	flow = gate_flow_of(gate, &packet);
@@ -207,6 +209,8 @@ static void note_svm_segment(struct gate *gate, struct flow *flow, struct view *
 			return;
 		view->syn_awaited = false;
 	}
+	if (!(digest->tcp_flags & (PACKET_RST | PACKET_FIN)))
+		gate_flow_note_state(gate, flow, digest->tcp_flags);
 	if (digest->tcp_flags & PACKET_ACK) {
 		view->ack = view->ack_known ? seq_max(view->ack, digest->ack) : digest->ack;
 		view->ack_known = true;
@@ -254,6 +258,7 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 	if (lineage > gate->epoch || !digest_sane(digest))
 		return -EPROTO;
 	gate->stats.digests++;
+	gate->now = now;
 	flow = gate_flow_get(gate, &digest->key);
 	if (!flow) {
 		gate_request(gate, CKPT_PRESSURE, NULL, 0, "the flow table is full");
@@ -408,6 +413,7 @@ uint64_t gate_tick(struct gate *gate, uint64_t now)
 	uint64_t look = gate_held_split_stuck(gate, now);
 	uint64_t due = late_due(gate, now);
 
+	flow_table_expire(&gate->flows, now);
 	return look < due ? look : due;
 }
 
@@ -420,6 +426,7 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 
 	if (!gate)
 		return -ENOMEM;
+	assert(limits->max_digests < 1u << 24); /* struct view counts them */
 	gate->key = *key;
 	gate->hash = XXH3_createState();
 	gate->fragments = fragments_new();

@@ -55,7 +55,7 @@ struct gate_limits {
 	uint64_t max_bytes;   /* of held frames */
 	uint32_t max_packets; /* held */
 	uint32_t max_flows;   /* in the table */
-	uint32_t max_digests; /* of one flow that wait for the PVM's bytes */
+	uint32_t max_digests; /* of one flow that wait for the PVM's bytes; below 2^24 */
 };
 
 /* Statistics for each class of packets (enum packet_class). */

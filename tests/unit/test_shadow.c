@@ -378,6 +378,12 @@ static void test_full_table(void)
 	}
 	shadow_get_stats(r->shadow, &stats);
 	g_assert_cmpuint(stats.flows, ==, 2);
+	g_assert_cmpuint(stats.flows_evicted, ==, 0);
+	g_assert_cmpuint(stats.uncompared, ==, 1); /* the others have just talked */
+	r->now += 11000 * MS;
+	svm_says(r, t);
+	shadow_get_stats(r->shadow, &stats);
+	g_assert_cmpuint(stats.flows, ==, 2);
 	g_assert_cmpuint(stats.flows_evicted, ==, 1);
 	for (uint32_t i = 0; i < 10; i++) /* openings of a lineage to come are limited, too */
 		opened(r, 2, 1000 + i, 0);
