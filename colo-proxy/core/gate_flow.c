@@ -52,7 +52,15 @@ const struct flow_table_ops gate_flow_ops = {
 
 struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key)
 {
-	return (struct flow *)flow_table_get(&gate->flows, key, gate->now);
+	struct flow *flow = (struct flow *)flow_table_get(&gate->flows, key, gate->now);
+	struct policy_subject subject;
+
+	if (!flow || flow->judged)
+		return flow;
+	policy_subject_of_flow(&subject, key);
+	flow->action = policy_decide(gate->policy, &subject);
+	flow->judged = true;
+	return flow;
 }
 
 void gate_flow_clear_views(struct gate *gate)

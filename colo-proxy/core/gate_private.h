@@ -92,6 +92,8 @@ struct flow {
 	uint32_t iss, snd_max, ack_max;
 	uint32_t open_epoch; /* in which the secondary was told of iss */
 	bool iss_known, snd_known, ack_known, touched;
+	bool judged;
+	uint8_t action; /* enum policy_action, once judged; views and frames with COMPARE only */
 };
 static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
 
@@ -100,6 +102,7 @@ struct gate {
 	XXH3_state_t *hash;
 	struct gate_limits limits;
 	const struct gate_ops *ops;
+	const struct policy *policy;
 	void *ctx;
 	bool protected;
 	uint32_t epoch, committed;
@@ -135,7 +138,7 @@ struct flow *gate_flow_of(struct gate *gate, struct packet *packet);
 
 extern const struct flow_table_ops gate_flow_ops;
 
-/* The flow of a key, made if need be; NULL when the table is full of busy flows. */
+/* The flow of a key, made and judged if need be; NULL when the table is full of busy flows. */
 struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key);
 
 /* Protection begins: no flow has a view. */

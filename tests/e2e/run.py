@@ -22,6 +22,7 @@ from support import Env, Failed, LabError  # noqa: E402
 from registry import TESTS  # noqa: E402
 import test_cuts  # noqa: E402
 import test_fence  # noqa: E402,F401
+import test_flows  # noqa: E402,F401
 import test_life  # noqa: E402,F401
 import test_protected  # noqa: E402,F401
 import test_release  # noqa: E402,F401

@@ -3,7 +3,8 @@
  * A schedule from arbitrary bytes for a gate and a shadow: frames of both VMs, digests (the
  * shadow's own and forged ones), cuts, commits, loads, breaks. Nothing crashes, accounts stay
  * balanced, and no frame is released by commit that no checkpoint covers, nor by match in another
- * epoch than the newest committed one.
+ * epoch than the newest committed one. Inputs of odd length are under rules: one port is bypassed,
+ * one is released by commit only.
  *
  * Input: records of 8 bytes: 0 what (modulo 10) and framing (divided by 10: 1 IPv6, 2 a VLAN tag, 4
  * extension headers), 1 flow and flags, 2-3 sequence number, 4 length, 5-6 acknowledgement, 7
@@ -18,7 +19,25 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+#define BYPASS_PORT 1003u
+#define COMMIT_PORT 1002u
+
+static const struct policy rules = {
+        .rule = {{.number = 1,
+                  .action = POLICY_BYPASS,
+                  .match = POLICY_IP,
+                  .value = 6,
+                  .peer_port = {BYPASS_PORT, BYPASS_PORT}},
+                 {.number = 2,
+                  .action = POLICY_COMMIT,
+                  .match = POLICY_IP,
+                  .value = 6,
+                  .peer_port = {COMMIT_PORT, COMMIT_PORT}}},
+        .count = 2,
+};
+
 struct rig {
+	bool ruled;
 	struct gate *gate;
 	struct shadow *shadow;
 	uint32_t epoch, committed, lineage;
@@ -36,10 +55,15 @@ static void on_release(void *ctx, struct frame *frame, const struct packet *pack
 {
 	struct rig *r = ctx;
 
-	(void)packet;
+	uint16_t port = packet->class == PACKET_TCP ? packet->tcp.dport : 0;
+
 	(void)held_ns;
 	require(why != RELEASE_UNPROTECTED);
-	if (why == RELEASE_COMMIT)
+	require((why == RELEASE_BYPASS) == (r->ruled && port == BYPASS_PORT));
+	require(why != RELEASE_MATCH || !r->ruled || port != COMMIT_PORT);
+	if (why == RELEASE_BYPASS)
+		require(frame->origin == (uint8_t)r->epoch);
+	else if (why == RELEASE_COMMIT)
 		require(frame->origin != (uint8_t)r->committed);
 	else
 		require(frame->origin == (uint8_t)r->committed);
@@ -256,11 +280,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const struct shadow_ops shadow_ops = {.digest = on_digest, .refeed = on_refeed};
 	static const struct gate_limits limits = {1000000, 1 << 16, 64, 4, 8};
 	static const struct packet_digest_key key = {{5}};
-	struct rig r = {.now = 1000000000};
+	struct rig r = {.now = 1000000000, .ruled = size & 1};
 
 	kept_count = 0;
 	require(gate_new(&r.gate, &limits, &key, &gate_ops, &r) == 0);
 	require(shadow_new(&r.shadow, 4, &key, &shadow_ops, &r) == 0);
+	if (r.ruled)
+		gate_set_policy(r.gate, &rules);
 	gate_cut(r.gate, 0, r.now);
 	shadow_lineage(r.shadow, 0);
 	for (size_t i = 0; i + 8 <= size && i < 8192; i += 8)

@@ -102,6 +102,7 @@ static void test_minimal(void)
 	g_assert_cmpuint(config->max_held_bytes, ==, 64u << 20);
 	g_assert_cmpuint(config->memory_mib, ==, 512);
 	g_assert_true(config->auto_failover);
+	g_assert_cmpuint(config->flows.count, ==, 0);
 	g_assert_nonnull(config->extra_args);
 	g_assert_null(config->extra_args[0]);
 	g_assert_null(config->addresses[0]);
@@ -123,7 +124,9 @@ static void test_everything(void)
 	                             "key-file = /key\n"
 	                             "[failover]\nfence = /bin/fence --off 'a b'\n"
 	                             "auto-failover = no\n"
-	                             "[checkpoint]\nlongest-epoch = 500\n");
+	                             "[checkpoint]\nlongest-epoch = 500\n"
+	                             "[flows]\nrule-20 = bypass udp peer 2001:db8::/32\n"
+	                             "rule-3=commit\ttcp vm-port 80-90\n");
 
 	g_assert_cmpstr(config->name, ==, "web.1");
 	g_assert_cmpstr(config->extra_args[1], ==, "virtio-rng-pci,id=a b");
@@ -139,6 +142,12 @@ static void test_everything(void)
 	g_assert_cmpstr(config->fence_argv[2], ==, "a b");
 	g_assert_false(config->auto_failover);
 	g_assert_cmpuint(config->longest_epoch_ns, ==, 500000000);
+	g_assert_cmpuint(config->flows.count, ==, 2);
+	g_assert_cmpuint(config->flows.rule[0].number, ==, 3);
+	g_assert_cmpint(config->flows.rule[0].action, ==, POLICY_COMMIT);
+	g_assert_cmpuint(config->flows.rule[0].vm_port.last, ==, 90);
+	g_assert_cmpuint(config->flows.rule[1].number, ==, 20);
+	g_assert_cmpuint(config->flows.rule[1].peer.family, ==, 6);
 	config_free(config);
 }
 
@@ -223,7 +232,8 @@ static void test_example_in_tree(void)
 static void test_dump_round_trip(void)
 {
 	struct config *config = good(
-	        MINIMAL "[vm]\nextra-args = 'it''s' \"a b\" c\\'d\n[failover]\nfence = /f 'x y'\n");
+	        MINIMAL "[vm]\nextra-args = 'it''s' \"a b\" c\\'d\n[failover]\nfence = /f 'x y'\n"
+	                "[flows]\nrule-9 = bypass icmp\nrule-10 = commit any vm fe80::/10\n");
 	char *text = config_dump(config);
 	struct config *again = good(text);
 
@@ -269,10 +279,10 @@ static void test_every_range(void)
 		if (key->type != CONFIG_UINT)
 			continue;
 		value = g_strdup_printf("%" G_GUINT64_FORMAT, key->max);
-		g_assert_cmpint(config_set(&config, key, value, &why), ==, 0);
+		g_assert_cmpint(config_set(&config, key, key->key, value, &why), ==, 0);
 		g_free(value);
 		value = g_strdup_printf("%" G_GUINT64_FORMAT, key->min);
-		g_assert_cmpint(config_set(&config, key, value, &why), ==, 0);
+		g_assert_cmpint(config_set(&config, key, key->key, value, &why), ==, 0);
 		g_free(value);
 		value = g_strdup_printf(MINIMAL "[%s]\n%s = %" G_GUINT64_FORMAT "\n", key->section,
 		                        key->key, key->max + 1);
@@ -331,6 +341,30 @@ static void test_bad_values(void)
 	        {"checkpoint", "min-interval = 20000", "min-interval: longer than longest-epoch"},
 	        {"checkpoint", "late-timeout = 20000", "late-timeout: longer than longest-epoch"},
 	        {"checkpoint", "comparator = qemux", "allowed: proxy, qemu or none"},
+	        {"flows", "rule-1 = bypass", "rule-1: found 'bypass' (an action and a protocol"},
+	        {"flows", "rule-1 = drop any",
+	         "(no such action); allowed: compare, commit or bypass;"},
+	        {"flows", "rule-1 = bypass sctp", "(no such protocol)"},
+	        {"flows", "rule-1 = bypass ip:256", "(not an IP protocol number)"},
+	        {"flows", "rule-1 = bypass ether:100", "(not an EtherType)"},
+	        {"flows", "rule-1 = bypass tcp vm-port", "(the last condition has no value)"},
+	        {"flows", "rule-1 = bypass tcp port 80", "(no such condition)"},
+	        {"flows", "rule-1 = bypass tcp vm-port 0", "(not a port)"},
+	        {"flows", "rule-1 = bypass tcp vm-port 90-80", "(not a range of ports)"},
+	        {"flows", "rule-1 = bypass tcp vm-port 1 vm-port 2", "(ports twice)"},
+	        {"flows", "rule-1 = bypass any vm-port 80", "(ports without tcp or udp)"},
+	        {"flows", "rule-1 = bypass any peer 10.0.0", "(not an address)"},
+	        {"flows", "rule-1 = bypass any peer 10.0.0.0/33", "(not a prefix length)"},
+	        {"flows", "rule-1 = bypass any peer 10.0.0.1/8",
+	         "(address bits behind the prefix)"},
+	        {"flows", "rule-1 = bypass any peer 2001:db8::1/32", "(address bits behind"},
+	        {"flows", "rule-1 = bypass any vm ::1 vm ::1", "(an address twice)"},
+	        {"flows", "rule-1 = bypass any vm ::1 peer 10.0.0.1",
+	         "(IPv4 and IPv6 in one rule)"},
+	        {"flows", "rule-1 = bypass arp vm ::1", "(addresses that such frames do not have)"},
+	        {"flows", "rule-0 = bypass any", "rule-0: unknown key; did you mean 'rule-1'?"},
+	        {"flows", "rule-01 = bypass any", "rule-01: unknown key"},
+	        {"flows", "rule-10000 = bypass any", "rule-10000: unknown key"},
 	        {"failover", "fence = fence-it",
 	         "fence: found 'fence-it'; allowed: none, or a command"},
 	        {"failover", "fence =", "fence: found ''"},
@@ -378,6 +412,10 @@ static void test_structure(void)
 	       "guest1.conf: [replication] peer: missing");
 	refuse(MINIMAL BOTH_ENDS "[checkpoint]\ncomparator = qemu\nmigration-transport = unix\n",
 	       "[checkpoint] migration-path: missing");
+	refuse(MINIMAL BOTH_ENDS "[checkpoint]\ncomparator = qemu\n[flows]\nrule-7 = bypass any\n",
+	       "guest1.conf:9: [checkpoint] comparator: not proxy, with rules in [flows]");
+	refuse(MINIMAL "[flows]\nrule-7 = bypass any\nrule-7 = commit any\n",
+	       "guest1.conf:9: [flows] rule-7: given twice; first in line 8");
 	refuse(MINIMAL BOTH_ENDS "[checkpoint]\ncomparator = qemu\nqemu-base-port = 9898\n",
 	       "guest1.conf:10: [checkpoint] qemu-base-port: its three ports");
 	refuse(MINIMAL "[checkpoint]\ncomparator = qemu\n",

@@ -958,6 +958,90 @@ static void test_uncompared(void)
 	rig_free(r);
 }
 
+/* ---- the operator's rules ---- */
+
+static const struct policy flows = {
+        .rule = {{.number = 1,
+                  .action = POLICY_BYPASS,
+                  .match = POLICY_IP,
+                  .value = 17,
+                  .vm_port = {53, 53}},
+                 {.number = 2, .action = POLICY_COMMIT, .match = POLICY_IP, .value = 6},
+                 {.number = 3,
+                  .action = POLICY_BYPASS,
+                  .match = POLICY_ETHERTYPE,
+                  .value = 0x88cc}},
+        .count = 3,
+};
+
+static void test_bypass(void)
+{
+	struct rig *r = rig_new();
+	struct gate_stats stats;
+
+	gate_set_policy(r->gate, &flows);
+	pvm_frame(r, build_udp(false, 53, 2000, "a", 1));
+	pvm_frame(r, build_udp(false, 54, 2000, "a", 1)); /* no rule: compared */
+	pvm_frame(r, build_other(0x88cc));
+	assert_out(r, 2);
+	g_assert_cmpint(r->out[0].why, ==, RELEASE_BYPASS);
+	g_assert_cmpint(r->out[1].why, ==, RELEASE_BYPASS);
+	/* What the SVM says of such a flow is heard, and means nothing. */
+	for (int i = 0; i < 20; i++)
+		svm_datagram(r, 0, build_udp(false, 53, 2000, "b", 1));
+	pvm_frame(r, build_udp(false, 53, 2000, "c", 1));
+	assert_out(r, 3);
+	g_assert_cmpuint(r->wants, ==, 0);
+	svm_datagram(r, 0, build_udp(false, 54, 2000, "a", 1));
+	assert_out(r, 4);
+	g_assert_cmpint(r->out[3].why, ==, RELEASE_MATCH);
+	gate_get_stats(r->gate, &stats);
+	g_assert_cmpuint(stats.by_class[PACKET_UDP].bypassed_packets, ==, 2);
+	g_assert_cmpuint(stats.by_class[PACKET_UDP].held_packets, ==, 1);
+	g_assert_cmpuint(stats.now_packets, ==, 0);
+	rig_free(r);
+}
+
+/* Released by commit only, although the SVM says the same; and it asks for the checkpoint. */
+static void test_commit_rule(void)
+{
+	struct rig *r = rig_new();
+
+	gate_set_policy(r->gate, &flows);
+	pvm_syn(r, 100, 501);
+	svm_syn(r, 0, 100, 501);
+	pvm(r, 0, 101, 10, 501);
+	for (uint32_t i = 0; i < 20; i++)
+		svm(r, 0, 0, 101 + 10 * i, 10, 501);
+	assert_out(r, 0);
+	g_assert_cmpuint(r->wants, ==, 0);
+	g_assert_cmpuint(r->opens, ==, 0); /* the client hears of it when the checkpoint has it */
+	gate_tick(r->gate, r->now + LATE);
+	assert_wanted(r, CKPT_UNCOMPARED);
+	gate_cut(r->gate, 1, r->now);
+	gate_commit(r->gate, 1, r->now);
+	assert_out(r, 2);
+	g_assert_cmpint(r->out[0].why, ==, RELEASE_COMMIT);
+	rig_free(r);
+}
+
+/* A full table holds no bypassed flow back: the rules are asked without an entry for it. */
+static void test_bypass_of_a_full_table(void)
+{
+	static const struct gate_limits limits = {LATE, 1 << 20, 100, 2, 8};
+	struct rig *r = rig_limited(&limits);
+
+	gate_set_policy(r->gate, &flows);
+	gate_cut(r->gate, 0, r->now);
+	pvm_frame(r, build_udp(false, 60, 2000, "a", 1));
+	pvm_frame(r, build_udp(false, 61, 2000, "a", 1));
+	assert_out(r, 0);
+	pvm_frame(r, build_udp(false, 53, 2000, "a", 1));
+	assert_out(r, 1);
+	g_assert_cmpint(r->out[0].why, ==, RELEASE_BYPASS);
+	rig_free(r);
+}
+
 static void test_room(void)
 {
 	static const struct gate_limits limits = {LATE, 1000, 6, 16, 8};
@@ -1156,6 +1240,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/break", test_break);
 	g_test_add_func("/gate/late", test_late);
 	g_test_add_func("/gate/uncompared", test_uncompared);
+	g_test_add_func("/gate/rules/bypass", test_bypass);
+	g_test_add_func("/gate/rules/commit", test_commit_rule);
+	g_test_add_func("/gate/rules/full-table", test_bypass_of_a_full_table);
 	g_test_add_func("/gate/r8/room", test_room);
 	g_test_add_func("/gate/r8/full-table", test_full_table);
 	g_test_add_func("/gate/r8/too-far-ahead", test_too_far_ahead);
