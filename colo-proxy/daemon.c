@@ -346,14 +346,21 @@ static void fence_reaped(GPid pid, gint wait_status, gpointer data)
 	g_spawn_close_pid(pid);
 }
 
+static void fence_kill(struct daemon *daemon)
+{
+	g_clear_handle_id(&daemon->fence_timer, g_source_remove);
+	g_clear_handle_id(&daemon->fence_watch, g_source_remove);
+	kill(-daemon->fence_pid, SIGKILL);
+	g_child_watch_add(daemon->fence_pid, fence_reaped, NULL);
+	daemon->fence_pid = 0;
+}
+
 static gboolean fence_too_late(gpointer data)
 {
 	struct daemon *daemon = data;
 
 	daemon->fence_timer = 0;
-	g_clear_handle_id(&daemon->fence_watch, g_source_remove);
-	kill(-daemon->fence_pid, SIGKILL);
-	g_child_watch_add(daemon->fence_pid, fence_reaped, NULL);
+	fence_kill(daemon);
 	fence_over(daemon, false, "no answer within fence-timeout");
 	return G_SOURCE_REMOVE;
 }
@@ -374,8 +381,9 @@ static void ask_fence(struct daemon *daemon, const char *reason)
 	const char *peer = config->peer.host ? config->peer.host : config->listen.host;
 	GError *error = NULL;
 
+	/* That the peer was off when an earlier question was asked does not answer this one. */
 	if (daemon->fence_pid)
-		return;
+		fence_kill(daemon);
 	env = g_get_environ();
 	env = g_environ_setenv(env, "COLO_NAME", config->name, TRUE);
 	env = g_environ_setenv(env, "COLO_PEER", peer ? peer : "", TRUE);
@@ -670,18 +678,6 @@ static void be_batch(const struct config *config)
 		         strerror(errno));
 }
 
-static void warn_of_bypass(const struct policy *flows)
-{
-	for (uint32_t i = 0; i < flows->count; i++) {
-		char *text = config_rule_text(&flows->rule[i]);
-
-		if (flows->rule[i].action == POLICY_BYPASS)
-			log_warn("[flows] rule-%u: %s: what it fits leaves unprotected",
-			         flows->rule[i].number, text);
-		g_free(text);
-	}
-}
-
 static int bring_up(struct daemon *daemon)
 {
 	const struct config *config = daemon->config;
@@ -700,8 +696,6 @@ static int bring_up(struct daemon *daemon)
 		                       &daemon->server, err, sizeof(err));
 	if (r < 0)
 		log_error("cannot start: %s", err);
-	else
-		warn_of_bypass(&config->flows);
 	return r;
 }
 

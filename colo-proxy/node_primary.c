@@ -60,7 +60,7 @@ static void gate_release(void *ctx, struct frame *frame, const struct packet *pa
 {
 	struct node *node = ctx;
 
-	if (why == RELEASE_MATCH || why == RELEASE_COMMIT)
+	if (why != RELEASE_UNPROTECTED)
 		hist_add(&node->hold_hist[packet->class], held_ns);
 	node_release(node, frame, false);
 }
@@ -434,7 +434,12 @@ void primary_stop_copy(struct node *node)
 {
 	protection_over(node);
 	of(node)->copy_failures++;
-	primary_unmark(node); /* it never told the secondary to begin */
+	/*
+	 * It never told the secondary to begin. But one that has not booted knows nothing yet: the
+	 * marker that it found is about an earlier copy.
+	 */
+	if (of(node)->vm_ordered)
+		primary_unmark(node);
 	loop_timer_clear(node->loop, &of(node)->copy_timer);
 	node->ops->order(node->ctx, ORDER_ABORT_COPY, "the copy was not finished");
 }
@@ -680,8 +685,6 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	};
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 
-	if (r == 0)
-		gate_set_policy(node->gate, &config->flows);
 	p->start_timer = (struct loop_timer){.fire = start_epoch_0, .ctx = node};
 	p->copy_timer = (struct loop_timer){.fire = primary_copy_due, .ctx = node};
 	p->read_timer = (struct loop_timer){.fire = read_again, .ctx = node};

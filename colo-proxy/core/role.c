@@ -45,6 +45,8 @@ void role_init(struct role *role, const struct role_params *params, uint64_t now
 
 static uint32_t enter(struct role *role, enum role_state state, uint64_t now)
 {
+	if (state != ROLE_DECIDING && state != ROLE_STUCK)
+		role->asked = false; /* an answer that still comes is to a question that is over */
 	role->state = state;
 	role->since = now;
 	return ROLE_ACT_TELL;
@@ -207,7 +209,7 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 			return 0;
 		return enter(role, role->params.primary ? ROLE_PROTECTED : ROLE_STANDBY, now);
 	case ROLE_EV_RIGHT:
-		return undecided(role) ? granted(role, now) : 0;
+		return undecided(role) && role->asked ? granted(role, now) : 0;
 	case ROLE_EV_NO_RIGHT:
 		return denied(role, now);
 	case ROLE_EV_FORCE:

@@ -41,7 +41,7 @@ enum role_event {
 	ROLE_EV_HEARD,        /* a heartbeat of the peer */
 	ROLE_EV_COPY_FAILED,  /* JOINING did not work out */
 	ROLE_EV_LINEAGE_0,    /* P: about to tell S that epoch 0 begins. S: has been told */
-	ROLE_EV_RIGHT,        /* the fence (or arbiter) granted the right to speak */
+	ROLE_EV_RIGHT,        /* the fence that was asked granted the right to speak */
 	ROLE_EV_NO_RIGHT,     /* it did not */
 	ROLE_EV_FORCE,        /* the operator grants it, and answers for it */
 	ROLE_EV_PEER_LIVES,   /* S: in a new session, the primary is heard to have its VM */

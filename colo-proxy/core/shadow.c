@@ -25,9 +25,8 @@
  *
  * The files and the invariants are listed in shadow_private.h.
  *
- * Limits: a full table evicts connections that have ended or only begin, then those that need no
- * mapping; when every connection needs one, new ones are not digested, and the primary releases
- * them by commit.
+ * Limits: a full table evicts connections that need no mapping; when every connection needs one,
+ * new ones are not digested, and the primary releases them by commit.
  */
 #include "colo-proxy/core/shadow_private.h"
 
@@ -35,70 +34,47 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "colo-proxy/core/seq.h"
-
 #define NO_EPOCH UINT32_MAX
 
 /* ---- flows ---- */
 
 static void flow_fini(void *ctx, struct flow_entry *entry)
 {
-	shadow_set_missing(ctx, (struct flow *)entry, false);
+	struct shadow *shadow = ctx;
+
+	if (((struct flow *)entry)->missing)
+		shadow->missing--;
 }
 
-static void flow_fini_all(void *ctx)
-{
-	((struct shadow *)ctx)->missing = NULL;
-}
-
-/* A connection that needs its mapping stays while it lives. One whose SYN-ACK the client has not
- * answered goes when a flood of such fills the table: what is lost is an attempt, and its
- * comparison if it succeeds. */
-static bool flow_may_go(const struct flow_entry *entry, enum flow_going why)
+static bool flow_may_go(const struct flow_entry *entry)
 {
 	const struct flow *flow = (const struct flow *)entry;
 
-	if (why == FLOW_GOES_IDLE || entry->state == FLOW_CLOSED)
-		return true;
-	if (entry->state == FLOW_OPENING && (flow->pvm.has_ack || flow->svm.has_ack))
-		return true;
 	return !flow->mapped && !flow->pvm.seen && !flow->ts_delta;
 }
 
 static const struct flow_table_ops flow_ops = {
         .size = sizeof(struct flow),
         .fini = flow_fini,
-        .fini_all = flow_fini_all,
         .may_go = flow_may_go,
 };
 
 struct flow *shadow_flow_find(struct shadow *shadow, const struct flow_key *key, uint64_t now)
 {
-	return (struct flow *)flow_table_find(&shadow->flows, key, now);
+	struct flow *flow = (struct flow *)flow_table_find(&shadow->flows, key);
+
+	if (flow)
+		flow->used = now;
+	return flow;
 }
 
 struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, uint64_t now)
 {
-	return (struct flow *)flow_table_get(&shadow->flows, key, now);
-}
+	struct flow *flow = (struct flow *)flow_table_get(&shadow->flows, key);
 
-void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct packet *packet,
-                       enum packet_direction direction, uint64_t now)
-{
-	const struct packet_tcp *tcp = &packet->tcp;
-	enum flow_state state = flow->entry.state;
-	bool out = direction == PACKET_FROM_VM;
-
-	if (flow->reset || (flow->fin_in && flow->fin_out))
-		state = FLOW_CLOSED;
-	else if (flow->fin_out)
-		state = FLOW_CLOSING;
-	else if (tcp->flags & PACKET_SYN)
-		state = out ? FLOW_OPENING : state;
-	else if (out ||
-	         (flow->pvm.seen && (tcp->flags & PACKET_ACK) && seq_gt(tcp->ack, flow->pvm.iss)))
-		state = FLOW_OPENED;
-	flow_table_set_state(&shadow->flows, &flow->entry, state, now);
+	if (flow)
+		flow->used = now;
+	return flow;
 }
 
 /* ---- mapping ---- */
@@ -131,8 +107,7 @@ void shadow_try_map(struct shadow *shadow, struct flow *flow)
 	shadow_tell(shadow, &digest);
 }
 
-static void remember_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open,
-                          uint64_t now)
+static void remember_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open)
 {
 	struct future_open *future;
 
@@ -141,7 +116,7 @@ static void remember_open(struct shadow *shadow, uint32_t epoch, const struct fl
 	future = malloc(sizeof(*future));
 	if (!future)
 		return; /* likewise */
-	*future = (struct future_open){.epoch = epoch, .at = now, .open = *open};
+	*future = (struct future_open){.epoch = epoch, .open = *open};
 	*shadow->future_end = future;
 	shadow->future_end = &future->next;
 	shadow->futures++;
@@ -155,7 +130,7 @@ void shadow_flow_open(struct shadow *shadow, uint32_t epoch, const struct flow_o
 	if (shadow->speaking || epoch < shadow->lineage)
 		return;
 	if (epoch > shadow->lineage) {
-		remember_open(shadow, epoch, open, now);
+		remember_open(shadow, epoch, open);
 		return;
 	}
 	flow = shadow_flow_get(shadow, &open->key, now);
@@ -202,9 +177,9 @@ void shadow_lineage(struct shadow *shadow, uint32_t lineage)
 		struct future_open *next = future->next;
 
 		if (future->epoch > lineage)
-			remember_open(shadow, future->epoch, &future->open, future->at);
+			remember_open(shadow, future->epoch, &future->open);
 		else if (future->epoch == lineage)
-			shadow_flow_open(shadow, lineage, &future->open, future->at);
+			shadow_flow_open(shadow, lineage, &future->open, 0);
 		free(future);
 		future = next;
 	}

@@ -113,6 +113,22 @@ static void test_asked(void)
 	g_assert_true(role_event(&role, ROLE_EV_PEER_LIVES, 1003 * MS) & ROLE_ACT_YIELD);
 }
 
+/* The answer to a question that is over, or was not asked, grants nothing. */
+static void test_old_answer(void)
+{
+	for (int primary = 0; primary < 2; primary++) {
+		struct role role = paired(primary, ROLE_FENCE_COMMAND);
+
+		role.params.fence_delay_ns = 50 * MS;
+		role_event(&role, ROLE_EV_TICK, 1000 * MS);
+		g_assert_cmpuint(role_event(&role, ROLE_EV_RIGHT, 1001 * MS), ==, 0);
+		g_assert_true(role_event(&role, ROLE_EV_TICK, 1050 * MS) & ROLE_ACT_ASK);
+		role_event(&role, ROLE_EV_FORCE, 1051 * MS);
+		g_assert_cmpuint(role_event(&role, ROLE_EV_RIGHT, 1052 * MS), ==, 0);
+		g_assert_false(role.asked);
+	}
+}
+
 static void test_vm_lost(void)
 {
 	struct role role = paired(true, ROLE_FENCE_COMMAND);
@@ -261,6 +277,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/role/denied", test_denied);
 	g_test_add_func("/role/new-session", test_new_session);
 	g_test_add_func("/role/asked", test_asked);
+	g_test_add_func("/role/old-answer", test_old_answer);
 	g_test_add_func("/role/vm-lost", test_vm_lost);
 	g_test_add_func("/role/speaks", test_speaks);
 	g_test_add_func("/role/not-automatic", test_not_automatic);
