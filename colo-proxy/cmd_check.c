@@ -56,13 +56,42 @@ static void add(struct check *check, const char *name, enum finding_level level,
 	g_ptr_array_add(check->items, item);
 }
 
+/* Every rule, with what it gives up. */
+static void check_rules(struct check *check)
+{
+	const struct policy *flows = &check->config->flows;
+
+	for (uint32_t i = 0; i < flows->count; i++) {
+		const struct policy_rule *rule = &flows->rule[i];
+		const struct policy_rule *shadow = policy_shadowed_by(flows, i);
+		char *name = g_strdup_printf("rule-%u", rule->number);
+		char *text = config_rule_text(rule);
+
+		if (shadow)
+			add(check, name, FINDING_WARN, "remove it, or give it a smaller number",
+			    "%s: never used, rule-%u fits all of it", text, shadow->number);
+		else if (rule->action == POLICY_BYPASS)
+			add(check, name, FINDING_WARN,
+			    "use it for what clients can lose and repeat; commit holds it instead",
+			    "%s: leaves unprotected; after a takeover the VM may not know what it "
+			    "has said",
+			    text);
+		else
+			add(check, name, FINDING_OK, NULL, "%s", text);
+		g_free(text);
+		g_free(name);
+	}
+}
+
 static void check_config(struct check *check, const char *path)
 {
 	GPtrArray *problems = config_problems_new();
 
-	if (config_load(path, problems, &check->config) == 0)
+	if (config_load(path, problems, &check->config) == 0) {
 		add(check, "config", FINDING_OK, NULL, "%s: VM %s, %s", path, check->config->name,
 		    check->config->role == CONFIG_ROLE_PRIMARY ? "primary" : "secondary");
+		check_rules(check);
+	}
 	for (unsigned i = 0; i < problems->len; i++) {
 		char *text = config_problem_text(g_ptr_array_index(problems, i));
 

@@ -678,6 +678,18 @@ static void be_batch(const struct config *config)
 		         strerror(errno));
 }
 
+static void warn_of_bypass(const struct policy *flows)
+{
+	for (uint32_t i = 0; i < flows->count; i++) {
+		char *text = config_rule_text(&flows->rule[i]);
+
+		if (flows->rule[i].action == POLICY_BYPASS)
+			log_warn("[flows] rule-%u: %s: what it fits leaves unprotected",
+			         flows->rule[i].number, text);
+		g_free(text);
+	}
+}
+
 static int bring_up(struct daemon *daemon)
 {
 	const struct config *config = daemon->config;
@@ -696,6 +708,8 @@ static int bring_up(struct daemon *daemon)
 		                       &daemon->server, err, sizeof(err));
 	if (r < 0)
 		log_error("cannot start: %s", err);
+	else
+		warn_of_bypass(&config->flows);
 	return r;
 }
 

@@ -26,13 +26,15 @@ static void fill_traffic(const struct node *node, const struct gate_stats *gate,
 		const struct gate_class_stats *from = &gate->by_class[i];
 		struct stats_traffic *to = &stats->traffic[class_in_stats[i]];
 
-		count_add(&to->held, from->held_packets + from->unprotected_packets,
-		          from->held_bytes + from->unprotected_bytes);
+		count_add(&to->held,
+		          from->held_packets + from->unprotected_packets + from->bypassed_packets,
+		          from->held_bytes + from->unprotected_bytes + from->bypassed_bytes);
 		count_add(&to->matched, from->matched_packets, from->matched_bytes);
 		count_add(&to->released_match, from->matched_packets, from->matched_bytes);
 		count_add(&to->released_commit, from->committed_packets, from->committed_bytes);
 		count_add(&to->released_unprotected, from->unprotected_packets,
 		          from->unprotected_bytes);
+		count_add(&to->released_bypass, from->bypassed_packets, from->bypassed_bytes);
 		to->mismatched.packets += from->mismatched;
 		to->late.packets += from->late;
 		count_add(&to->held_now,
@@ -144,6 +146,10 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 	status->since_ns = node->state_realtime;
 	snprintf(status->last_event, sizeof(status->last_event), "%s", node->last_event);
 	snprintf(status->message, sizeof(status->message), "%s", node->message);
+	if (policy_count(&config->flows, POLICY_BYPASS))
+		snprintf(status->warning, sizeof(status->warning),
+		         "%u of the rules in [flows] bypass: what they fit leaves unprotected",
+		         policy_count(&config->flows, POLICY_BYPASS));
 	status->takeover = node->takeover;
 	status->takeover.discarded = node->discarded_packets;
 }

@@ -60,7 +60,7 @@ static void gate_release(void *ctx, struct frame *frame, const struct packet *pa
 {
 	struct node *node = ctx;
 
-	if (why != RELEASE_UNPROTECTED)
+	if (why == RELEASE_MATCH || why == RELEASE_COMMIT)
 		hist_add(&node->hold_hist[packet->class], held_ns);
 	node_release(node, frame, false);
 }
@@ -685,6 +685,8 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	};
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 
+	if (r == 0)
+		gate_set_policy(node->gate, &config->flows);
 	p->start_timer = (struct loop_timer){.fire = start_epoch_0, .ctx = node};
 	p->copy_timer = (struct loop_timer){.fire = primary_copy_due, .ctx = node};
 	p->read_timer = (struct loop_timer){.fire = read_again, .ctx = node};

@@ -264,7 +264,7 @@ static void set_values(struct parse *parse, GKeyFile *values)
 
 		if (!value)
 			why = g_strdup("cannot be read");
-		else if (config_set(parse->config, key, g_strchomp(value), &why) == 0)
+		else if (config_set(parse->config, key, entry->key, g_strchomp(value), &why) == 0)
 			entry->known = true;
 		if (why)
 			add_problem(parse, entry->line, entry->section, entry->key, why);
@@ -290,7 +290,7 @@ static void set_presets(struct parse *parse)
 			g_free(allowed);
 		}
 		/* The unit test holds the table to it: no preset is refused. */
-		if (key->preset && config_set(parse->config, key, key->preset, &why) < 0)
+		if (key->preset && config_set(parse->config, key, key->key, key->preset, &why) < 0)
 			add_problem(parse, 0, key->section, key->key, why);
 	}
 }
@@ -426,6 +426,10 @@ static void check_together(struct parse *parse)
 	if (config->late_timeout_ns > config->longest_epoch_ns)
 		clash(parse, "checkpoint", "late-timeout",
 		      "longer than longest-epoch; allowed: at most that");
+	if (config->comparator != CONFIG_COMPARATOR_PROXY && config->flows.count)
+		clash(parse, "checkpoint", "comparator",
+		      "not proxy, with rules in [flows]; they "
+		      "are this program's");
 	if (config->comparator == CONFIG_COMPARATOR_QEMU &&
 	    config->migration_transport == CONFIG_TRANSPORT_UNIX && !config->migration_path)
 		clash(parse, "checkpoint", "migration-path",

@@ -2,6 +2,8 @@
 #ifndef COLO_CONFIG_CONFIG_H
 #define COLO_CONFIG_CONFIG_H
 
+#include "colo-proxy/core/policy.h"
+
 #include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -102,6 +104,9 @@ struct config {
 	uint64_t qemu_base_port;                   /* see config_port */
 	char *migration_path;                      /* unix socket, migration-transport = unix */
 
+	/* [flows] */
+	struct policy flows;
+
 	/* [failover] */
 	enum config_fence fence;
 	char **fence_argv; /* CONFIG_FENCE_COMMAND; NULL-terminated, never NULL */
@@ -167,6 +172,9 @@ char *config_qemu_path(const struct config *config);
 
 /* True for a VM name: 1 to 32 of [A-Za-z0-9._-], starting with a letter or a digit. */
 bool config_name_valid(const char *name);
+
+/* A rule of [flows] as it would be written, without its key. g_free(). */
+char *config_rule_text(const struct policy_rule *rule);
 
 /* The commented example file, /usr/share/doc/…/colo-proxy.example.conf. g_free(). */
 char *config_example(void);

@@ -14,6 +14,8 @@ static const struct {
         {"network", "Its network on this host."},
         {"replication", "The other host."},
         {"checkpoint", "When the secondary is brought up to date, and what may wait until then."},
+        {"flows", "What is done with the VM's output, by flow: the rules are tried in the order of "
+                  "their numbers, the first that fits decides, and what none fits is compared."},
         {"failover", "Who may speak when the other host is gone."},
         {"control", "This daemon."},
 };
@@ -137,7 +139,9 @@ char *config_dump(const struct config *config)
 			section = key->section;
 			g_string_append_printf(out, "[%s]\n", section);
 		}
-		if (value)
+		if (value && key->type == CONFIG_RULES)
+			g_string_append_printf(out, "%s\n", value);
+		else if (value)
 			g_string_append_printf(out, "%s = %s\n", key->key, value);
 		g_free(value);
 	}

@@ -202,6 +202,11 @@ const struct config_key config_table[] = {
 	  .example = "/run/colo-proxy/guest1.migration",
 	  .help = "With migration-transport = unix: the socket, for two daemons on one machine" },
 
+	{ KEY("flows", "rule-1", CONFIG_RULES, flows),
+	  .derived = "no rules, everything is compared", .example = "bypass udp peer-port 123",
+	  .help = "rule-1 to rule-9999, at most 64 of them. compare: by match or by commit; commit: "
+	          "released by a checkpoint only; bypass: leaves at once, unprotected" },
+
 	{ KEY("failover", "fence", CONFIG_FENCE, fence),
 	  .derived = "not set: only an operator's `failover --force` takes over",
 	  .example = "/usr/local/sbin/fence-peer",
@@ -241,7 +246,9 @@ const size_t config_table_len = G_N_ELEMENTS(config_table);
 const struct config_key *config_find(const char *section, const char *key)
 {
 	for (size_t i = 0; i < config_table_len; i++)
-		if (!strcmp(config_table[i].section, section) && !strcmp(config_table[i].key, key))
+		if (!strcmp(config_table[i].section, section) &&
+		    (!strcmp(config_table[i].key, key) ||
+		     (config_table[i].type == CONFIG_RULES && config_rule_number(key))))
 			return &config_table[i];
 	return NULL;
 }

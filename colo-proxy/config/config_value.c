@@ -63,6 +63,10 @@ char *config_allowed(const struct config_key *key)
 		return g_strdup_printf(
 		        "a whole number%s%s from %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT,
 		        key->unit ? " of " : "", key->unit ? key->unit : "", key->min, key->max);
+	case CONFIG_RULES:
+		return g_strdup("compare, commit or bypass; then any, tcp, udp, icmp, arp, "
+		                "ip:NUMBER or ether:NUMBER; then any of vm ADDRESS[/BITS], vm-port "
+		                "PORT[-PORT], peer ADDRESS[/BITS], peer-port PORT[-PORT]");
 	}
 	return g_strdup("?");
 }
@@ -353,8 +357,21 @@ static int set_fence(struct config *config, const struct config_key *key, const 
 	return 0;
 }
 
-int config_set(struct config *config, const struct config_key *key, const char *value,
-               char **ret_why)
+static int set_rule(struct config *config, const struct config_key *key, const char *name,
+                    const char *value, char **ret_why)
+{
+	struct policy *policy = member(config, key);
+	struct policy_rule rule;
+	const char *why = config_rule_parse(&rule, config_rule_number(name), value);
+
+	/* The number is not taken: a key that is given twice is refused before. */
+	if (!why && policy_add(policy, &rule) < 0)
+		why = "one rule too many";
+	return why ? refuse(key, value, why, ret_why) : 0;
+}
+
+int config_set(struct config *config, const struct config_key *key, const char *name,
+               const char *value, char **ret_why)
 {
 	for (const char *p = value; *p; p++)
 		if (g_ascii_iscntrl(*p) && *p != '\t')
@@ -380,6 +397,8 @@ int config_set(struct config *config, const struct config_key *key, const char *
 		return set_bool(config, key, value, ret_why);
 	case CONFIG_UINT:
 		return set_uint(config, key, value, ret_why);
+	case CONFIG_RULES:
+		return set_rule(config, key, name, value, ret_why);
 	}
 	return refuse(key, value, NULL, ret_why);
 }
@@ -444,6 +463,8 @@ char *config_get(const struct config *config, const struct config_key *key)
 	case CONFIG_UINT:
 		return g_strdup_printf("%" G_GUINT64_FORMAT,
 		                       *(const uint64_t *)slot / (key->scale ? key->scale : 1));
+	case CONFIG_RULES:
+		return config->flows.count ? config_rules_text(slot) : NULL;
 	}
 	return NULL;
 }
@@ -473,6 +494,7 @@ void config_clear(struct config *config, const struct config_key *key)
 	case CONFIG_CHOICE:
 	case CONFIG_BOOL:
 	case CONFIG_UINT:
+	case CONFIG_RULES:
 		break;
 	}
 }

@@ -23,6 +23,7 @@ enum config_type {
 	CONFIG_CHOICE,    /* an enum: one of `choices` */
 	CONFIG_BOOL,      /* bool */
 	CONFIG_UINT,      /* uint64_t, min..max in `unit`, kept times `scale` */
+	CONFIG_RULES,     /* struct policy; the row stands for rule-1 and all of its kind */
 };
 
 struct config_choice {
@@ -52,21 +53,34 @@ struct config_key {
 extern const struct config_key config_table[];
 extern const size_t config_table_len;
 
-/* NULL when there is none. */
+/* NULL when there is none. "rule-7" finds the row of all rules. */
 const struct config_key *config_find(const char *section, const char *key);
 bool config_section_known(const char *section);
 
 /* What a key's value may be, in words: "a whole number of ms from 20 to 600000". g_free(). */
 char *config_allowed(const struct config_key *key);
 
+#define CONFIG_RULE_PREFIX "rule-"
+
+/* The number in a rule's key; 0 when it is none. */
+uint32_t config_rule_number(const char *key);
+
+/* A rule from text. NULL, or static words for what is wrong, and *ret_rule is untouched. */
+const char *config_rule_parse(struct policy_rule *ret_rule, uint32_t number, const char *text);
+
+/* All rules, "rule-N = ..." a line, without the last newline. g_free(). */
+char *config_rules_text(const struct policy *policy);
+
 /*
- * Parses `value` into config's member. 0, or -EINVAL with words in *ret_why (g_free()): what was
+ * Parses `value` into config's member; `name` is the key as it was written, which tells one rule
+ * from another. 0, or -EINVAL with words in *ret_why (g_free()): what was
  * found and what is allowed.
  */
-int config_set(struct config *config, const struct config_key *key, const char *value,
-               char **ret_why);
+int config_set(struct config *config, const struct config_key *key, const char *name,
+               const char *value, char **ret_why);
 
-/* The member as it would be written, or NULL when it is not set. g_free(). */
+/* The member as it would be written, or NULL when it is not set; rules with their keys. g_free().
+ */
 char *config_get(const struct config *config, const struct config_key *key);
 
 /* Frees the member. */

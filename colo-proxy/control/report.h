@@ -44,6 +44,7 @@ struct status_snapshot {
 	uint64_t since_ns;    /* CLOCK_REALTIME when this state began */
 	char last_event[160]; /* the newest state change in words */
 	char message[256];    /* what an operator should know or do now; "" when nothing */
+	char warning[160];    /* what the configuration gives up; "" when nothing */
 	struct status_takeover takeover;
 };
 

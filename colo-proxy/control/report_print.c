@@ -78,6 +78,9 @@ static void print_other_releases(FILE *out, const struct stats_traffic *total)
 	if (total->released_unprotected.packets)
 		fprintf(out, "        %s packets left while unprotected\n",
 		        SI(total->released_unprotected.packets));
+	if (total->released_bypass.packets)
+		fprintf(out, "        %s packets left by a bypass rule\n",
+		        SI(total->released_bypass.packets));
 	if (total->discarded.packets)
 		fprintf(out, "        %s packets discarded with the state that they came from\n",
 		        SI(total->discarded.packets));
@@ -261,6 +264,8 @@ void status_print(FILE *out, const struct status_snapshot *s)
 		fprintf(out, "  last event   %s\n", s->last_event);
 	if (s->message[0])
 		fprintf(out, "  note         %s\n", s->message);
+	if (s->warning[0])
+		fprintf(out, "  warning      %s\n", s->warning);
 }
 
 void status_print_row(FILE *out, const struct status_snapshot *s, bool header)

@@ -1,116 +1,329 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Theory of operation
+ *
+ * Goal: a flow is found with one cache miss for its slot and one for itself, however many there
+ * are; what is forgotten, and when, costs no scan and no more than a constant at a time; and a
+ * flood of new flows pushes out other new flows, not those that are in use.
+ *
+ * Memory: entries lie in one array, which the kernel backs with pages (huge ones if it may) as they
+ * are used; numbers from 1 on stand for pointers. Slots are an open-addressed hash table with
+ * linear probing, at most two thirds full, of a 32-bit tag and a number: only the entry
+ * with the right tag is looked at. Removal shifts back what follows, so that there are no
+ * tombstones.
+ *
+ * Order: each state has a queue. A flow enters it at its end when it comes into the state. Using
+ * it writes a stamp and moves nothing: at one million flows the neighbours in a list by last use
+ * would be two more cache misses for each packet. Instead the flow at the front, when it is its
+ * turn and it has been used, goes to the end. So a queue is sorted by `queued`, an idle flow is
+ * found between one and two times its limit, and nothing behind a front that entered too late to
+ * be due needs to be looked at.
+ *
+ * A stamp is a time in units of 2^20 ns (1.05 ms), modulo 2^32; differences are right up to 26
+ * days, and the longest limit is five.
+ */
 #include "colo-proxy/core/flow_table.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <xxhash.h>
 
-#define MIN_BUCKETS 256u
-#define MAX_BUCKETS (1u << 20)
+#define MIN_SLOTS   256u
+#define ALIGN       16u
+#define LINE        64u
+#define HUGE_PAGE   (2u << 20)
+#define STAMP_SHIFT 20
+#define LOOKS       8u /* at a queue, for each flow that is made */
+#define SECOND      1000000000ull
 
-static struct flow_entry **bucket_of(const struct flow_table *table, const struct flow_key *key)
+/* RFC 5382 section 5: at least two hours and four minutes for open connections, four minutes for
+ * those that open or close; Linux (conntrack) keeps open ones for five days. A server sends its
+ * last SYN-ACK 31 s after the first and forgets the connection 32 s later (Linux). */
+static const uint64_t idle_limits[FLOW_STATE_COUNT] = {
+        [FLOW_CLOSED] = 60 * SECOND,     [FLOW_OPENING] = 64 * SECOND,
+        [FLOW_DATAGRAM] = 120 * SECOND,  [FLOW_CLOSING] = 240 * SECOND,
+        [FLOW_OPENED] = 432000 * SECOND,
+};
+
+uint64_t flow_state_idle_ns(enum flow_state state)
 {
-	uint64_t hash = XXH3_64bits_withSecret(key, flow_key_len(key), table->secret->secret,
-	                                       sizeof(table->secret->secret));
-
-	return &table->buckets[(uint32_t)hash & table->bucket_mask];
+	return idle_limits[state];
 }
 
-static void unlink_use(struct flow_table *table, struct flow_entry *entry)
+static uint32_t stamp_of(uint64_t ns)
 {
-	*(entry->older ? &entry->older->newer : &table->oldest) = entry->newer;
-	*(entry->newer ? &entry->newer->older : &table->newest) = entry->older;
-	entry->older = entry->newer = NULL;
+	return (uint32_t)(ns >> STAMP_SHIFT);
 }
 
-static void push_newest(struct flow_table *table, struct flow_entry *entry)
+/* More time than `state` allows has gone by since `then`. */
+static bool is_due(uint32_t now, uint32_t then, enum flow_state state)
 {
-	entry->older = table->newest;
-	*(table->newest ? &table->newest->newer : &table->oldest) = entry;
-	table->newest = entry;
+	return (int32_t)(now - then) > (int32_t)stamp_of(idle_limits[state]);
 }
 
-static bool evict_one(struct flow_table *table)
+static struct flow_entry *entry_at(const struct flow_table *table, uint32_t number)
 {
-	struct flow_entry *entry = table->oldest;
+	return (struct flow_entry *)(table->entries + (size_t)(number - 1) * table->stride);
+}
 
-	for (uint32_t i = 0; entry && i < FLOW_TABLE_TRIES; i++, entry = entry->newer) {
-		if (!table->ops->may_go(entry))
+static uint32_t number_of(const struct flow_table *table, const struct flow_entry *entry)
+{
+	return (uint32_t)((size_t)((const uint8_t *)entry - table->entries) / table->stride) + 1;
+}
+
+/* ---- queues ---- */
+
+static void enqueue(struct flow_table *table, uint32_t number, uint32_t stamp)
+{
+	struct flow_entry *entry = entry_at(table, number);
+	struct flow_queue *queue = &table->queue[entry->state];
+
+	entry->queued = stamp;
+	entry->newer = 0;
+	entry->older = queue->newest;
+	*(queue->newest ? &entry_at(table, queue->newest)->newer : &queue->oldest) = number;
+	queue->newest = number;
+}
+
+static void dequeue(struct flow_table *table, const struct flow_entry *entry)
+{
+	struct flow_queue *queue = &table->queue[entry->state];
+
+	*(entry->older ? &entry_at(table, entry->older)->newer : &queue->oldest) = entry->newer;
+	*(entry->newer ? &entry_at(table, entry->newer)->older : &queue->newest) = entry->older;
+}
+
+static void requeue(struct flow_table *table, uint32_t number, uint32_t stamp)
+{
+	dequeue(table, entry_at(table, number));
+	enqueue(table, number, stamp);
+}
+
+/* ---- slots ---- */
+
+static uint32_t hash_of(const struct flow_table *table, const struct flow_key *key)
+{
+	return (uint32_t)XXH3_64bits_withSecret(key, flow_key_len(key), table->secret->secret,
+	                                        sizeof(table->secret->secret));
+}
+
+/* Asks for the lines of an entry at once, which would otherwise be missed one after the other. */
+static void prefetch_entry(const struct flow_table *table, const struct flow_entry *entry)
+{
+	const uint8_t *at = (const uint8_t *)entry;
+
+	for (uint32_t i = 0; i < table->stride; i += LINE)
+		__builtin_prefetch(at + i, 1);
+}
+
+static struct flow_entry *find(const struct flow_table *table, const struct flow_key *key,
+                               uint32_t hash)
+{
+	for (uint32_t i = hash & table->slot_mask; table->slots[i].entry;
+	     i = (i + 1) & table->slot_mask) {
+		struct flow_entry *entry;
+
+		if (table->slots[i].tag != hash)
 			continue;
-		flow_table_remove(table, entry);
-		table->evicted++;
-		return true;
+		entry = entry_at(table, table->slots[i].entry);
+		prefetch_entry(table, entry);
+		if (flow_key_equal(&entry->key, key))
+			return entry;
+	}
+	return NULL;
+}
+
+static void take_slot(struct flow_table *table, uint32_t hash, uint32_t number)
+{
+	uint32_t i = hash & table->slot_mask;
+
+	while (table->slots[i].entry)
+		i = (i + 1) & table->slot_mask;
+	table->slots[i] = (struct flow_slot){hash, number};
+}
+
+/* Frees the slot, and moves what would not be found any more into the gap. */
+static void free_slot(struct flow_table *table, uint32_t hash, uint32_t number)
+{
+	uint32_t mask = table->slot_mask, gap = hash & mask;
+
+	while (table->slots[gap].entry != number)
+		gap = (gap + 1) & mask;
+	for (uint32_t i = (gap + 1) & mask; table->slots[i].entry; i = (i + 1) & mask) {
+		uint32_t home = table->slots[i].tag & mask;
+
+		if (((i - home) & mask) < ((i - gap) & mask))
+			continue; /* its home is behind the gap */
+		table->slots[gap] = table->slots[i];
+		gap = i;
+	}
+	table->slots[gap] = (struct flow_slot){0};
+}
+
+/* ---- making room ---- */
+
+/* Datagrams have no state: what was used since it was looked at last stays. A connection that
+ * talks is not given up for one that may be no more than a SYN. */
+static bool is_spare(const struct flow_entry *entry, uint32_t stamp)
+{
+	if (entry->state == FLOW_DATAGRAM)
+		return (int32_t)(entry->used - entry->queued) <= 0;
+	return entry->state < FLOW_DATAGRAM || stamp - entry->used > stamp_of(FLOW_TABLE_SPARE_NS);
+}
+
+static bool evict_from(struct flow_table *table, enum flow_state state, uint32_t stamp)
+{
+	for (uint32_t i = 0; i < FLOW_TABLE_TRIES && table->queue[state].oldest; i++) {
+		uint32_t number = table->queue[state].oldest;
+		struct flow_entry *entry = entry_at(table, number);
+
+		if (is_spare(entry, stamp) && table->ops->may_go(entry, FLOW_GOES_EVICTED)) {
+			flow_table_remove(table, entry);
+			table->evicted++;
+			return true;
+		}
+		requeue(table, number, stamp);
 	}
 	return false;
+}
+
+static bool evict_one(struct flow_table *table, uint32_t stamp)
+{
+	for (enum flow_state state = FLOW_CLOSED; state < FLOW_STATE_COUNT; state++) {
+		if (evict_from(table, state, stamp))
+			return true;
+	}
+	return false;
+}
+
+void flow_table_expire(struct flow_table *table, uint64_t now)
+{
+	enum flow_state state = table->look;
+	struct flow_queue *queue = &table->queue[state];
+	uint32_t stamp = stamp_of(now);
+
+	table->look = state + 1 < FLOW_STATE_COUNT ? state + 1 : FLOW_CLOSED;
+	for (uint32_t i = 0; i < LOOKS && queue->oldest; i++) {
+		uint32_t number = queue->oldest;
+		struct flow_entry *entry = entry_at(table, number);
+
+		if (!is_due(stamp, entry->queued, state))
+			return;
+		if (is_due(stamp, entry->used, state) &&
+		    table->ops->may_go(entry, FLOW_GOES_IDLE)) {
+			flow_table_remove(table, entry);
+			table->expired++;
+		} else {
+			requeue(table, number, stamp);
+		}
+	}
+}
+
+/* ---- the table ---- */
+
+/* One region, entries in front of slots, that begins where a huge page may. */
+static int get_memory(struct flow_table *table)
+{
+	size_t entries = (size_t)table->max * table->stride;
+	size_t len = entries + ((size_t)table->slot_mask + 1) * sizeof(struct flow_slot);
+	size_t align = len < HUGE_PAGE ? 0 : HUGE_PAGE;
+	uint8_t *memory = mmap(NULL, len + align, PROT_READ | PROT_WRITE,
+	                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return -ENOMEM;
+	table->memory = memory;
+	table->memory_len = len + align;
+	if (align) {
+		memory += (align - (uintptr_t)memory % align) % align;
+		(void)madvise(memory, len, MADV_HUGEPAGE); /* a kernel without them will do */
+	}
+	table->entries = memory;
+	table->slots = (struct flow_slot *)(memory + entries);
+	return 0;
 }
 
 int flow_table_init(struct flow_table *table, uint32_t max, const struct packet_digest_key *secret,
                     const struct flow_table_ops *ops, void *ctx)
 {
-	uint32_t buckets = MIN_BUCKETS;
-	struct flow_entry **memory;
-
-	while (buckets < max && buckets < MAX_BUCKETS)
-		buckets *= 2;
-	memory = calloc(buckets, sizeof(struct flow_entry *));
-	if (!memory)
-		return -ENOMEM;
-	*table = (struct flow_table){
+	struct flow_table made = {
 	        .ops = ops,
 	        .ctx = ctx,
 	        .secret = secret,
-	        .buckets = memory,
-	        .bucket_mask = buckets - 1,
+	        .stride = (uint32_t)(ops->size + ALIGN - 1) / ALIGN * ALIGN,
+	        .look = FLOW_CLOSED,
 	        .max = max,
 	};
-	return 0;
+	uint64_t slots = MIN_SLOTS;
+	int r;
+
+	while (slots < max + (uint64_t)max / 2)
+		slots *= 2;
+	made.slot_mask = (uint32_t)(slots - 1);
+	r = get_memory(&made);
+	if (r == 0)
+		*table = made;
+	return r;
 }
 
 void flow_table_fini(struct flow_table *table)
 {
+	if (!table->slots)
+		return;
 	flow_table_clear(table);
-	free(table->buckets);
-	table->buckets = NULL;
+	munmap(table->memory, table->memory_len);
+	table->slots = NULL;
 }
 
 struct flow_entry *flow_table_peek(const struct flow_table *table, const struct flow_key *key)
 {
-	struct flow_entry *entry = *bucket_of(table, key);
-
-	while (entry && !flow_key_equal(&entry->key, key))
-		entry = entry->bucket_next;
-	return entry;
+	return find(table, key, hash_of(table, key));
 }
 
-struct flow_entry *flow_table_find(struct flow_table *table, const struct flow_key *key)
+struct flow_entry *flow_table_find(struct flow_table *table, const struct flow_key *key,
+                                   uint64_t now)
 {
 	struct flow_entry *entry = flow_table_peek(table, key);
 
-	if (entry && entry != table->newest) {
-		unlink_use(table, entry);
-		push_newest(table, entry);
-	}
+	if (entry)
+		entry->used = stamp_of(now);
 	return entry;
 }
 
-struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_key *key)
+/* The number of an entry that is in no use. */
+static uint32_t take_number(struct flow_table *table)
 {
-	struct flow_entry *entry = flow_table_find(table, key);
-	struct flow_entry **bucket = bucket_of(table, key);
+	uint32_t number = table->unused;
 
-	if (entry)
+	if (!number)
+		return ++table->made;
+	table->unused = entry_at(table, number)->newer;
+	return number;
+}
+
+struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_key *key,
+                                  uint64_t now)
+{
+	uint32_t hash = hash_of(table, key), stamp = stamp_of(now), number;
+	struct flow_entry *entry = find(table, key, hash);
+
+	if (entry) {
+		entry->used = stamp;
 		return entry;
-	if (table->count >= table->max && !evict_one(table))
+	}
+	flow_table_expire(table, now);
+	if (table->count >= table->max && !evict_one(table, stamp))
 		return NULL;
-	entry = calloc(1, table->ops->size);
-	if (!entry)
-		return NULL;
+	number = take_number(table);
+	entry = entry_at(table, number);
+	memset(entry, 0, table->ops->size);
 	entry->key = *key;
-	entry->bucket_next = *bucket;
-	*bucket = entry;
-	push_newest(table, entry);
+	entry->used = stamp;
+	entry->state = key->kind == FLOW_TCP ? FLOW_OPENING : FLOW_DATAGRAM;
+	take_slot(table, hash, number);
+	enqueue(table, number, stamp);
 	table->count++;
 	if (table->count > table->high)
 		table->high = table->count;
@@ -119,24 +332,73 @@ struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_ke
 	return entry;
 }
 
+void flow_table_set_state(struct flow_table *table, struct flow_entry *entry, enum flow_state state,
+                          uint64_t now)
+{
+	if (entry->state == state)
+		return;
+	dequeue(table, entry);
+	entry->state = state;
+	entry->used = stamp_of(now);
+	enqueue(table, number_of(table, entry), entry->used);
+}
+
+uint64_t flow_table_idle_ns(const struct flow_entry *entry, uint64_t now)
+{
+	return (uint64_t)(stamp_of(now) - entry->used) << STAMP_SHIFT;
+}
+
+void flow_table_use(struct flow_entry *entry, uint64_t now)
+{
+	entry->used = stamp_of(now);
+}
+
+struct flow_entry *flow_table_from(const struct flow_table *table, uint32_t number)
+{
+	for (number = number ? number : 1; number <= table->made; number++) {
+		if (entry_at(table, number)->state != FLOW_UNUSED)
+			return entry_at(table, number);
+	}
+	return NULL;
+}
+
+uint32_t flow_table_number(const struct flow_table *table, const struct flow_entry *entry)
+{
+	return entry ? number_of(table, entry) : 0;
+}
+
+struct flow_entry *flow_table_next(const struct flow_table *table, const struct flow_entry *entry)
+{
+	return flow_table_from(table, flow_table_number(table, entry) + 1);
+}
+
 void flow_table_remove(struct flow_table *table, struct flow_entry *entry)
 {
-	struct flow_entry **at = bucket_of(table, &entry->key);
+	uint32_t number = number_of(table, entry);
 
-	while (*at != entry)
-		at = &(*at)->bucket_next;
-	*at = entry->bucket_next;
-	unlink_use(table, entry);
+	assert(entry->state != FLOW_UNUSED);
+	free_slot(table, hash_of(table, &entry->key), number);
+	dequeue(table, entry);
 	table->count--;
 	if (table->ops->fini)
 		table->ops->fini(table->ctx, entry);
-	free(entry);
+	entry->state = FLOW_UNUSED;
+	entry->newer = table->unused;
+	table->unused = number;
 }
 
 void flow_table_clear(struct flow_table *table)
 {
-	while (table->oldest) {
-		assert(!table->oldest->older);
-		flow_table_remove(table, table->oldest);
+	if (!table->count)
+		return;
+	if (table->ops->fini_all) {
+		table->ops->fini_all(table->ctx);
+	} else if (table->ops->fini) {
+		for (struct flow_entry *entry = flow_table_next(table, NULL); entry;
+		     entry = flow_table_next(table, entry))
+			table->ops->fini(table->ctx, entry);
 	}
+	memset(table->slots, 0, ((size_t)table->slot_mask + 1) * sizeof(struct flow_slot));
+	memset(table->queue, 0, sizeof(table->queue));
+	table->count = table->made = table->unused = 0;
 }

@@ -9,7 +9,8 @@
  *  (a) by match: lineage e of the SVM has been seen to say the equivalent; or
  *  (b) by commit: a checkpoint C(j), j > e, is committed.
  * Nothing else takes a frame out while protected: not a limit, not a timer. A flow's frames leave
- * in the order in which they came, whatever releases them.
+ * in the order in which they came, whatever releases them. What the operator's rules (policy.c)
+ * bypass is never taken in.
  *
  * TCP is compared as a stream. For each flow and epoch a `struct view` knows which part of the
  * PVM's sequence space is covered: said by the SVM with the same bytes, or said before the epoch
@@ -108,6 +109,7 @@ static void note_segment(struct gate *gate, struct flow *flow, const struct pack
 		if (gate->protected)
 			tell_flow_open(gate, flow, tcp);
 	}
+	gate_flow_note_state(gate, flow, tcp->flags);
 }
 
 /*
@@ -139,20 +141,50 @@ static void note_limits(struct gate *gate)
 		gate_request(gate, CKPT_PRESSURE, NULL, 0, "held output nears its limit");
 }
 
-struct flow *gate_flow_of(struct gate *gate, struct packet *packet)
+/* What is to be done with a packet that no flow has been judged for. */
+static enum policy_action judge_packet(const struct gate *gate, const struct packet *packet,
+                                       const struct flow_key *key)
+{
+	struct policy_subject subject;
+
+	if (!gate->policy)
+		return POLICY_COMPARE;
+	if (key)
+		policy_subject_of_flow(&subject, key);
+	else
+		policy_subject_of_packet(&subject, packet);
+	return policy_decide(gate->policy, &subject);
+}
+
+/* What is to be done with the packet, and the flow that it is compared in (NULL: by commit only).
+ */
+static enum policy_action judge(struct gate *gate, struct packet *packet, struct flow **ret_flow)
 {
 	struct flow_key key;
 	struct flow *flow;
 
+	*ret_flow = NULL;
 	if (packet_flow_key(packet, PACKET_FROM_VM, &key) != 0)
-		return NULL;
+		return judge_packet(gate, packet, NULL);
 	if (packet->class == PACKET_TCP)
 		packet->why = (uint8_t)digest_tcp_exempt(packet);
 	if (packet->why != PACKET_WHY_NONE)
-		return NULL;
+		return judge_packet(gate, packet, &key);
 	flow = gate_flow_get(gate, &key);
-	if (!flow)
+	if (!flow) {
 		gate_request(gate, CKPT_PRESSURE, NULL, 0, "the flow table is full");
+		return judge_packet(gate, packet, &key);
+	}
+	if (flow->action == POLICY_COMPARE)
+		*ret_flow = flow;
+	return flow->action;
+}
+
+struct flow *gate_flow_of(struct gate *gate, struct packet *packet)
+{
+	struct flow *flow;
+
+	(void)judge(gate, packet, &flow);
 	return flow;
 }
 
@@ -160,11 +192,13 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
 	struct flow *flow;
+	enum policy_action action;
 	int r;
 
+	gate->now = now;
 	if (packet_parse(&packet, frame) != 0)
 		packet = (struct packet){.frame = frame, .class = PACKET_OTHER};
-	flow = gate_flow_of(gate, &packet);
+	action = judge(gate, &packet, &flow);
 	if (flow && packet.class == PACKET_TCP)
 		note_segment(gate, flow, &packet);
 	else if (packet.class == PACKET_TCP)
@@ -173,6 +207,10 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 		if (flow && packet.class == PACKET_TCP)
 			gate_flow_note_sent(flow, &packet);
 		gate_let_out(gate, frame, &packet, RELEASE_UNPROTECTED, 0);
+		return 0;
+	}
+	if (action == POLICY_BYPASS) {
+		gate_let_out(gate, frame, &packet, RELEASE_BYPASS, 0);
 		return 0;
 	}
 	r = gate_held_append(gate, frame, &packet, flow, now);
@@ -207,6 +245,8 @@ static void note_svm_segment(struct gate *gate, struct flow *flow, struct view *
 			return;
 		view->syn_awaited = false;
 	}
+	if (!(digest->tcp_flags & (PACKET_RST | PACKET_FIN)))
+		gate_flow_note_state(gate, flow, digest->tcp_flags);
 	if (digest->tcp_flags & PACKET_ACK) {
 		view->ack = view->ack_known ? seq_max(view->ack, digest->ack) : digest->ack;
 		view->ack_known = true;
@@ -254,12 +294,14 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 	if (lineage > gate->epoch || !digest_sane(digest))
 		return -EPROTO;
 	gate->stats.digests++;
+	gate->now = now;
 	flow = gate_flow_get(gate, &digest->key);
 	if (!flow) {
 		gate_request(gate, CKPT_PRESSURE, NULL, 0, "the flow table is full");
 		return 0;
 	}
-	view = gate_view_get(gate, flow, lineage);
+	/* The secondary does not know the rules: it tells of flows that are not compared, too. */
+	view = flow->action == POLICY_COMPARE ? gate_view_get(gate, flow, lineage) : NULL;
 	if (!view) {
 		gate->stats.digests_stale++;
 		return 0;
@@ -349,13 +391,21 @@ static enum ckpt_cause late_cause(const struct held *held)
 	return held->flow || held->joined ? CKPT_LATE : CKPT_UNCOMPARED;
 }
 
+/* Why the packet has no flow. */
+static const char *uncompared_words(const struct packet *packet)
+{
+	return packet->why != PACKET_WHY_NONE
+	               ? packet_why_name(packet->why)
+	               : "held for commit by a rule, or the flow table was full";
+}
+
 /* What the oldest packet of the epoch waits for, and how far the SVM is. */
 static void request_late(struct gate *gate, const struct held *held)
 {
 	struct divergence why = {
 	        .cause = late_cause(held),
 	        .epoch = gate->epoch,
-	        .what = packet_why_name(held->packet.why),
+	        .what = uncompared_words(&held->packet),
 	};
 
 	gate->requested |= 1u << why.cause;
@@ -408,6 +458,7 @@ uint64_t gate_tick(struct gate *gate, uint64_t now)
 	uint64_t look = gate_held_split_stuck(gate, now);
 	uint64_t due = late_due(gate, now);
 
+	flow_table_expire(&gate->flows, now);
 	return look < due ? look : due;
 }
 
@@ -420,6 +471,7 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 
 	if (!gate)
 		return -ENOMEM;
+	assert(limits->max_digests < 1u << 24); /* struct view counts them */
 	gate->key = *key;
 	gate->hash = XXH3_createState();
 	gate->fragments = fragments_new();
@@ -433,6 +485,11 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 	gate->ctx = ctx;
 	*ret_gate = gate;
 	return 0;
+}
+
+void gate_set_policy(struct gate *gate, const struct policy *policy)
+{
+	gate->policy = policy;
 }
 
 void gate_free(struct gate *gate)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/policy.h"
 #include "colo-proxy/core/records.h"
 
 /*
@@ -23,6 +24,7 @@ enum release_why {
 	RELEASE_MATCH,       /* R1 (a) */
 	RELEASE_COMMIT,      /* R1 (b) */
 	RELEASE_UNPROTECTED, /* no secondary is owed anything: nothing is protected */
+	RELEASE_BYPASS,      /* the operator's rules take the flow out of R1 */
 	RELEASE_WHY_COUNT,
 };
 
@@ -55,7 +57,7 @@ struct gate_limits {
 	uint64_t max_bytes;   /* of held frames */
 	uint32_t max_packets; /* held */
 	uint32_t max_flows;   /* in the table */
-	uint32_t max_digests; /* of one flow that wait for the PVM's bytes */
+	uint32_t max_digests; /* of one flow that wait for the PVM's bytes; below 2^24 */
 };
 
 /* Statistics for each class of packets (enum packet_class). */
@@ -64,6 +66,8 @@ struct gate_class_stats {
 	uint64_t matched_packets, matched_bytes;     /* released by match */
 	uint64_t committed_packets, committed_bytes; /* released by commit */
 	uint64_t unprotected_packets, unprotected_bytes;
+	uint64_t bypassed_packets,
+	        bypassed_bytes;    /* let out by a rule while protected; never held */
 	uint64_t mismatched, late; /* packets at which a difference was seen */
 };
 
@@ -79,6 +83,9 @@ struct gate_stats {
  * Returns 0, or -ENOMEM. The gate starts unprotected, in epoch 0. */
 int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
              const struct packet_digest_key *key, const struct gate_ops *ops, void *ctx);
+
+/* The operator's rules; borrowed, NULL (the default): everything is compared. Before any output. */
+void gate_set_policy(struct gate *gate, const struct policy *policy);
 
 /* Frees the gate and, unreleased, every frame in it. */
 void gate_free(struct gate *gate);

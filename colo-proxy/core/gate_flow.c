@@ -12,13 +12,8 @@
 
 static void view_clear(struct gate *gate, struct view *view)
 {
-	gate->pending -= view->pending;
-	while (view->head) {
-		struct pending *next = view->head->next;
-
-		free(view->head);
-		view->head = next;
-	}
+	while (view->last)
+		gate_pending_pop(gate, view);
 	memset(view, 0, sizeof(*view));
 	view->epoch = NO_EPOCH;
 }
@@ -40,10 +35,11 @@ static void flow_fini(void *ctx, struct flow_entry *entry)
 }
 
 /* What an evicted flow knew is lost, which is safe: its next packets wait for the SVM's own. */
-static bool flow_may_go(const struct flow_entry *entry)
+static bool flow_may_go(const struct flow_entry *entry, enum flow_going why)
 {
 	const struct flow *flow = (const struct flow *)entry;
 
+	(void)why;
 	return !flow->head && !flow->touched;
 }
 
@@ -56,12 +52,21 @@ const struct flow_table_ops gate_flow_ops = {
 
 struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key)
 {
-	return (struct flow *)flow_table_get(&gate->flows, key);
+	struct flow *flow = (struct flow *)flow_table_get(&gate->flows, key, gate->now);
+	struct policy_subject subject;
+
+	if (!flow || flow->judged)
+		return flow;
+	policy_subject_of_flow(&subject, key);
+	flow->action = policy_decide(gate->policy, &subject);
+	flow->judged = true;
+	return flow;
 }
 
 void gate_flow_clear_views(struct gate *gate)
 {
-	for (struct flow_entry *entry = gate->flows.oldest; entry; entry = entry->newer) {
+	for (struct flow_entry *entry = flow_table_next(&gate->flows, NULL); entry;
+	     entry = flow_table_next(&gate->flows, entry)) {
 		struct flow *flow = (struct flow *)entry;
 
 		view_clear(gate, &flow->view[0]);
@@ -110,6 +115,20 @@ void gate_flow_new_incarnation(struct gate *gate, struct flow *flow, struct view
 	flow->snd_max = tcp->seq;
 	flow->ack_known = false;
 	flow->open_epoch = NO_EPOCH;
+	flow_table_set_state(&gate->flows, &flow->entry, FLOW_OPENING, gate->now);
+}
+
+void gate_flow_note_state(struct gate *gate, struct flow *flow, uint32_t flags)
+{
+	enum flow_state state = flow->entry.state;
+
+	if (flags & PACKET_RST)
+		state = FLOW_CLOSED;
+	else if (flags & PACKET_FIN)
+		state = FLOW_CLOSING;
+	else if (!(flags & PACKET_SYN) && state == FLOW_OPENING)
+		state = FLOW_OPENED;
+	flow_table_set_state(&gate->flows, &flow->entry, state, gate->now);
 }
 
 void gate_flow_note_sent(struct flow *flow, const struct packet *packet)
@@ -146,21 +165,23 @@ void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
 		gate_request(gate, CKPT_PRESSURE, flow, digest->seq, "no memory for a digest");
 		return;
 	}
-	pending->next = NULL;
 	pending->digest = *digest;
-	*(view->tail ? &view->tail->next : &view->head) = pending;
-	view->tail = pending;
+	pending->next = view->last ? view->last->next : pending;
+	if (view->last)
+		view->last->next = pending;
+	view->last = pending;
 	view->pending++;
 	gate->pending++;
 }
 
 void gate_pending_pop(struct gate *gate, struct view *view)
 {
-	struct pending *first = view->head;
+	struct pending *first = view->last->next;
 
-	view->head = first->next;
-	if (!view->head)
-		view->tail = NULL;
+	if (first == view->last)
+		view->last = NULL;
+	else
+		view->last->next = first->next;
 	view->pending--;
 	gate->pending--;
 	free(first);

@@ -31,9 +31,11 @@ void gate_let_out(struct gate *gate, struct frame *frame, const struct packet *p
 		count(&stats->matched_packets, &stats->matched_bytes, frame);
 	else if (why == RELEASE_COMMIT)
 		count(&stats->committed_packets, &stats->committed_bytes, frame);
+	else if (why == RELEASE_BYPASS)
+		count(&stats->bypassed_packets, &stats->bypassed_bytes, frame);
 	else
 		count(&stats->unprotected_packets, &stats->unprotected_bytes, frame);
-	if (why != RELEASE_UNPROTECTED && held_ns > gate->limits.late_ns)
+	if ((why == RELEASE_MATCH || why == RELEASE_COMMIT) && held_ns > gate->limits.late_ns)
 		stats->late++;
 	gate->ops->release(gate->ctx, frame, packet, why, held_ns);
 }

@@ -82,7 +82,7 @@ static bool segment_matches(const struct view *view, const struct held *held)
 static bool datagram_matches(struct gate *gate, struct flow *flow, struct view *view,
                              const struct held *held)
 {
-	struct pending *said = view->head;
+	const struct pending *said = gate_pending_first(view);
 	uint8_t hash[PACKET_DIGEST_LEN];
 
 	if (!said || packet_digest_datagram(held->whole ? &held->whole->packet : &held->packet,

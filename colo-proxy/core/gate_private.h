@@ -63,24 +63,25 @@ struct pending {
 	struct digest digest;
 };
 
-/* What is known of a flow in one epoch. */
+/* What is known of a flow in one epoch. There are two for each flow: the layout has no holes. */
 struct view {
-	uint32_t epoch; /* NO_EPOCH: unused */
-	bool broken;    /* nothing more of the flow matches in this epoch */
-	bool covered_known;
-	bool covered_low_open; /* everything below covered_end is covered */
-	bool ack_known;
-	bool rst;
-	bool syn_awaited; /* a connection of this epoch, whose SYN the SVM has not said */
-	bool ts_known;
+	uint32_t epoch;  /* NO_EPOCH: unused */
+	bool broken : 1; /* nothing more of the flow matches in this epoch */
+	bool covered_known : 1;
+	bool covered_low_open : 1; /* everything below covered_end is covered */
+	bool ack_known : 1;
+	bool rst : 1;
+	bool syn_awaited : 1; /* a connection of this epoch, whose SYN the SVM has not said */
+	bool ts_known : 1;
+	uint32_t pending : 24; /* digests to be verified */
 	uint32_t covered_start, covered_end;
 	uint32_t ack; /* the SVM's */
 	uint32_t rst_seq, rst_ack;
 	uint32_t ts;
 	uint64_t ts_at;
-	struct pending *head, *tail; /* digests to be verified */
-	uint32_t pending;
+	struct pending *last; /* of the digests to be verified, a ring; NULL: none */
 };
+static_assert(sizeof(struct view) == 48, "two of them are half of what a flow takes");
 
 struct flow {
 	struct flow_entry entry; /* first: it is what the table knows */
@@ -91,6 +92,8 @@ struct flow {
 	uint32_t iss, snd_max, ack_max;
 	uint32_t open_epoch; /* in which the secondary was told of iss */
 	bool iss_known, snd_known, ack_known, touched;
+	bool judged;
+	uint8_t action; /* enum policy_action, once judged; views and frames with COMPARE only */
 };
 static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
 
@@ -99,11 +102,13 @@ struct gate {
 	XXH3_state_t *hash;
 	struct gate_limits limits;
 	const struct gate_ops *ops;
+	const struct policy *policy;
 	void *ctx;
 	bool protected;
 	uint32_t epoch, committed;
 	uint32_t broken_below; /* of gate_break(): epochs before it match no more */
 	uint64_t committed_at; /* when C(committed) was */
+	uint64_t now;          /* when the last call was */
 	uint64_t cut_at[2];    /* when the epoch began, by parity */
 	uint32_t pending;      /* digests that wait, in all flows */
 	uint32_t requested;    /* bit mask of enum ckpt_cause, of this epoch */
@@ -133,7 +138,7 @@ struct flow *gate_flow_of(struct gate *gate, struct packet *packet);
 
 extern const struct flow_table_ops gate_flow_ops;
 
-/* The flow of a key, made if need be; NULL when the table is full of busy flows. */
+/* The flow of a key, made and judged if need be; NULL when the table is full of busy flows. */
 struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key);
 
 /* Protection begins: no flow has a view. */
@@ -147,6 +152,9 @@ struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch)
 void gate_flow_new_incarnation(struct gate *gate, struct flow *flow, struct view *view,
                                const struct packet_tcp *tcp);
 
+/* What a TCP segment with these flags, of either VM, says of where the connection is. */
+void gate_flow_note_state(struct gate *gate, struct flow *flow, uint32_t flags);
+
 /* What the PVM has sent and acknowledged so far: the base of the next epoch's view. */
 void gate_flow_note_sent(struct flow *flow, const struct packet *packet);
 
@@ -154,6 +162,11 @@ void gate_flow_note_sent(struct flow *flow, const struct packet *packet);
 void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
                       const struct digest *digest);
 void gate_pending_pop(struct gate *gate, struct view *view);
+
+static inline struct pending *gate_pending_first(const struct view *view)
+{
+	return view->last ? view->last->next : NULL;
+}
 
 /* ---- gate_held.c ---- */
 

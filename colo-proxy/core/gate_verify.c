@@ -141,8 +141,8 @@ static enum verdict verify_part(const struct gate *gate, const struct flow *flow
 
 void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
 {
-	while (view->head && !view->broken) {
-		struct digest *said = &view->head->digest;
+	while (view->last && !view->broken) {
+		struct digest *said = &gate_pending_first(view)->digest;
 
 		if (!view->covered_known) {
 			view->covered_known = true;

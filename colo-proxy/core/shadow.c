@@ -25,8 +25,9 @@
  *
  * The files and the invariants are listed in shadow_private.h.
  *
- * Limits: a full table evicts connections that need no mapping; when every connection needs one,
- * new ones are not digested, and the primary releases them by commit.
+ * Limits: a full table evicts connections that have ended or only begin, then those that need no
+ * mapping; when every connection needs one, new ones are not digested, and the primary releases
+ * them by commit.
  */
 #include "colo-proxy/core/shadow_private.h"
 
@@ -34,47 +35,70 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "colo-proxy/core/seq.h"
+
 #define NO_EPOCH UINT32_MAX
 
 /* ---- flows ---- */
 
 static void flow_fini(void *ctx, struct flow_entry *entry)
 {
-	struct shadow *shadow = ctx;
-
-	if (((struct flow *)entry)->missing)
-		shadow->missing--;
+	shadow_set_missing(ctx, (struct flow *)entry, false);
 }
 
-static bool flow_may_go(const struct flow_entry *entry)
+static void flow_fini_all(void *ctx)
+{
+	((struct shadow *)ctx)->missing = NULL;
+}
+
+/* A connection that needs its mapping stays while it lives. One whose SYN-ACK the client has not
+ * answered goes when a flood of such fills the table: what is lost is an attempt, and its
+ * comparison if it succeeds. */
+static bool flow_may_go(const struct flow_entry *entry, enum flow_going why)
 {
 	const struct flow *flow = (const struct flow *)entry;
 
+	if (why == FLOW_GOES_IDLE || entry->state == FLOW_CLOSED)
+		return true;
+	if (entry->state == FLOW_OPENING && (flow->pvm.has_ack || flow->svm.has_ack))
+		return true;
 	return !flow->mapped && !flow->pvm.seen && !flow->ts_delta;
 }
 
 static const struct flow_table_ops flow_ops = {
         .size = sizeof(struct flow),
         .fini = flow_fini,
+        .fini_all = flow_fini_all,
         .may_go = flow_may_go,
 };
 
 struct flow *shadow_flow_find(struct shadow *shadow, const struct flow_key *key, uint64_t now)
 {
-	struct flow *flow = (struct flow *)flow_table_find(&shadow->flows, key);
-
-	if (flow)
-		flow->used = now;
-	return flow;
+	return (struct flow *)flow_table_find(&shadow->flows, key, now);
 }
 
 struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, uint64_t now)
 {
-	struct flow *flow = (struct flow *)flow_table_get(&shadow->flows, key);
+	return (struct flow *)flow_table_get(&shadow->flows, key, now);
+}
 
-	if (flow)
-		flow->used = now;
-	return flow;
+void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct packet *packet,
+                       enum packet_direction direction, uint64_t now)
+{
+	const struct packet_tcp *tcp = &packet->tcp;
+	enum flow_state state = flow->entry.state;
+	bool out = direction == PACKET_FROM_VM;
+
+	if (flow->reset || (flow->fin_in && flow->fin_out))
+		state = FLOW_CLOSED;
+	else if (flow->fin_out)
+		state = FLOW_CLOSING;
+	else if (tcp->flags & PACKET_SYN)
+		state = out ? FLOW_OPENING : state;
+	else if (out ||
+	         (flow->pvm.seen && (tcp->flags & PACKET_ACK) && seq_gt(tcp->ack, flow->pvm.iss)))
+		state = FLOW_OPENED;
+	flow_table_set_state(&shadow->flows, &flow->entry, state, now);
 }
 
 /* ---- mapping ---- */
@@ -107,7 +131,8 @@ void shadow_try_map(struct shadow *shadow, struct flow *flow)
 	shadow_tell(shadow, &digest);
 }
 
-static void remember_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open)
+static void remember_open(struct shadow *shadow, uint32_t epoch, const struct flow_open *open,
+                          uint64_t now)
 {
 	struct future_open *future;
 
@@ -116,7 +141,7 @@ static void remember_open(struct shadow *shadow, uint32_t epoch, const struct fl
 	future = malloc(sizeof(*future));
 	if (!future)
 		return; /* likewise */
-	*future = (struct future_open){.epoch = epoch, .open = *open};
+	*future = (struct future_open){.epoch = epoch, .at = now, .open = *open};
 	*shadow->future_end = future;
 	shadow->future_end = &future->next;
 	shadow->futures++;
@@ -130,7 +155,7 @@ void shadow_flow_open(struct shadow *shadow, uint32_t epoch, const struct flow_o
 	if (shadow->speaking || epoch < shadow->lineage)
 		return;
 	if (epoch > shadow->lineage) {
-		remember_open(shadow, epoch, open);
+		remember_open(shadow, epoch, open, now);
 		return;
 	}
 	flow = shadow_flow_get(shadow, &open->key, now);
@@ -177,9 +202,9 @@ void shadow_lineage(struct shadow *shadow, uint32_t lineage)
 		struct future_open *next = future->next;
 
 		if (future->epoch > lineage)
-			remember_open(shadow, future->epoch, &future->open);
+			remember_open(shadow, future->epoch, &future->open, future->at);
 		else if (future->epoch == lineage)
-			shadow_flow_open(shadow, lineage, &future->open, 0);
+			shadow_flow_open(shadow, lineage, &future->open, future->at);
 		free(future);
 		future = next;
 	}

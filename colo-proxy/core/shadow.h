@@ -83,8 +83,8 @@ void shadow_takeover(struct shadow *shadow, uint64_t now);
 /* Maps, in place, a frame that the survivor says to a client. */
 void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now);
 
-/* After a takeover: forgets connections that have ended or were idle for longer than idle_ns.
- * Returns how many connections still need their numbers mapped. */
+/* After a takeover: forgets connections that have ended or were idle for longer than idle_ns, of
+ * the next 65,536 each time. Returns how many connections still need their numbers mapped. */
 uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now);
 
 /* The sources that the VM has been heard to speak from, without VLAN tags, for announcing it. */

@@ -11,6 +11,22 @@
 
 #define DUPLICATE_ACKS 3u /* RFC 5681 section 3.2 */
 
+void shadow_set_missing(struct shadow *shadow, struct flow *flow, bool missing)
+{
+	if (flow->missing == missing)
+		return;
+	flow->missing = missing;
+	if (missing) {
+		flow->missing_next = shadow->missing;
+		flow->missing_at = &shadow->missing;
+		shadow->missing = flow;
+	} else {
+		*flow->missing_at = flow->missing_next;
+	}
+	if (flow->missing_next)
+		flow->missing_next->missing_at = missing ? &flow->missing_next : flow->missing_at;
+}
+
 /*
  * The SVM acknowledges less than it was fed, again and again: input is lost between the tap and its
  * stream (its receive buffer was full because it runs behind the PVM, whose window the client goes
@@ -25,17 +41,14 @@ void shadow_watch_ack(struct shadow *shadow, struct flow *flow, const struct pac
 		return;
 	if (seq_gt(ack, flow->ack)) {
 		flow->repeats = 0;
-		if (flow->missing && seq_geq(ack, flow->missing_until)) {
-			flow->missing = false;
-			shadow->missing--;
-		}
+		if (flow->missing && seq_geq(ack, flow->missing_until))
+			shadow_set_missing(shadow, flow, false);
 	} else if (ack == flow->ack && !packet->payload_len && seq_lt(ack, flow->fed)) {
 		if (++flow->repeats != DUPLICATE_ACKS)
 			return;
 		if (!flow->missing) {
-			flow->missing = true;
 			flow->missing_until = flow->fed;
-			shadow->missing++;
+			shadow_set_missing(shadow, flow, true);
 		}
 	} else {
 		return;
@@ -65,11 +78,7 @@ bool shadow_ask_again(struct shadow *shadow)
 {
 	if (!shadow->missing || shadow->speaking)
 		return false;
-	for (struct flow_entry *entry = shadow->flows.newest; entry; entry = entry->older) {
-		const struct flow *flow = (const struct flow *)entry;
-
-		if (!flow->missing)
-			continue;
+	for (const struct flow *flow = shadow->missing; flow; flow = flow->missing_next) {
 		shadow->stats.refeeds++;
 		shadow->ops->refeed(shadow->ctx, &flow->entry.key, flow->ack);
 	}
@@ -95,6 +104,7 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 		flow->fin_in = true;
 	if (packet.tcp.flags & PACKET_RST)
 		flow->reset = true;
+	shadow_note_state(shadow, flow, &packet, PACKET_TO_VM, now);
 	if (flow->seq_delta || flow->ts_delta)
 		packet_map_in(&packet, flow->seq_delta, flow->ts_delta);
 }

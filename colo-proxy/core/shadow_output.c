@@ -262,4 +262,5 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		syn_seen(shadow, flow, &packet);
 	else
 		segment_seen(shadow, flow, &packet);
+	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
 }

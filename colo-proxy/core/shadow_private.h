@@ -21,8 +21,9 @@
  * Invariants:
  *  - seq_delta and ts_delta of a flow are zero unless it is mapped, or, after the takeover, the
  *    lead of the clock applies to it.
- *  - shadow->missing counts the flows with `missing` set.
- *  - A flow that is mapped, or whose opening by the PVM is known, is not evicted.
+ *  - shadow->missing is the list of the flows with `missing` set.
+ *  - A flow that is mapped, or whose opening by the PVM is known, is not evicted unless it has
+ * ended or the client has not answered its SYN-ACK.
  *  - After the takeover no mapping begins.
  */
 
@@ -47,13 +48,14 @@ struct flow {
 	uint32_t told;           /* SVM number behind the last digested byte */
 	uint32_t ack;            /* highest acknowledgement told */
 	uint32_t seq_delta, ts_delta;
-	uint64_t used;
+	struct flow *missing_next, **missing_at;
 };
 static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
 
 struct future_open {
 	struct future_open *next;
 	uint32_t epoch;
+	uint64_t at; /* when it came */
 	struct flow_open open;
 };
 
@@ -66,8 +68,9 @@ struct shadow {
 	struct flow_table flows;
 	struct future_open *future, **future_end; /* in the order in which they came */
 	uint32_t futures;
-	uint32_t missing; /* flows whose input is missing */
+	struct flow *missing; /* flows whose input is missing, the newest first */
 	uint32_t lead_epoch[2], lead[2];
+	uint32_t expire_at;          /* where shadow_expire() goes on */
 	uint32_t taken_lead;         /* of the lineage that took over */
 	uint64_t lead_until;         /* the survivor's clock has caught up with the lead then */
 	struct fragments *fragments; /* of this lineage */
@@ -81,6 +84,10 @@ struct shadow {
 struct flow *shadow_flow_find(struct shadow *shadow, const struct flow_key *key, uint64_t now);
 struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, uint64_t now);
 
+/* Notes what a segment from the VM or the client says of where the connection is. */
+void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct packet *packet,
+                       enum packet_direction direction, uint64_t now);
+
 /* Maps the flow if the handshakes of both VMs are known and belong together: tells the SYN. */
 void shadow_try_map(struct shadow *shadow, struct flow *flow);
 
@@ -93,6 +100,9 @@ void shadow_tell(struct shadow *shadow, const struct digest *digest);
 void shadow_note_source(struct shadow *shadow, const struct packet *packet);
 
 /* ---- shadow_input.c ---- */
+
+/* Input of the flow is missing, or not any more. */
+void shadow_set_missing(struct shadow *shadow, struct flow *flow, bool missing);
 
 /* Looks at the acknowledgement of the SVM's segment: does it miss input? */
 void shadow_watch_ack(struct shadow *shadow, struct flow *flow, const struct packet *packet);

@@ -9,24 +9,25 @@
 #include <string.h>
 
 #define TS_TICK_NS    1000000u
+#define EXPIRE_LOOKS  65536u         /* connections, a millisecond or two */
 #define CLOSED_FOR_NS 60000000000ull /* a closed connection's last segments: TIME-WAIT of Linux */
 
 void shadow_takeover(struct shadow *shadow, uint64_t now)
 {
 	uint32_t slot = shadow->lineage & 1;
 	uint32_t lead = shadow->lead_epoch[slot] == shadow->lineage ? shadow->lead[slot] : 0;
-	struct flow_entry *next;
+	struct flow_entry *entry = flow_table_next(&shadow->flows, NULL), *next;
 
 	shadow->speaking = true;
 	shadow->taken_lead = lead;
 	shadow->lead_until = now + (uint64_t)lead * TS_TICK_NS;
-	for (struct flow_entry *entry = shadow->flows.oldest; entry; entry = next) {
+	for (; entry; entry = next) {
 		struct flow *flow = (struct flow *)entry;
 
-		next = entry->newer;
+		next = flow_table_next(&shadow->flows, entry);
 		flow->ts_delta += lead;
 		if (!flow->reset && !(flow->fin_in && flow->fin_out))
-			flow->used = now;
+			flow_table_use(entry, now);
 		if (!flow->seq_delta && !flow->ts_delta)
 			flow_table_remove(&shadow->flows, entry);
 	}
@@ -78,24 +79,34 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 		flow->fin_out = true;
 	if (packet.tcp.flags & PACKET_RST)
 		flow->reset = true;
+	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
 	packet_map_out(&packet, flow->seq_delta, flow->ts_delta);
+}
+
+static bool is_over(const struct shadow *shadow, const struct flow *flow, uint64_t idle_ns,
+                    uint64_t now)
+{
+	bool closed = flow->reset || (flow->fin_in && flow->fin_out);
+	uint64_t idle = flow_table_idle_ns(&flow->entry, now);
+
+	return idle > idle_ns || (closed && idle > CLOSED_FOR_NS) ||
+	       (shadow->speaking && now >= shadow->lead_until && !flow->seq_delta &&
+	        !flow->ts_delta);
 }
 
 uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now)
 {
-	struct flow_entry *next;
+	struct flow_entry *entry = flow_table_from(&shadow->flows, shadow->expire_at);
+	uint32_t looks = 0;
 
-	for (struct flow_entry *entry = shadow->flows.oldest; entry; entry = next) {
-		const struct flow *flow = (const struct flow *)entry;
-		bool closed = flow->reset || (flow->fin_in && flow->fin_out);
-		uint64_t idle = now - flow->used;
+	while (entry && looks++ < EXPIRE_LOOKS) {
+		struct flow_entry *next = flow_table_next(&shadow->flows, entry);
 
-		next = entry->newer;
-		if (idle > idle_ns || (closed && idle > CLOSED_FOR_NS) ||
-		    (shadow->speaking && now >= shadow->lead_until && !flow->seq_delta &&
-		     !flow->ts_delta))
+		if (is_over(shadow, (const struct flow *)entry, idle_ns, now))
 			flow_table_remove(&shadow->flows, entry);
+		entry = next;
 	}
+	shadow->expire_at = flow_table_number(&shadow->flows, entry);
 	shadow->stats.mapped = shadow->speaking ? shadow->flows.count : 0;
 	return shadow->stats.mapped;
 }

@@ -47,6 +47,7 @@ void stats_sum(struct stats_snapshot *stats)
 		count_add(&sum.released_match, &class->released_match);
 		count_add(&sum.released_commit, &class->released_commit);
 		count_add(&sum.released_unprotected, &class->released_unprotected);
+		count_add(&sum.released_bypass, &class->released_bypass);
 		count_add(&sum.discarded, &class->discarded);
 		count_add(&sum.held_now, &class->held_now);
 	}

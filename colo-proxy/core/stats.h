@@ -40,7 +40,8 @@ struct stats_count {
 };
 
 /*
- * held = released_match + released_commit + released_unprotected + discarded + held_now.
+ * held = released_match + released_commit + released_unprotected + released_bypass + discarded +
+ * held_now.
  * matched, mismatched and late are verdicts of the comparison; a packet may be matched in part.
  */
 struct stats_traffic {
@@ -51,6 +52,7 @@ struct stats_traffic {
 	struct stats_count released_match;       /* left because it matched: rule R1 (a) */
 	struct stats_count released_commit;      /* left because a later epoch committed: R1 (b) */
 	struct stats_count released_unprotected; /* left while no secondary was there */
+	struct stats_count released_bypass;      /* left by a rule of [flows]: outside of R1 */
 	struct stats_count discarded;            /* never left: the VM's state was given up */
 	struct stats_count held_now;             /* in the queue at this moment */
 	struct hist_summary hold_us;             /* from entering the queue to leaving it */
