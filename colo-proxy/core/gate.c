@@ -50,6 +50,8 @@
 
 #include "colo-proxy/core/seq.h"
 
+#define POOL_KEEP 1024u /* of each kind; a burst */
+
 /* ---- asking for checkpoints ---- */
 
 void gate_request(struct gate *gate, enum ckpt_cause cause, const struct flow *flow, uint32_t seq,
@@ -480,6 +482,8 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 		gate_free(gate);
 		return -ENOMEM;
 	}
+	gate->held_pool = (struct pool){.size = sizeof(struct held), .keep = POOL_KEEP};
+	gate->pending_pool = (struct pool){.size = sizeof(struct pending), .keep = POOL_KEEP};
 	gate->limits = *limits;
 	gate->ops = ops;
 	gate->ctx = ctx;
@@ -500,10 +504,12 @@ void gate_free(struct gate *gate)
 		struct held *next = gate->oldest->newer;
 
 		frame_free(gate->oldest->frame);
-		gate_held_free(gate->oldest);
+		gate_held_free(gate, gate->oldest);
 		gate->oldest = next;
 	}
 	flow_table_fini(&gate->flows);
+	pool_fini(&gate->held_pool);
+	pool_fini(&gate->pending_pool);
 	fragments_free(gate->fragments);
 	XXH3_freeState(gate->hash);
 	free(gate);

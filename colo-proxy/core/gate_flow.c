@@ -159,7 +159,7 @@ void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
 		gate_request(gate, CKPT_PRESSURE, flow, digest->seq, "the SVM is too far ahead");
 		return;
 	}
-	pending = malloc(sizeof(*pending));
+	pending = pool_get(&gate->pending_pool);
 	if (!pending) {
 		view->broken = true;
 		gate_request(gate, CKPT_PRESSURE, flow, digest->seq, "no memory for a digest");
@@ -184,5 +184,5 @@ void gate_pending_pop(struct gate *gate, struct view *view)
 		view->last->next = first->next;
 	view->pending--;
 	gate->pending--;
-	free(first);
+	pool_put(&gate->pending_pool, first);
 }

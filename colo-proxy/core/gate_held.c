@@ -50,12 +50,12 @@ static void unlink_all(struct gate *gate, struct held *held)
 	gate->stats.now_bytes -= held->frame->len;
 }
 
-void gate_held_free(struct held *held)
+void gate_held_free(struct gate *gate, struct held *held)
 {
 	if (held->whole)
 		frame_free(held->whole->frame);
 	free(held->whole);
-	free(held);
+	pool_put(&gate->held_pool, held);
 }
 
 /* The fragments before the last one, which have no flow. */
@@ -84,13 +84,13 @@ void gate_held_release(struct gate *gate, struct held *held, enum release_why wh
 		release_pieces(gate, held->whole, now);
 	unlink_all(gate, held);
 	gate_let_out(gate, held->frame, &held->packet, why, now - held->arrived);
-	gate_held_free(held);
+	gate_held_free(gate, held);
 }
 
 int gate_held_append(struct gate *gate, struct frame *frame, const struct packet *packet,
                      struct flow *flow, uint64_t now)
 {
-	struct held *held = malloc(sizeof(*held));
+	struct held *held = pool_get(&gate->held_pool);
 
 	if (!held)
 		return -ENOMEM;
@@ -128,7 +128,7 @@ int gate_held_append(struct gate *gate, struct frame *frame, const struct packet
 static int insert_before(struct gate *gate, struct held *held, struct frame *frame,
                          const struct packet *packet)
 {
-	struct held *first = malloc(sizeof(*first));
+	struct held *first = pool_get(&gate->held_pool);
 
 	if (!first)
 		return -ENOMEM;

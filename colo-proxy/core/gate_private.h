@@ -10,6 +10,7 @@
 
 #include "colo-proxy/core/flow_table.h"
 #include "colo-proxy/core/fragments.h"
+#include "colo-proxy/core/pool.h"
 
 /*
  * What the gate's files share. Nobody else includes this.
@@ -116,6 +117,7 @@ struct gate {
 	struct held *oldest, *newest, *first_of_epoch;
 	struct flow *touched;
 	struct flow_table flows;
+	struct pool held_pool, pending_pool;
 	struct fragments *fragments; /* of the current epoch */
 	struct gate_stats stats;     /* but for the flows: the table counts them */
 };
@@ -182,7 +184,7 @@ void gate_let_out(struct gate *gate, struct frame *frame, const struct packet *p
                   enum release_why why, uint64_t held_ns);
 
 /* Frees one that is in no list any more, its frame not included. */
-void gate_held_free(struct held *held);
+void gate_held_free(struct gate *gate, struct held *held);
 
 /* Splits what has waited for long enough among the oldest. Returns when to look again. */
 uint64_t gate_held_split_stuck(struct gate *gate, uint64_t now);
