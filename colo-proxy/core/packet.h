@@ -271,6 +271,15 @@ void packet_map_in(struct packet *p, uint32_t seq_delta, uint32_t ts_delta);
 void packet_set_ack(struct packet *p, uint32_t ack);
 
 /*
+ * An ICMP error that quotes a TCP segment of the VM's: the quoted segment's flow and where its
+ * sequence number stands. 0, or -EINVAL (nothing written) for anything else.
+ */
+int packet_quote(const struct packet *p, struct flow_key *ret_key, uint32_t *ret_seq_off);
+
+/* Maps the number that packet_quote() has found into the VM's: -= seq_delta, checksum in step. */
+void packet_map_quote(struct packet *p, uint32_t seq_off, uint32_t seq_delta);
+
+/*
  * Cuts the first `prefix` bytes of payload off a TCP packet into a packet of their own, as
  * segmentation would have: the new frame, with the same header, is the caller's; the frame of `p`
  * keeps the rest, and its view is read again. FIN and PSH stay with the rest, CWR goes with the

@@ -10,6 +10,7 @@
  *   packet.c       theory of operation; the parser: Ethernet, tags, IP, and what is not TCP
  *   packet_tcp.c   the parser of TCP and its options
  *   packet_map.c   rewriting in place: sequence mapping, cutting in two, checksums
+ *   packet_quote.c what an ICMP error quotes
  *   packet_flow.c  the flow's key, the digest of a datagram, the words for a log
  */
 

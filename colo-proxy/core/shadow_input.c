@@ -85,14 +85,31 @@ bool shadow_ask_again(struct shadow *shadow)
 	return true;
 }
 
+/* An ICMP error about one of the VM's segments, in the numbers that the client's network saw. */
+static void map_error(struct shadow *shadow, struct packet *packet)
+{
+	const struct flow *flow;
+	struct flow_key key;
+	uint32_t seq_off;
+
+	if (packet_quote(packet, &key, &seq_off) != 0)
+		return;
+	flow = (const struct flow *)flow_table_peek(&shadow->flows, &key);
+	if (flow && flow->seq_delta)
+		packet_map_quote(packet, seq_off, flow->seq_delta);
+}
+
 void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
 	struct flow_key key;
 	struct flow *flow;
 
-	if (packet_parse(&packet, frame) != 0 || packet.class != PACKET_TCP ||
-	    packet_flow_key(&packet, PACKET_TO_VM, &key) != 0)
+	if (packet_parse(&packet, frame) != 0)
+		return;
+	if (packet.class == PACKET_ICMP)
+		map_error(shadow, &packet);
+	if (packet.class != PACKET_TCP || packet_flow_key(&packet, PACKET_TO_VM, &key) != 0)
 		return;
 	flow = !shadow->speaking && packet.payload_len ? shadow_flow_get(shadow, &key, now)
 	                                               : shadow_flow_find(shadow, &key, now);

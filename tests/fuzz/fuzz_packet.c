@@ -81,12 +81,35 @@ static void check_current(const struct packet *p)
 	require(again.tcp.sack_off == p->tcp.sack_off && again.tcp.ts_off == p->tcp.ts_off);
 }
 
+/* Mapping a quotation there and back leaves every byte as it was, but for the two zeroes. */
+static void check_quote(struct packet *p, uint32_t seq_delta)
+{
+	struct flow_key key;
+	uint32_t seq_off, csum;
+	struct frame *before;
+
+	if (packet_quote(p, &key, &seq_off) != 0)
+		return;
+	require(seq_off + 4 <= p->l4_off + p->l4_len && p->l4_off + p->l4_len <= p->frame->len);
+	before = frame_copy(p->frame);
+	require(before != NULL);
+	packet_map_quote(p, seq_off, seq_delta);
+	check_current(p);
+	packet_map_quote(p, seq_off, -seq_delta);
+	csum = p->l4_off + 2;
+	if (before->data[csum] == 0xff && before->data[csum + 1] == 0xff)
+		memcpy(before->data + csum, p->frame->data + csum, 2);
+	require(memcmp(before->data, p->frame->data, before->len) == 0);
+	frame_free(before);
+}
+
 static void check_rewrite(struct packet *p, uint32_t seq_delta, uint32_t ts_delta)
 {
 	struct frame *before = frame_copy(p->frame);
 	uint8_t *csum, *csum_before;
 
 	require(before != NULL);
+	check_quote(p, seq_delta);
 	packet_map_out(p, seq_delta, ts_delta);
 	check_current(p);
 	packet_map_in(p, seq_delta, ts_delta);
