@@ -23,6 +23,7 @@ from lab import (GUEST_IP, GUEST_IP6, GUEST_MAC, LabError, build_dir,  # noqa: E
 from pair import LINK_PORT, Pair  # noqa: E402
 
 URL = f"http://{GUEST_IP}"
+URL6 = f"http://[{GUEST_IP6}]"
 MB = 1000000
 MS = 1000000  # ns
 VALVE_PORT = LINK_PORT + 1
@@ -140,7 +141,7 @@ class Load:
 
 
 class Frame:
-    """One captured frame; TCP over IPv4 is taken apart."""
+    """One captured frame; TCP is taken apart."""
 
     __slots__ = ("at", "data", "ethertype", "from_vm", "tcp", "sport", "dport", "seq", "ack",
                  "flags", "length", "tsval", "sack", "proto")
@@ -153,19 +154,20 @@ class Frame:
         self.from_vm = data[6:12] == MAC_BYTES
         self.tcp, self.tsval, self.sack, self.proto = False, None, [], None
         if self.ethertype == 0x0800 and len(data) >= 34:
-            self._ip(14)
+            head = (data[14] & 15) * 4
+            self.proto = data[23]
+            self._tcp(14 + head, struct.unpack_from("!H", data, 16)[0] - head)
+        elif self.ethertype == 0x86dd and len(data) >= 54:
+            self.proto = data[20]
+            self._tcp(54, struct.unpack_from("!H", data, 18)[0])
 
-    def _ip(self, at):
-        head = (self.data[at] & 15) * 4
-        total = struct.unpack_from("!H", self.data, at + 2)[0]
-        self.proto = self.data[at + 9]
-        tcp = at + head
+    def _tcp(self, tcp, size):
         if self.proto != 6 or len(self.data) < tcp + 20:
             return
         self.tcp = True
         self.sport, self.dport, self.seq, self.ack, off, self.flags = struct.unpack_from(
             "!HHIIBB", self.data, tcp)
-        self.length = total - head - (off >> 4) * 4
+        self.length = size - (off >> 4) * 4
         self._options(tcp + 20, tcp + (off >> 4) * 4)
 
     def _options(self, at, end):

@@ -9,7 +9,7 @@ import statistics
 import time
 
 from registry import TESTS, Group, test
-from support import (GUEST_IP, MB, Capture, Continuity, Env, check, wait_for)
+from support import (GUEST_IP, GUEST_IP6, MB, URL6, Capture, Continuity, Env, check, wait_for)
 
 VALVE = {"valve": True}
 HELLO = b"GET /hello HTTP/1.1\r\nHost: vm\r\n\r\n"
@@ -248,6 +248,60 @@ def cut_lagging(env):
         load.stop().result()
     frames = sorted((f for c in capture for f in c.frames()), key=lambda f: f.at)
     Continuity().check(frames)
+
+
+def announced_ipv6(frames):
+    """Neighbour advertisements of the VM's address to all nodes, with the override flag."""
+    address = socket.inet_pton(socket.AF_INET6, GUEST_IP6)
+    return [f for f in frames if f.proto == 58 and f.from_vm and f.data[54] == 136 and
+            f.data[58] & 0x20 and f.data[62:78] == address and f.data[38] == 0xff]
+
+
+def ipv6(env):
+    """IPv6: compared like IPv4, and every connection goes on after a power cut"""
+    address = f"[{GUEST_IP6}]"
+    capture = {host: Capture(env, host, both=True) for host in ("primary", "secondary")}
+    env.run("http", "-n", 1, target=URL6 + "/hello")
+    env.quiet()
+    before = env.stats()
+    env.run("http", "-n", 300, "-c", 2, target=URL6 + "/hello")
+    after_ = env.stats()
+    matched, committed = (after_["traffic"]["tcp"][kind]["packets"] -
+                          before["traffic"]["tcp"][kind]["packets"]
+                          for kind in ("released_match", "released_commit"))
+    differed = after_["checkpoints"]["cause"]["mismatch"] - \
+        before["checkpoints"]["cause"]["mismatch"]
+    env.fact(f"{matched} packets by match, {committed} by commit, {differed} mismatches")
+    check(matched >= 300 and matched > 4 * committed, "IPv6 is released by match")
+    whole = [env.load("download", "-b", 8 * MB, target=URL6),
+             env.load("upload", "-b", 2 * MB, target=URL6)]
+    old = [env.load("accept", "-c", 2, "-i", 5, target=URL6),
+           env.load("keepalive", "--check-log", "-i", 1, target=URL6),
+           env.load("udp", "-i", 10, "--timeout", 300, target=address)]
+    for load in whole:
+        load.result()
+    for load in old:
+        load.reached("requests", 10)
+    env.checkpoint()
+    # Their numbers are those of the VM that dies, and need mapping afterwards.
+    new = [env.load("rr", "-c", 4, "-i", 2, target=address)]
+    new[0].reached("requests", 40)
+    env.cut()
+    for load in old + new:
+        load.more("requests", 20)
+        load.stop()
+    env.stall(*[load.result() for load in old + new if load.mode != "udp"])
+    check("needs its numbers mapped" not in env.log("secondary"), "connections are mapped")
+    frames = {host: capture[host].frames() for host in capture}
+    flow = Continuity().check(sorted(frames["primary"] + frames["secondary"],
+                                     key=lambda frame: frame.at))
+    check(flow.packets > 500, f"{flow.packets} TCP packets in the captures")
+    check(announced_ipv6(frames["secondary"]), "the IPv6 address is announced where the survivor is")
+    env.run("http", "-n", 5, target=URL6 + "/hello")
+
+
+for datapath in ("hold-tap", "nfqueue"):
+    test(f"cut-ipv6/{datapath}", datapath=datapath, ipv6=True)(ipv6)
 
 
 def random_moment(env, rng):
