@@ -351,6 +351,23 @@ def laboratory(run):
     return run.program("lab", [TOP / "tests/lab/test_lab.py"], env={"COLO_BUILD": str(BUILD)})
 
 
+def cached(name):
+    """What scripts/setup has made."""
+    return Path(os.environ.get("COLO_CACHE", "/var/cache/colo-proxy")) / name
+
+
+def qemu(run):
+    """QEMU's COLO as qemu-glue drives it; a guest that changes its code, with and without the plugin"""
+    smoke = [BUILD / "tests/qemu-smoke", "--qemu", cached("qemu/bin/qemu-system-x86_64")]
+    plugin = ["--plugin", BUILD / "tcg-flush.so"]
+    guest = ["--kernel", cached("guest/vmlinuz"), "--initrd", cached("guest/initrd.img"),
+             "--append", cached("guest/cmdline").read_text().strip()]
+    result = run.one("qemu-colo", [*smoke, *plugin, *guest])
+    result += run.one("qemu-stale-code", [*smoke, *plugin, "--stale-code"])
+    result += run.one("qemu-stale-code-seen", [*smoke, "--stale-code"])
+    return result
+
+
 def end_to_end(run):
     """real VMs: rules R1 to R8, power cuts, failures of links and programs"""
     argv = [sys.executable, TOP / "tests/e2e/run.py", "--logs", LOGS / "e2e", "--prefix", "ct"]
@@ -381,6 +398,7 @@ STEPS = (
     ("fuzz", fuzz, ("build-fuzz",), False),
     ("install", install, ("build",), True),
     ("lab", laboratory, ("build",), True),
+    ("qemu", qemu, ("build",), True),
     ("e2e", end_to_end, ("build",), False),
     ("demo", demo, ("build",), True),
 )
