@@ -19,7 +19,8 @@
  *    comparison itself takes, with two readings of the clock in it ("clock_ns" each).
  *  - loaded: frames arrive at random (Poisson) at the rate of --load packets a second, whether or
  *    not the last one is done with, and the time counts from when the frame was due. Waiting is in
- *    it, also for a processor that the kernel or the hypervisor has taken away.
+ *    it, also for a processor that the kernel or the hypervisor has taken away. "floor" is the
+ *    same with nothing done for an arrival: what is left is the machine's.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -307,6 +308,29 @@ static void arrive(struct bench *b, struct frame *frame, bool svm, uint64_t now)
 	deliver(b, now);
 }
 
+/* Waits until the next arrival is due, which it returns; `due` is the one before. */
+static double await_arrival(struct load *load, double due, double interval)
+{
+	double u = ((double)(load_random(load) >> 11) + 1) * 0x1p-53;
+
+	due -= log(u) * interval;
+	while (clock_ns() < (uint64_t)due)
+		;
+	return due;
+}
+
+/* How late the same arrivals are seen with nothing to do for them. */
+static void run_floor(struct bench *b, uint64_t arrivals, double interval, struct hist *hist)
+{
+	double due = (double)clock_ns();
+
+	hist_reset(hist);
+	for (uint64_t i = 0; i < arrivals; i++) {
+		due = await_arrival(&b->load, due, interval);
+		hist_add(hist, clock_ns() - (uint64_t)due);
+	}
+}
+
 /* interval: mean time between two arrivals; 0: one after the other. */
 static void run_latency(struct bench *b, uint64_t packets, double interval, struct hist *hist)
 {
@@ -329,15 +353,11 @@ static void run_latency(struct bench *b, uint64_t packets, double interval, stru
 		b->latency = hist;
 		due = (double)clock_ns();
 		for (uint32_t i = 0; i < block.count; i++) {
-			uint64_t now = clock_ns();
+			uint64_t now;
 
-			if (interval > 0) {
-				double u = ((double)(load_random(&b->load) >> 11) + 1) * 0x1p-53;
-
-				due -= log(u) * interval;
-				while (now < (uint64_t)due)
-					now = clock_ns();
-			}
+			if (interval > 0)
+				due = await_arrival(&b->load, due, interval);
+			now = clock_ns();
 			b->arrived = interval > 0 ? (uint64_t)due : now;
 			arrive(b, block.frame[i], block.svm[i], now);
 		}
@@ -441,7 +461,8 @@ static void fill(struct bench *b)
 }
 
 static void print_result(const struct bench *b, const struct options *o, const struct cost *cost,
-                         const struct hist *one, const struct hist *loaded)
+                         const struct hist *one, const struct hist *loaded,
+                         const struct hist *nothing)
 {
 	double gate = per_packet(cost, STAGE_GATE_OUTPUT) + per_packet(cost, STAGE_GATE_DIGEST);
 	double shadow = per_packet(cost, STAGE_SHADOW_OUTPUT);
@@ -464,13 +485,14 @@ static void print_result(const struct bench *b, const struct options *o, const s
 		printf(", \"gate_bytes_per_flow\": null, \"shadow_bytes_per_flow\": null");
 	print_hist("latency_ns", one);
 	print_hist("loaded_latency_ns", loaded);
+	print_hist("loaded_floor_ns", nothing);
 	printf("}\n");
 }
 
 static void run(const struct options *o)
 {
 	static struct bench bench;
-	static struct hist one, loaded;
+	static struct hist one, loaded, nothing;
 	struct bench *b = &bench;
 	uint64_t packets_of_turn = o->different ? 4 : 1;
 	uint64_t frames_of_turn = o->different ? 9 : 2;
@@ -485,9 +507,10 @@ static void run(const struct options *o)
 	interval = 1e9 / (double)o->load * (double)packets_of_turn / (double)frames_of_turn;
 	run_latency(b, o->latency_packets, 0, &one);
 	run_latency(b, o->latency_packets, interval, &loaded);
+	run_floor(b, 2 * o->latency_packets, interval, &nothing);
 	if (b->matched != warm.packets + cost.packets + one.count + loaded.count)
 		fail("not every packet was released by match");
-	print_result(b, o, &cost, &one, &loaded);
+	print_result(b, o, &cost, &one, &loaded, &nothing);
 	gate_free(b->gate);
 	shadow_free(b->shadow);
 	load_fini(&b->load);
