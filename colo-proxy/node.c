@@ -357,6 +357,8 @@ static void link_is_now_up(void *ctx, const struct link_peer *peer)
 	node->beat_echo = 0;
 	node->beat_heard_at = loop_clock();
 	node_event(node, "link up with %s", peer->address);
+	if (!codec_peer(node, peer->caps, peer->caps_len))
+		return;
 	if (node->is_primary)
 		primary_link_up(node);
 	node->s.joined_here = false;
@@ -416,6 +418,7 @@ static int open_link(struct node *node, char *err, size_t errlen)
 	const struct config *config = node->config;
 	const struct config_endpoint *end = node->is_primary ? &config->peer : &config->listen;
 	struct link_key key = {0};
+	uint8_t caps[CODEC_CAPS_LEN];
 	struct link_params params = {
 	        .role = node->is_primary ? LINK_PRIMARY : LINK_SECONDARY,
 	        .vm_name = config->name,
@@ -423,12 +426,15 @@ static int open_link(struct node *node, char *err, size_t errlen)
 	        .port = end->port,
 	        .key = &key,
 	        .encrypt = config->encryption == CONFIG_ENCRYPTION_PSK,
+	        .caps = caps,
+	        .caps_len = sizeof(caps),
 	        .queue_limit = {config->link_buffer_bytes, config->link_buffer_bytes},
 	};
 	int r = link_key_read(config->key_file, &key, err, errlen);
 
 	if (r < 0)
 		return r;
+	codec_caps(node, caps);
 	r = link_new(&node->link, node->loop, &params, &link_operations, node, err, errlen);
 	link_key_wipe(&key);
 	return r;
@@ -613,6 +619,7 @@ void node_free(struct node *node)
 		primary_fini(node);
 	else
 		secondary_fini(node);
+	codec_fini(node);
 	frame_queue_clear(&node->unreleased);
 	intercept_close(node->intercept);
 	inject_close(node->inject);

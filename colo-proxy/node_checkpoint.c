@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A checkpoint on the primary: when it is asked for, the cut, and its way onto the link. */
-#include <xxhash.h>
-
+/* A checkpoint on the primary: when it is asked for, and the cut. node_encode.c sends it. */
 #include "colo-proxy/node_private.h"
 
-#define CHUNK             (256u << 10)
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
 #define PAUSE_SHARE       5u         /* at least this many times the last pause between cuts */
 
@@ -139,7 +136,6 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 	p->asked_job = NULL;
 	p->in_flight = true;
 	p->committed = p->begun = p->ended = false;
-	p->sent = 0;
 	p->cut_at = now;
 	if (p->handing_over)
 		p->silent = true;
@@ -158,71 +154,6 @@ void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 	node->by_cause[p->taken_cause]++;
 	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
 	node->pages_total += node->pages_last;
-	node->bytes_last = ckpt->buf.len;
-	node->bytes_total += ckpt->buf.len;
 	p->sending = true;
 	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
-}
-
-static bool send_begin(struct node *node)
-{
-	struct primary *p = of(node);
-	uint8_t payload[16];
-
-	u64_pack(payload, p->ckpt.buf.len);
-	u64_pack(payload + 8, p->input_cut);
-	return node_send(node, LINK_BULK, MSG_CKPT_BEGIN, (uint32_t)p->ckpt.epoch, payload,
-	                 sizeof(payload)) == 0;
-}
-
-static bool send_chunk(struct node *node)
-{
-	struct primary *p = of(node);
-	uint64_t left = p->ckpt.buf.len - p->sent;
-	size_t len = left < CHUNK ? left : CHUNK;
-	uint8_t offset[8];
-	struct iovec iov[2] = {
-	        {.iov_base = offset, .iov_len = sizeof(offset)},
-	        {.iov_base = p->ckpt.buf.base + p->sent, .iov_len = len},
-	};
-
-	u64_pack(offset, p->sent);
-	if (link_send(node->link, LINK_BULK, MSG_CKPT_DATA, (uint32_t)p->ckpt.epoch, iov, 2) != 0)
-		return false;
-	XXH3_128bits_update(p->hash, p->ckpt.buf.base + p->sent, len);
-	p->sent += len;
-	return true;
-}
-
-static bool send_end(struct node *node)
-{
-	XXH128_canonical_t canonical;
-
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(of(node)->hash));
-	return node_send(node, LINK_BULK, MSG_CKPT_END, (uint32_t)of(node)->ckpt.epoch,
-	                 canonical.digest, sizeof(canonical.digest)) == 0;
-}
-
-/* Sends as much of the checkpoint as the link takes; link_ops.room calls again. */
-void primary_pump_checkpoint(struct node *node)
-{
-	struct primary *p = of(node);
-
-	if (!p->sending)
-		return;
-	if (!p->begun) {
-		if (!send_begin(node))
-			return;
-		p->begun = true;
-		XXH3_128bits_reset(p->hash);
-	}
-	while (p->sent < p->ckpt.buf.len) {
-		if (!send_chunk(node))
-			return;
-	}
-	if (!p->ended && send_end(node)) {
-		p->ended = true;
-		p->sending = false;
-	}
-	link_flush(node->link);
 }

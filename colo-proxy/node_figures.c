@@ -65,6 +65,7 @@ static void fill_queues(struct node *node, const struct gate_stats *gate,
 		stats->queues.link_bytes.now =
 		        link_queued(node->link, LINK_FAST) + link_queued(node->link, LINK_BULK);
 	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
+	stats->queues.page_cache = codec_memory(node);
 }
 
 static void fill_checkpoints(const struct node *node, struct stats_snapshot *stats)
@@ -86,6 +87,13 @@ static void fill_checkpoints(const struct node *node, struct stats_snapshot *sta
 	stats->checkpoints.load_us = hist_summary(&node->load_hist, 1000);
 	stats->checkpoints.pages = (struct stats_last){node->pages_last, node->pages_total};
 	stats->checkpoints.bytes = (struct stats_last){node->bytes_last, node->bytes_total};
+	stats->checkpoints.plain_bytes = (struct stats_last){node->plain_last, node->plain_total};
+	stats->checkpoints.encode_us = hist_summary(&node->encode_hist, 1000);
+	stats->encoding.zero = node->codec.total.zero;
+	stats->encoding.unchanged = node->codec.total.unchanged;
+	stats->encoding.delta = node->codec.total.delta;
+	stats->encoding.compressed = node->codec.total.compressed;
+	stats->encoding.whole = node->codec.total.whole;
 	if (protected_ns)
 		stats->checkpoints.paused_permille = node->p.paused_ns * 1000 / protected_ns;
 }

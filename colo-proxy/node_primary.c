@@ -13,7 +13,7 @@
  *     all that it said is taken from the hold, tagged with the epoch that ends; the mirror says
  *     which input it has taken; the next epoch begins
  *   its state is in the buffer: the PVM runs on                   primary_vm_captured()
- *   the buffer goes over the bulk channel                         primary_pump_checkpoint()
+ *   the buffer goes, encoded, over the bulk channel               primary_pump_checkpoint()
  *   the secondary has it whole: what was held before goes out     COMMITTED
  *   the SVM runs from it                                          LOADED
  *
@@ -163,6 +163,7 @@ static void close_pvm(struct node *node)
 	relay_primary_free(p->relay);
 	p->relay = NULL;
 	cut_end(node);
+	encode_stop(node);
 	p->wanted = p->triggered = p->in_flight = p->sending = false;
 }
 
@@ -358,6 +359,13 @@ void primary_copy_due(void *ctx, uint64_t now)
 		/* Without it a power cut could lead to two speakers: no protection. */
 		log_error("cannot write to state-dir %s: %s; the VM is not protected",
 		          node->config->state_dir, strerror(-r));
+		node_role(node, ROLE_EV_COPY_FAILED);
+		return;
+	}
+	r = encode_begin_session(node);
+	if (r < 0) {
+		log_error("no memory for a page cache of %lu MiB; the VM is not protected",
+		          (unsigned long)(node->codec.cache_bytes >> 20));
 		node_role(node, ROLE_EV_COPY_FAILED);
 		return;
 	}

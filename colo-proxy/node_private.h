@@ -19,6 +19,7 @@
 #include "colo-proxy/link/messages.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
+#include "kvm/page_codec.h"
 #include "kvm/relay_primary.h"
 #include "kvm/relay_secondary.h"
 
@@ -30,6 +31,8 @@
  *   node_mirror.c      the primary's input, copied to the secondary
  *   node_cut.c         the primary's input around a checkpoint
  *   node_checkpoint.c  a checkpoint from its cause onto the link
+ *   node_encode.c      the checkpoint in fewer bytes; what both sides agree on for that
+ *   node_decode.c      the same bytes again, on the secondary
  *   node_secondary.c   the secondary: digests, the migration channel, checkpoints and their load
  *   node_feed.c        the secondary's input log
  *   node_takeover.c    the secondary becomes the one that speaks
@@ -90,8 +93,7 @@ struct primary {
 	struct node_job *handover_job;
 	struct node_job *asked_job,
 	        *taken_job; /* who asked for a checkpoint; for the one in flight */
-	uint64_t sent;      /* bytes of it on the link */
-	void *hash;         /* XXH3_state_t of what was sent */
+	void *hash;         /* XXH3_state_t of what was encoded */
 	uint64_t cut_at;
 	uint64_t last_pause_ns; /* as the relay saw it: a part of what the VM stood still */
 	uint64_t paused_ns, protected_at, protected_ns;
@@ -129,6 +131,28 @@ struct secondary {
 	uint64_t load_started;
 };
 
+/* A checkpoint between what QEMU says and what the link carries: node_encode.c, node_decode.c. */
+struct codec {
+	uint64_t cache_bytes; /* agreed on in this session */
+	uint64_t cache_high;  /* the most of it that was seen in use */
+	/* The primary's side. */
+	struct page_encoder *encoder;
+	uint64_t encoder_bytes; /* that its cache was made for */
+	struct pack_choice choice;
+	struct loop_timer pump_timer; /* the next slice */
+	const uint8_t *block;         /* encoded, not yet taken by the link; NULL: none */
+	size_t block_len;
+	uint64_t link_rate;                  /* bytes/s when the checkpoint began */
+	uint64_t encode_ns;                  /* spent on this checkpoint */
+	struct page_codec_stats seen, total; /* before this checkpoint; in all */
+	/* The secondary's. */
+	struct page_decoder *decoder;
+	uint64_t decoder_bytes;
+	void *hash;                   /* XXH3_state_t of what was rebuilt */
+	struct loop_timer turn_timer; /* the bulk channel goes on */
+	uint64_t turn_ns;             /* spent since it did */
+};
+
 struct node {
 	const struct config *config;
 	const struct node_ops *ops;
@@ -163,12 +187,13 @@ struct node {
 	uint64_t beat_echo, beat_heard_at; /* the peer's last sent_ns and when it came */
 	struct primary p;
 	struct secondary s;
+	struct codec codec;
 
 	/* figures */
 	struct hist hold_hist[PACKET_CLASS_COUNT];
-	struct hist pause_hist, commit_hist, load_hist;
+	struct hist pause_hist, commit_hist, load_hist, encode_hist;
 	uint64_t by_cause[CKPT_CAUSE_COUNT];
-	uint64_t pages_last, pages_total, bytes_last, bytes_total;
+	uint64_t pages_last, pages_total, bytes_last, bytes_total, plain_last, plain_total;
 	uint64_t copied_packets, copied_bytes;
 	uint64_t rtt_ns, since_ns;
 	uint64_t discarded_packets;
@@ -243,12 +268,34 @@ uint64_t primary_earliest_trigger(const struct node *node);
 void primary_answer_request(struct node *node);
 void primary_end_job(struct node_job **job, bool ok, const char *text);
 void primary_epoch_over(void *ctx, uint64_t now);
-void primary_pump_checkpoint(struct node *node);
 void primary_trigger(struct node *node);
 void primary_trigger_due(void *ctx, uint64_t now);
 void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now);
 void primary_vm_requested(void *ctx, uint64_t now);
 void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now);
+
+/* node_encode.c */
+void codec_caps(const struct node *node, uint8_t out[CODEC_CAPS_LEN]);
+/* What the peer says of itself; false: it was refused, the session is over. */
+bool codec_peer(struct node *node, const uint8_t *caps, size_t len);
+void codec_fini(struct node *node);
+/* The pages kept, in bytes. */
+struct stats_queue codec_memory(struct node *node);
+/* Before the first checkpoint of a copy; 0 or -ENOMEM. */
+int encode_begin_session(struct node *node);
+/* What was captured is not sent any further. */
+void encode_stop(struct node *node);
+void primary_pump_checkpoint(struct node *node);
+
+/* node_decode.c */
+int decode_begin_session(struct node *node);
+/* Forgets all pages. */
+void decode_stop(struct node *node);
+void decode_begin(struct node *node);
+/* Adds to the checkpoint in the buffer; false: it cannot be, the session is over. */
+bool decode_block(struct node *node, const uint8_t *payload, size_t len);
+/* Whether all of it is there and right. */
+bool decode_is_whole(struct node *node, const uint8_t hash[16]);
 
 /* node_feed.c */
 void secondary_count_injected(struct node *node, const struct frame *frame);

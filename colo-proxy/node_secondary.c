@@ -30,7 +30,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/datapath/tapdev.h"
@@ -406,6 +405,10 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 		give_up(node, "no memory");
 		return;
 	}
+	if (decode_begin_session(node) < 0) {
+		give_up(node, "no memory for the page cache");
+		return;
+	}
 	secondary_empty_tap(node);
 	node->ops->order(node->ctx, ORDER_START_SECONDARY, "");
 }
@@ -510,16 +513,17 @@ static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payl
 	s->ckpt_size = u64_unpack(payload);
 	s->input_cut = u64_unpack(payload + 8);
 	s->ckpt_open = true;
+	decode_begin(node);
 }
 
 static void data_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
 {
 	struct secondary *s = of(node);
 
-	if (len < 8 || !s->ckpt_open || epoch != s->ckpt.epoch ||
-	    u64_unpack(payload) != s->ckpt.buf.len || s->ckpt.buf.len + (len - 8) > s->ckpt_size ||
-	    ckpt_buf_append(&s->ckpt.buf, payload + 8, len - 8) != 0)
-		link_drop(node->link, "a part of a checkpoint that does not fit");
+	if (!s->ckpt_open || epoch != s->ckpt.epoch)
+		link_drop(node->link, "a part of a checkpoint that did not begin");
+	else
+		decode_block(node, payload, len);
 }
 
 /*
@@ -561,15 +565,13 @@ static void load(struct node *node)
 static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
 {
 	struct secondary *s = of(node);
-	XXH128_canonical_t canonical;
 
 	if (len != 16 || !s->ckpt_open || epoch != s->ckpt.epoch) {
 		link_drop(node->link, "the end of a checkpoint that did not begin");
 		return;
 	}
 	s->ckpt_open = false;
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits(s->ckpt.buf.base, s->ckpt.buf.len));
-	if (s->ckpt.buf.len != s->ckpt_size || memcmp(canonical.digest, payload, 16) != 0) {
+	if (!decode_is_whole(node, payload)) {
 		link_drop(node->link, "a checkpoint that is not what its end says");
 		return;
 	}
@@ -593,6 +595,7 @@ void secondary_stop_copy(struct node *node)
 	s->next_to_feed = NULL;
 	frame_queue_clear(&s->backlog);
 	ckpt_buf_reset(&s->ckpt.buf);
+	decode_stop(node);
 	s->ckpt_open = s->ckpt_whole = s->loading = s->feeding = false;
 	s->taking_over = false;
 	s->batch_len = s->batch_count = 0;

@@ -33,6 +33,12 @@ enum config_role { CONFIG_ROLE_PRIMARY, CONFIG_ROLE_SECONDARY };
 enum config_encryption { CONFIG_ENCRYPTION_PSK, CONFIG_ENCRYPTION_NONE };
 enum config_comparator { CONFIG_COMPARATOR_PROXY, CONFIG_COMPARATOR_QEMU, CONFIG_COMPARATOR_NONE };
 enum config_transport { CONFIG_TRANSPORT_TCP, CONFIG_TRANSPORT_UNIX };
+enum config_compression {
+	CONFIG_COMPRESSION_AUTO,
+	CONFIG_COMPRESSION_LZ4,
+	CONFIG_COMPRESSION_ZSTD,
+	CONFIG_COMPRESSION_NONE,
+};
 enum config_on_loss { CONFIG_LOSS_CONTINUE, CONFIG_LOSS_HOLD };
 
 /* How a takeover gets the right to speak (rule R6). */
@@ -99,6 +105,8 @@ struct config {
 	uint64_t max_flows;
 	uint64_t max_input_log_bytes;
 	uint64_t downtime_limit_ns;
+	uint64_t page_cache_bytes;
+	enum config_compression compression;
 	enum config_comparator comparator;
 	enum config_transport migration_transport; /* comparator = qemu only */
 	uint64_t qemu_base_port;                   /* see config_port */

@@ -54,6 +54,13 @@ static const struct config_choice transports[] = {
         {"unix", CONFIG_TRANSPORT_UNIX},
         {NULL, 0},
 };
+static const struct config_choice compressions[] = {
+        {"auto", CONFIG_COMPRESSION_AUTO},
+        {"lz4", CONFIG_COMPRESSION_LZ4},
+        {"zstd", CONFIG_COMPRESSION_ZSTD},
+        {"none", CONFIG_COMPRESSION_NONE},
+        {NULL, 0},
+};
 static const struct config_choice losses[] = {
         {"continue", CONFIG_LOSS_CONTINUE},
         {"hold", CONFIG_LOSS_HOLD},
@@ -189,6 +196,13 @@ const struct config_key config_table[] = {
 	{ KEY("checkpoint", "downtime-limit", CONFIG_UINT, downtime_limit_ns), MILLISECONDS,
 	  .min = 1, .max = 10000, .preset = "20",
 	  .help = "How long the VM may stand still when protection begins" },
+	{ KEY("checkpoint", "page-cache", CONFIG_UINT, page_cache_bytes), MEBIBYTES,
+	  .min = 0, .max = 65536, .preset = "64",
+	  .help = "Pages that both hosts keep as they were last sent, so that only what changed in "
+	          "them is sent; the smaller one of the two hosts' counts, 0: none" },
+	{ KEY("checkpoint", "compression", CONFIG_CHOICE, compression), .choices = compressions,
+	  .preset = "auto",
+	  .help = "Of what is left then; auto measures which one pays on this link" },
 	{ KEY("checkpoint", "comparator", CONFIG_CHOICE, comparator), .choices = comparators,
 	  .preset = "proxy",
 	  .help = "proxy: this program; qemu: QEMU's colo-compare and filters; none: the VM is not protected, nothing is held" },

@@ -100,12 +100,25 @@ static void print_queues(FILE *out, const struct stats_snapshot *stats)
 	print_queue(out, "connections", &stats->queues.flows);
 	print_queue(out, "input log", &stats->queues.input_bytes);
 	print_queue(out, "link buffer", &stats->queues.link_bytes);
+	print_queue(out, "page cache", &stats->queues.page_cache);
 }
 
 static void print_times(FILE *out, const char *name, const struct hist_summary *hist)
 {
 	fprintf(out, "  %-14s %8s p50 %8s p99  %8s max\n", name, US(hist, p50), US(hist, p99),
 	        US(hist, max));
+}
+
+/* What it costs to send less, and what comes of it. */
+static void print_encoding(FILE *out, const struct stats_snapshot *stats)
+{
+	fprintf(out, "  %-14s %8s last %7s total\n", "bytes before",
+	        SI(stats->checkpoints.plain_bytes.last), SI(stats->checkpoints.plain_bytes.total));
+	print_times(out, "encoding", &stats->checkpoints.encode_us);
+	fprintf(out, "  %-14s %s zero, %s unchanged, %s delta, %s compressed, %s whole\n",
+	        "pages sent as", SI(stats->encoding.zero), SI(stats->encoding.unchanged),
+	        SI(stats->encoding.delta), SI(stats->encoding.compressed),
+	        SI(stats->encoding.whole));
 }
 
 static void print_checkpoints(FILE *out, const struct stats_snapshot *stats)
@@ -121,6 +134,7 @@ static void print_checkpoints(FILE *out, const struct stats_snapshot *stats)
 	        SI(stats->checkpoints.pages.total));
 	fprintf(out, "  %-14s %8s last %7s total\n", "bytes", SI(stats->checkpoints.bytes.last),
 	        SI(stats->checkpoints.bytes.total));
+	print_encoding(out, stats);
 	fprintf(out, "  %-14s %7.1f%% of the time\n", "paused",
 	        (double)stats->checkpoints.paused_permille / 10);
 }

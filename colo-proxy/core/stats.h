@@ -82,6 +82,7 @@ struct stats_snapshot {
 		struct stats_queue flows;       /* connections in the flow table */
 		struct stats_queue input_bytes; /* input log for lineages being loaded */
 		struct stats_queue link_bytes;  /* waiting to be sent to the peer */
+		struct stats_queue page_cache;  /* bytes of pages kept as they were last sent */
 	} queues;
 
 	uint64_t kernel_drops; /* frames that the kernel reports lost before we saw them */
@@ -94,8 +95,19 @@ struct stats_snapshot {
 		struct hist_summary load_us;   /* the secondary VM stands still */
 		struct stats_last pages;       /* guest pages */
 		struct stats_last bytes;       /* as they crossed the link */
+		struct stats_last plain_bytes; /* as QEMU wrote them */
+		struct hist_summary encode_us; /* the data thread's time for one, on the primary */
 		uint64_t paused_permille;      /* of the time since protection began */
 	} checkpoints;
+
+	/* Pages by how they crossed the link; 4096-byte pieces of device state are among them. */
+	struct {
+		uint64_t zero;
+		uint64_t unchanged;
+		uint64_t delta;
+		uint64_t compressed;
+		uint64_t whole;
+	} encoding;
 
 	struct {
 		uint64_t rtt_us; /* last heartbeat */

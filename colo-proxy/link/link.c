@@ -1065,6 +1065,11 @@ size_t link_queued(const struct link *link, enum link_channel channel)
 	return link->up ? conn_queued(link->conns[channel]) : 0;
 }
 
+uint64_t link_rate(const struct link *link, enum link_channel channel)
+{
+	return link->up ? transport_rate(link->conns[channel]->transport.fd) : 0;
+}
+
 void link_pause(struct link *link, enum link_channel channel, bool pause)
 {
 	struct conn *c = link->up ? link->conns[channel] : NULL;

@@ -116,6 +116,9 @@ void link_flush(struct link *link);
 /* Bytes queued here and not yet taken by the socket, headers included. */
 size_t link_queued(const struct link *link, enum link_channel channel);
 
+/* What a channel has carried lately, bytes per second; 0: not known (transport_rate()). */
+uint64_t link_rate(const struct link *link, enum link_channel channel);
+
 /*
  * Stops (or goes on) handing out messages of a channel; the sender's queue fills up then. The
  * sender's TCP_USER_TIMEOUT runs while nothing is read, so pauses must be short against it. A new

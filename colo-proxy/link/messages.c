@@ -51,6 +51,21 @@ uint64_t u64_unpack(const uint8_t in[8])
 	return (uint64_t)u32_unpack(in) << 32 | u32_unpack(in + 4);
 }
 
+void codec_caps_pack(uint8_t out[CODEC_CAPS_LEN], const struct codec_caps *caps)
+{
+	u32_pack(out, (uint32_t)caps->version << 16);
+	u32_pack(out + 4, (uint32_t)(caps->cache_bytes >> 20));
+}
+
+int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_t len)
+{
+	if (len < CODEC_CAPS_LEN)
+		return -EPROTO;
+	ret_caps->version = (uint16_t)(u32_unpack(payload) >> 16);
+	ret_caps->cache_bytes = (uint64_t)u32_unpack(payload + 4) << 20;
+	return 0;
+}
+
 void heartbeat_pack(uint8_t out[HEARTBEAT_WIRE_LEN], const struct heartbeat *beat)
 {
 	memset(out, 0, HEARTBEAT_WIRE_LEN);

@@ -34,8 +34,8 @@
  *   TS_LEAD              P -> S  fast    0 u32 ticks
  *   CKPT_BEGIN           P -> S  bulk    0 u64 size, 8 u64 input_cut: input frames with a smaller
  *                                        index are in this checkpoint, others are not
- *   CKPT_DATA            P -> S  bulk    0 u64 offset, 8 u8[] bytes
- *   CKPT_END             P -> S  bulk    0 u8[16] XXH3-128 of all bytes
+ *   CKPT_DATA            P -> S  bulk    a block, see kvm/page_codec.h; in order
+ *   CKPT_END             P -> S  bulk    0 u8[16] XXH3-128 of all bytes that the blocks rebuild
  *   COMMITTED            S -> P  fast    empty: C(epoch) is whole and verified
  *   LOADED               S -> P  fast    0 u64 load_ns: the SVM runs in this lineage
  *   DIGEST               S -> P  fast    records of 56 or 84 bytes, see
@@ -121,6 +121,21 @@ int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t 
 void input_pack_head(uint8_t out[INPUT_HEAD_LEN], uint64_t index, const struct frame *frame);
 /* A new frame from an INPUT message. 0, -EPROTO, -ENOMEM. */
 int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *payload, size_t len);
+
+/*
+ * The capabilities in HELLO: what a side can do with checkpoints. 0 u16 version of the encoding, 2
+ * u16 zero, 4 u32 MiB of pages that it keeps. A later version may be longer.
+ */
+#define CODEC_VERSION  1u
+#define CODEC_CAPS_LEN 8u
+
+struct codec_caps {
+	uint16_t version;
+	uint64_t cache_bytes; /* whole MiB */
+};
+
+void codec_caps_pack(uint8_t out[CODEC_CAPS_LEN], const struct codec_caps *caps);
+int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_t len);
 
 void u64_pack(uint8_t out[8], uint64_t value);
 uint64_t u64_unpack(const uint8_t in[8]);

@@ -40,6 +40,10 @@ struct transport {
 /* Makes the socket options that the link wants; 0 or a negative errno. */
 int transport_socket_options(int fd, uint32_t user_timeout_ms);
 
+/* Bytes per second that the peer has acknowledged lately, as the kernel estimates it (TCP_INFO,
+ * tcpi_delivery_rate); 0: not known. */
+uint64_t transport_rate(int fd);
+
 /* Takes over fd, also on failure. tls NULL: in clear. 0 or a negative errno. */
 int transport_open(struct transport *t, int fd, const struct transport_tls *tls, bool server);
 void transport_close(struct transport *t);

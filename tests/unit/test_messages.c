@@ -112,6 +112,22 @@ static void test_wide_key(void)
 	                -EPROTO);
 }
 
+static void test_codec_caps(void)
+{
+	static const uint8_t expected[CODEC_CAPS_LEN] = {1, 2, 0, 0, 0, 1, 2, 3};
+	struct codec_caps in = {.version = 0x0102, .cache_bytes = 0x010203ull << 20}, out;
+	uint8_t wire[CODEC_CAPS_LEN + 1] = {0};
+
+	codec_caps_pack(wire, &in);
+	g_assert_cmpmem(wire, CODEC_CAPS_LEN, expected, sizeof(expected));
+	g_assert_cmpint(codec_caps_unpack(&out, wire, CODEC_CAPS_LEN), ==, 0);
+	g_assert_cmpuint(out.version, ==, in.version);
+	g_assert_cmpuint(out.cache_bytes, ==, in.cache_bytes);
+	g_assert_cmpint(codec_caps_unpack(&out, wire, CODEC_CAPS_LEN + 1), ==, 0);
+	g_assert_cmpint(codec_caps_unpack(&out, wire, CODEC_CAPS_LEN - 1), ==, -EPROTO);
+	g_assert_cmpint(codec_caps_unpack(&out, wire, 0), ==, -EPROTO);
+}
+
 static void test_heartbeat(void)
 {
 	struct heartbeat in = {0x0102030405060708, 2, 3, 4, 5}, out;
@@ -165,6 +181,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/messages/digest", test_digest);
 	g_test_add_func("/messages/flow-open", test_flow_open);
 	g_test_add_func("/messages/wide-key", test_wide_key);
+	g_test_add_func("/messages/codec-caps", test_codec_caps);
 	g_test_add_func("/messages/heartbeat", test_heartbeat);
 	g_test_add_func("/messages/input", test_input);
 	g_test_add_func("/messages/names", test_names);

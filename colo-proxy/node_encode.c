@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The primary: a captured checkpoint onto the link, in fewer bytes (kvm/page_codec.h).
+ *
+ * It happens after the PVM runs on, in slices: the thread that encodes also carries the VM's
+ * packets, so it goes back to the loop after SLICE_NS and comes again in the next turn. A block
+ * that the link has no room for is kept; nothing is encoded before it is gone.
+ *
+ * Both sides begin a session, and each protection in it, with an empty cache of the size that both
+ * agree on: the smaller one of the two configurations'. What the peer can do it says with the
+ * link's HELLO; one that encodes in another way is refused.
+ */
+#include <stdio.h>
+#include <xxhash.h>
+
+#include "colo-proxy/control/log.h"
+#include "colo-proxy/node_private.h"
+
+#define SLICE_NS (MS * 3 / 10)
+
+static const enum pack_method methods[] = {
+        [CONFIG_COMPRESSION_AUTO] = PACK_AUTO,
+        [CONFIG_COMPRESSION_LZ4] = PACK_LZ4,
+        [CONFIG_COMPRESSION_ZSTD] = PACK_ZSTD,
+        [CONFIG_COMPRESSION_NONE] = PACK_NONE,
+};
+
+static struct codec *of(struct node *node)
+{
+	return &node->codec;
+}
+
+/* ---- what both sides agree on ---- */
+
+static uint64_t own_cache(const struct node *node)
+{
+	uint64_t bytes = node->config->page_cache_bytes;
+	uint64_t memory = node->config->memory_mib << 20;
+
+	return bytes < memory ? bytes : memory;
+}
+
+void codec_caps(const struct node *node, uint8_t out[CODEC_CAPS_LEN])
+{
+	struct codec_caps caps = {.version = CODEC_VERSION, .cache_bytes = own_cache(node)};
+
+	codec_caps_pack(out, &caps);
+}
+
+bool codec_peer(struct node *node, const uint8_t *caps, size_t len)
+{
+	struct codec_caps peer;
+	char text[160];
+
+	if (codec_caps_unpack(&peer, caps, len) < 0 || peer.version != CODEC_VERSION) {
+		snprintf(text, sizeof(text),
+		         "the peer encodes checkpoints in another way than this side (version %u); "
+		         "install the same colo-proxy on both hosts",
+		         CODEC_VERSION);
+		log_error("%s", text);
+		link_drop(node->link, text);
+		return false;
+	}
+	of(node)->cache_bytes = own_cache(node);
+	if (peer.cache_bytes < of(node)->cache_bytes)
+		of(node)->cache_bytes = peer.cache_bytes;
+	return true;
+}
+
+void codec_fini(struct node *node)
+{
+	struct codec *c = of(node);
+
+	page_encoder_free(c->encoder);
+	page_decoder_free(c->decoder);
+	XXH3_freeState(c->hash);
+	c->encoder = NULL;
+	c->decoder = NULL;
+	c->hash = NULL;
+}
+
+struct stats_queue codec_memory(struct node *node)
+{
+	struct codec *c = of(node);
+	uint64_t now = 0;
+
+	if (c->encoder)
+		now += page_cache_bytes(page_encoder_cache(c->encoder));
+	if (c->decoder)
+		now += page_cache_bytes(page_decoder_cache(c->decoder));
+	if (now > c->cache_high)
+		c->cache_high = now;
+	return (struct stats_queue){.now = now, .high = c->cache_high, .limit = c->cache_bytes};
+}
+
+/* ---- the primary ---- */
+
+static void pump_again(void *ctx, uint64_t now)
+{
+	(void)now;
+	primary_pump_checkpoint(ctx);
+}
+
+int encode_begin_session(struct node *node)
+{
+	struct codec *c = of(node);
+
+	encode_stop(node);
+	if (c->encoder && c->encoder_bytes != c->cache_bytes) {
+		page_encoder_free(c->encoder);
+		c->encoder = NULL;
+	}
+	if (!c->encoder) {
+		int r = page_encoder_new(&c->encoder, c->cache_bytes);
+
+		if (r < 0)
+			return r;
+		c->encoder_bytes = c->cache_bytes;
+	}
+	pack_choice_init(&c->choice, methods[node->config->compression]);
+	c->pump_timer = (struct loop_timer){.fire = pump_again, .ctx = node};
+	log_info("checkpoints: up to %lu MiB of pages are kept on both hosts, compression %s",
+	         (unsigned long)(c->cache_bytes >> 20), pack_method_name(c->choice.fixed));
+	return 0;
+}
+
+void encode_stop(struct node *node)
+{
+	loop_timer_clear(node->loop, &of(node)->pump_timer);
+	of(node)->block = NULL;
+	if (of(node)->encoder)
+		page_encoder_reset(of(node)->encoder);
+}
+
+static bool send_begin(struct node *node)
+{
+	struct primary *p = &node->p;
+	struct codec *c = of(node);
+	uint8_t payload[16];
+
+	u64_pack(payload, p->ckpt.buf.len);
+	u64_pack(payload + 8, p->input_cut);
+	if (node_send(node, LINK_BULK, MSG_CKPT_BEGIN, (uint32_t)p->ckpt.epoch, payload,
+	              sizeof(payload)) != 0)
+		return false;
+	p->begun = true;
+	XXH3_128bits_reset(p->hash);
+	page_encoder_stats(c->encoder, &c->seen);
+	page_encoder_begin(c->encoder, p->ckpt.buf.base, p->ckpt.buf.len);
+	c->link_rate = link_rate(node->link, LINK_BULK);
+	c->encode_ns = 0;
+	return true;
+}
+
+/* The next block; false behind the last one. */
+static bool encode_block(struct node *node)
+{
+	struct primary *p = &node->p;
+	struct codec *c = of(node);
+	uint64_t started = loop_clock();
+	uint64_t gathered;
+	size_t ops = page_encoder_gather(c->encoder);
+	enum pack_method method;
+	size_t offset;
+	size_t span;
+
+	if (!ops)
+		return false;
+	page_encoder_span(c->encoder, &offset, &span);
+	XXH3_128bits_update(p->hash, p->ckpt.buf.base + offset, span);
+	method = pack_choice_pick(&c->choice, ops, c->link_rate);
+	gathered = loop_clock();
+	(void)page_encoder_pack(c->encoder, method, &c->block, &c->block_len);
+	pack_choice_note(&c->choice, method, ops, c->block_len - PAGE_BLOCK_HEAD,
+	                 loop_clock() - gathered);
+	c->encode_ns += loop_clock() - started;
+	return true;
+}
+
+static bool send_block(struct node *node)
+{
+	struct codec *c = of(node);
+	struct iovec iov = {.iov_base = (void *)c->block, .iov_len = c->block_len};
+
+	if (link_send(node->link, LINK_BULK, MSG_CKPT_DATA, (uint32_t)node->p.ckpt.epoch, &iov,
+	              1) != 0)
+		return false;
+	c->block = NULL;
+	return true;
+}
+
+/* The figures of one checkpoint. */
+static void count(struct node *node)
+{
+	struct codec *c = of(node);
+	struct page_codec_stats now;
+
+	page_encoder_stats(c->encoder, &now);
+	node->plain_last = now.raw_bytes - c->seen.raw_bytes;
+	node->bytes_last = now.packed_bytes - c->seen.packed_bytes;
+	node->plain_total += node->plain_last;
+	node->bytes_total += node->bytes_last;
+	c->total.zero += now.zero - c->seen.zero;
+	c->total.unchanged += now.unchanged - c->seen.unchanged;
+	c->total.delta += now.delta - c->seen.delta;
+	c->total.compressed += now.compressed - c->seen.compressed;
+	c->total.whole += now.whole - c->seen.whole;
+	hist_add(&node->encode_hist, c->encode_ns);
+}
+
+static bool send_end(struct node *node)
+{
+	struct primary *p = &node->p;
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(p->hash));
+	if (node_send(node, LINK_BULK, MSG_CKPT_END, (uint32_t)p->ckpt.epoch, canonical.digest,
+	              sizeof(canonical.digest)) != 0)
+		return false;
+	p->ended = true;
+	p->sending = false;
+	count(node);
+	return true;
+}
+
+/* Sends as much of the checkpoint as a slice and the link take; link_ops.room calls again. */
+void primary_pump_checkpoint(struct node *node)
+{
+	struct primary *p = &node->p;
+	struct codec *c = of(node);
+	uint64_t deadline;
+
+	if (!p->sending)
+		return;
+	deadline = loop_clock() + SLICE_NS;
+	loop_timer_clear(node->loop, &c->pump_timer);
+	if (!p->begun && !send_begin(node))
+		return;
+	for (;;) {
+		if (!c->block && !encode_block(node))
+			break;
+		if (!send_block(node))
+			return; /* until there is room */
+		if (loop_clock() >= deadline) {
+			node_arm(node, &c->pump_timer, 0);
+			return;
+		}
+	}
+	(void)send_end(node);
+	link_flush(node->link);
+}

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checkpoints in fewer bytes: what changed in a page, not the page (docs/checkpoint.md)."""
+
+from registry import test
+from support import MB, URL, check, wait_for
+
+
+def dirty(env, arg):
+    env.run("http", "-n", 1, target=f"{URL}/dirty/{arg}")
+
+
+def crossed(env, checkpoints):
+    """What so many more checkpoints take: (stats before, stats after)."""
+    before = env.stats()
+    env.wait_checkpoints(before["checkpoints"]["total"] + checkpoints, 30)
+    return before, env.stats()
+
+
+def grown(before, after, *path):
+    for name in path:
+        before, after = before[name], after[name]
+    return after - before
+
+
+@test("encoding-words", both={"checkpoint": {"longest-epoch": 300}})
+def encoding_words(env):
+    """one word in each page of 32 MiB changes: a quarter of the bytes at most, then a power cut"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    dirty(env, "50?area=32")
+    wait_for(lambda: env.stats()["queues"]["page_cache"]["now"] >= 32 * MB, 30,
+             "the whole area is in the cache")
+    before, after = crossed(env, 6)
+    plain = grown(before, after, "checkpoints", "plain_bytes", "total")
+    sent = grown(before, after, "checkpoints", "bytes", "total")
+    check(plain > 16 * MB, f"6 checkpoints are of {plain} bytes: the guest does not dirty memory")
+    check(sent * 4 <= plain, f"{sent} bytes of {plain} crossed the link")
+    env.fact(f"{sent / 1e3:.0f} of {plain / 1e3:.0f} kB crossed the link")
+    check(grown(before, after, "encoding", "delta") > 4000, "pages are told by what changed")
+    kept = [env.stats(host)["queues"]["page_cache"] for host in ("primary", "secondary")]
+    for host, cache in zip(("primary", "secondary"), kept):
+        check(cache["now"] >= 32 * MB, f"{host}: {cache['now']} bytes in the cache")
+        check(cache["high"] <= cache["limit"] == 64 << 20, f"{host}: {cache}")
+    env.cut()
+    keep.more("requests", 50)
+    env.stall(keep.stop().result())
+    env.answers()
+
+
+@test("encoding-unequal", both={"checkpoint": {"longest-epoch": 500}},
+      primary={"checkpoint": {"page-cache": 16, "compression": "zstd"}},
+      secondary={"checkpoint": {"page-cache": 0, "compression": "none"}})
+def encoding_unequal(env):
+    """hosts that are configured unlike: without a cache on one there is none; then a power cut"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    dirty(env, "10?area=8")
+    before, after = crossed(env, 4)
+    check(grown(before, after, "encoding", "delta") == 0, "no differences without a cache")
+    check(grown(before, after, "encoding", "compressed") > 500, "pages are compressed")
+    check(after["queues"]["page_cache"] == {"now": 0, "high": 0, "limit": 0}, "no cache")
+    sent = grown(before, after, "checkpoints", "bytes", "total")
+    plain = grown(before, after, "checkpoints", "plain_bytes", "total")
+    check(sent < plain, f"{sent} bytes of {plain} crossed the link")
+    env.fact(f"{sent / 1e3:.0f} of {plain / 1e3:.0f} kB crossed the link")
+    env.cut()
+    keep.more("requests", 50)
+    env.stall(keep.stop().result())
+    env.answers()
