@@ -6,7 +6,8 @@ import socket
 import time
 
 from registry import Group, test
-from support import (GUEST_IP6, MB, PATIENT, URL, Capture, Continuity, Env, check, merge, wait_for)
+from support import (GUEST_IP, GUEST_IP6, MB, PATIENT, URL, Capture, Continuity, Env, check, merge,
+                     wait_for)
 
 SIX = f"[{GUEST_IP6}]"
 
@@ -24,6 +25,34 @@ def register(datapath):
         udp = env.stats()["traffic"]["udp"]
         check(udp["released_match"]["packets"] >= 50, f"released by match: {udp}")
         check(udp["released_commit"]["packets"] == 0, f"released by commit: {udp}")
+
+    @on("r1-fragments")
+    def fragments(env):
+        """fragments, IPv4 and IPv6: released when the whole datagram matches, and not before"""
+        socks = [(env.socket(socket.SOCK_DGRAM), GUEST_IP),
+                 (env.socket(socket.SOCK_DGRAM, socket.AF_INET6), GUEST_IP6)]
+        env.answers()
+        env.quiet()
+        before = env.stats()
+        for number in range(20):
+            for sock, address in socks:
+                sock.sendto(bytes([number]) * 4000, (address, 7))
+                check(sock.recv(5000) == bytes([number]) * 4000, f"the answer of {address}")
+        after = env.stats()
+        matched = after["traffic"]["other"]["released_match"]["packets"] - \
+            before["traffic"]["other"]["released_match"]["packets"]
+        env.fact(f"{matched} fragments by match")
+        check(matched >= 100, f"{matched} of 120 fragments by match")
+        with env.stopped(env.daemon("secondary").pid):
+            capture = Capture(env, "primary")
+            held = env.stats()["traffic"]["other"]["held_now"]["packets"]
+            for sock, address in socks:
+                sock.sendto(bytes([99]) * 4000, (address, 7))
+            wait_for(lambda: env.stats()["traffic"]["other"]["held_now"]["packets"] >= held + 6,
+                     10, "six fragments are held")
+            check(not capture.said(), "fragments get out")
+        for sock, _address in socks:
+            check(sock.recv(5000) == bytes([99]) * 4000, "the answer that was held")
 
     @on("r1-secondary-frozen")
     def secondary_frozen(env):

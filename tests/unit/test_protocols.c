@@ -395,29 +395,33 @@ static void test_fragments_of_tcp(void)
 static void test_fragments_that_lie(void)
 {
 	static const struct {
-		uint32_t off, len;
-		bool more;
-	} lies[][3] = {
-	        {{16, 8, false}, {24, 8, true}, {0, 8, true}},
-	        {{8, 8, false}, {16, 8, false}, {0, 8, true}},
-	        {{0, 8, true}, {8, 0, false}, {8, 8, false}},
-	        {{0, 8, true}, {8, 7, true}, {15, 9, false}},
-	        {{0, 8, true}, {65528, 16, false}, {8, 8, false}},
+		uint32_t payload; /* so that the UDP header agrees with the end */
+		struct {
+			uint32_t off, len;
+			bool more;
+		} piece[3];
+	} lies[] = {
+	        {16, {{16, 8, false}, {24, 8, true}, {0, 8, true}}},
+	        {8, {{8, 8, false}, {16, 8, false}, {0, 8, true}}},
+	        {8, {{0, 8, true}, {8, 0, false}, {8, 8, false}}},
+	        {9, {{0, 8, true}, {8, 7, true}, {8, 9, false}}},
+	        {16, {{0, 8, true}, {65528, 16, false}, {8, 8, false}}},
 	};
 
 	for (uint32_t i = 0; i < G_N_ELEMENTS(lies); i++) {
 		struct pair *p = pair_new();
-		struct frame *whole = datagram(false, 53, 80);
+		struct frame *whole = datagram(false, 53, lies[i].payload);
 
 		for (uint32_t k = 0; k < 3; k++) {
-			struct frame *f = build_fragment(whole, 1, 0, lies[i][k].len, false);
+			uint32_t off = lies[i].piece[k].off;
+			struct frame *f = build_fragment(whole, 1, 0, lies[i].piece[k].len, false);
 
-			build_put16(f->data + 20,
-			            lies[i][k].off / 8 | (lies[i][k].more ? 0x2000 : 0));
+			build_put16(f->data + 20, off / 8 | (lies[i].piece[k].more ? 0x2000 : 0));
 			pair_svm(p, frame_copy(f));
 			pair_pvm(p, f);
 		}
 		pair_holds(p, 3);
+		g_assert_cmpuint(p->wants, ==, 0); /* nothing was compared */
 		frame_free(whole);
 		pair_free(p);
 	}
