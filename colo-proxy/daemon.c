@@ -30,6 +30,7 @@
 #include "colo-proxy/control/control.h"
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/control/report.h"
+#include "colo-proxy/control/report_divergence.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
 #include "colo-proxy/stock.h"
@@ -488,7 +489,14 @@ struct answer {
 	struct node_job job; /* first: the node hands back a pointer to it */
 	struct daemon *daemon;
 	struct control_request *request;
-	enum { ANSWER_OK, ANSWER_STATUS, ANSWER_STATS, ANSWER_CHECKPOINT, ANSWER_STOP } kind;
+	enum {
+		ANSWER_OK,
+		ANSWER_STATUS,
+		ANSWER_STATS,
+		ANSWER_CHECKPOINT,
+		ANSWER_STOP,
+		ANSWER_DIVERGENCES
+	} kind;
 	bool ok;
 	char text[256];
 };
@@ -512,6 +520,11 @@ static gboolean reply(gpointer data)
 	} else if (answer->kind == ANSWER_STATUS) {
 		add_vm_status(daemon, &answer->job.status);
 		control_reply(answer->request, status_to_json(&answer->job.status));
+	} else if (answer->kind == ANSWER_DIVERGENCES) {
+		control_reply(answer->request,
+		              divergences_to_json(answer->job.list, answer->job.count,
+		                                  CONTROL_REPLY_MAX / 4 * 3));
+		evidence_list_free(answer->job.list, answer->job.count);
 	} else if (answer->kind == ANSWER_CHECKPOINT) {
 		control_reply(answer->request,
 		              json_pack("{s:I, s:I, s:I}", "epoch", (json_int_t)answer->job.epoch,
@@ -556,6 +569,16 @@ static void handle_command(void *ctx, struct control_request *request, const cha
 		answer->kind = ANSWER_STATS;
 		take_stock_events(daemon);
 		node_snapshot(daemon->node, &answer->job);
+	} else if (strcmp(command, "divergences") == 0) {
+		const json_t *count = json_object_get(args, "count");
+
+		answer->kind = ANSWER_DIVERGENCES;
+		answer->job.max = UINT32_MAX;
+		if (json_is_integer(count) && json_integer_value(count) >= 0 &&
+		    json_integer_value(count) < UINT32_MAX)
+			answer->job.max = (uint32_t)json_integer_value(count);
+		answer->job.any_kind = json_is_true(json_object_get(args, "all"));
+		node_divergences(daemon->node, &answer->job);
 	} else if (strcmp(command, "checkpoint") == 0) {
 		answer->kind = ANSWER_CHECKPOINT;
 		node_checkpoint(daemon->node, &answer->job);

@@ -10,6 +10,7 @@ static const struct command commands[] = {
         {"stop", "[NAME]", "Stop a daemon and its VM on this host", cmd_stop},
         {"status", "[NAME]", "Show role, state, epoch and peer", cmd_status},
         {"stats", "[NAME]", "Show what is compared, held, released and checkpointed", cmd_stats},
+        {"divergences", "[NAME]", "Show where the two VMs differed", cmd_divergences},
         {"checkpoint", "[NAME]", "Take a checkpoint now", cmd_checkpoint},
         {"failover", "[NAME]", "Take over, or hand over", cmd_failover},
         {"check", "", "Look at this host, and at a configuration file", cmd_check},

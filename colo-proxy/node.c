@@ -502,6 +502,11 @@ static int open_core(struct node *node, char *err, size_t errlen)
 	};
 
 	role_init(&node->role, &role, loop_clock());
+	if (node_proxies(node) && config->divergences &&
+	    evidence_ring_new(&node->evidence, (uint32_t)config->divergences) < 0) {
+		snprintf(err, errlen, "no memory");
+		return -ENOMEM;
+	}
 	if (gnutls_rnd(GNUTLS_RND_KEY, &node->digest_key, sizeof(node->digest_key)) != 0) {
 		snprintf(err, errlen, "no random numbers for the digest key");
 		return -EIO;
@@ -615,6 +620,7 @@ void node_free(struct node *node)
 		pthread_join(node->thread, NULL);
 	}
 	link_free(node->link);
+	evidence_ring_free(node->evidence);
 	if (node->is_primary)
 		primary_fini(node);
 	else

@@ -7,6 +7,7 @@
 
 #include "colo-proxy/config/config.h"
 #include "colo-proxy/control/report.h"
+#include "colo-proxy/core/evidence.h"
 #include "colo-proxy/core/stats.h"
 
 /*
@@ -86,9 +87,14 @@ struct node_job {
 	struct status_snapshot status;       /* filled by node_snapshot(): what the node knows */
 	bool force;                          /* node_failover() */
 	uint64_t epoch, pause_us, commit_us; /* filled by node_checkpoint() */
+	uint32_t max;                        /* node_divergences(): at most so many */
+	bool any_kind;                       /* likewise: not divergences only */
+	uint32_t count;                      /* filled by node_divergences() */
+	struct evidence *list;               /* likewise; evidence_list_free() */
 };
 void node_snapshot(struct node *node, struct node_job *job);
-/* P: done when a checkpoint that began after the call is committed, or protection ends. */
+/* The last divergences, or causes of checkpoints of any kind, oldest first. */
+void node_divergences(struct node *node, struct node_job *job);
 /* P: done when a checkpoint that began after the call is committed, or protection ends. */
 void node_checkpoint(struct node *node, struct node_job *job);
 /* P: planned switch-over. S: take over without a fence's word, in a state that asks for it. */

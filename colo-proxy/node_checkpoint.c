@@ -41,6 +41,8 @@ void primary_want(struct node *node, enum ckpt_cause cause)
 		return;
 	p->wanted = true;
 	p->cause = cause;
+	if (cause == CKPT_TIMER || cause == CKPT_COMMAND)
+		node_note_cause(node, cause);
 	/* One is in flight: QEMU is asked when that is loaded. */
 	if (p->in_flight)
 		return;

@@ -126,6 +126,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	stats->input.copied = (struct stats_count){node->copied_packets, node->copied_bytes};
 	stats->input.injected = (struct stats_count){node->s.injected, node->s.injected_bytes};
 	stats->input.dropped.packets = node->p.unsent.dropped + node->s.log.dropped;
+	node_last_divergence(node, stats->last_divergence, sizeof(stats->last_divergence));
 	stats_sum(stats);
 }
 
@@ -158,6 +159,7 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 		snprintf(status->warning, sizeof(status->warning),
 		         "%u of the rules in [flows] bypass: what they fit leaves unprotected",
 		         policy_count(&config->flows, POLICY_BYPASS));
+	node_last_divergence(node, status->last_divergence, sizeof(status->last_divergence));
 	status->takeover = node->takeover;
 	status->takeover.discarded = node->discarded_packets;
 }

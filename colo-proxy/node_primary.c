@@ -75,6 +75,7 @@ static void gate_request(void *ctx, const struct divergence *why)
 	          why->epoch, ckpt_cause_name(why->cause), why->what,
 	          flow_key_text(&why->key, flow, sizeof(flow)), why->seq, why->wanted, why->seen);
 	primary_want(node, why->cause);
+	node_note_divergence(node, why);
 }
 
 static void gate_flow_open(void *ctx, uint32_t epoch, const struct flow_open *open)
@@ -432,6 +433,8 @@ static void protection_over(struct node *node)
 		p->protected_ns += loop_clock() - p->protected_at;
 	p->protected_at = 0;
 	input_log_clear(&p->unsent);
+	if (node->evidence)
+		evidence_give_up(node->evidence);
 	close_pvm(node);
 	primary_end_job(&p->asked_job, false, "protection has ended");
 	primary_end_job(&p->taken_job, false,
@@ -633,6 +636,9 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 	case MSG_BROKEN:
 		gate_break(node->gate, CKPT_PRESSURE, "the secondary lost input",
 		           loop_now(node->loop));
+		return;
+	case MSG_SAID:
+		node_said_arrived(node, payload, len);
 		return;
 	case MSG_TAKEN:
 		node_event(node, "the secondary speaks");

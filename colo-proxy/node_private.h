@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <pthread.h>
 
+#include "colo-proxy/core/evidence.h"
 #include "colo-proxy/core/gate.h"
 #include "colo-proxy/core/hist.h"
 #include "colo-proxy/core/role.h"
@@ -37,6 +38,7 @@
  *   node_feed.c        the secondary's input log
  *   node_takeover.c    the secondary becomes the one that speaks
  *   node_stock.c       the other comparators
+ *   node_evidence.c    what the two VMs said when they differed
  *   node_figures.c     statistics and status
  *   node_queue.c       queues of frames
  */
@@ -127,6 +129,7 @@ struct secondary {
 	uint32_t batch_count;
 	size_t batch_len;
 	struct frame_queue backlog; /* what the VM says while it takes over */
+	struct recent *recent;      /* what it has said; NULL: not kept */
 	uint64_t loads, injected, injected_bytes, digests_lost;
 	uint64_t load_started;
 };
@@ -181,6 +184,7 @@ struct node {
 	struct frame_queue unreleased; /* the kernel did not take them yet; in order */
 	struct gate *gate;
 	struct shadow *shadow;
+	struct evidence_ring *evidence; /* NULL: none is kept */
 	struct packet_digest_key digest_key;
 
 	bool is_primary;                   /* by configuration */
@@ -314,6 +318,17 @@ void primary_mirror_ready(void *ctx, uint32_t events);
 /* node_primary.c */
 void primary_copy_due(void *ctx, uint64_t now);
 void primary_write_pvm(struct node *node);
+
+/* node_evidence.c; what there is no memory or no room on the link for is left out */
+void node_note_divergence(struct node *node, const struct divergence *why);
+void node_note_cause(struct node *node, enum ckpt_cause cause);
+void node_said_arrived(struct node *node, const uint8_t *payload, size_t len);
+/* One line about the newest divergence; buf is untouched when there is none. */
+void node_last_divergence(const struct node *node, char *buf, size_t len);
+/* Takes a frame that the shadow has just seen, and that never goes out. */
+void secondary_keep(struct node *node, struct frame *frame);
+void secondary_forget(struct node *node);
+void secondary_asked(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len);
 
 /* node_secondary.c */
 void secondary_close_svm(struct node *node);

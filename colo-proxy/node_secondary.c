@@ -137,7 +137,8 @@ void secondary_output(struct node *node, struct frame *frame)
 	case ROLE_DECIDING:
 	case ROLE_STUCK:
 		shadow_output(node->shadow, frame, loop_now(node->loop));
-		break;
+		secondary_keep(node, frame);
+		return;
 	default:
 		break;
 	}
@@ -409,6 +410,9 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 		give_up(node, "no memory for the page cache");
 		return;
 	}
+	if (node->config->recent_output_bytes &&
+	    recent_new(&of(node)->recent, node->config->recent_output_bytes) < 0)
+		log_warn("no memory for the VM's recent output: divergences are shown without it");
 	secondary_empty_tap(node);
 	node->ops->order(node->ctx, ORDER_START_SECONDARY, "");
 }
@@ -600,6 +604,7 @@ void secondary_stop_copy(struct node *node)
 	s->taking_over = false;
 	s->batch_len = s->batch_count = 0;
 	s->lineage = 0;
+	secondary_forget(node);
 	shadow_free(node->shadow);
 	node->shadow = NULL;
 	if (s->vm_up)
@@ -672,6 +677,9 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 	case MSG_CKPT_END:
 		end_arrived(node, epoch, payload, len);
 		return;
+	case MSG_ASK:
+		secondary_asked(node, epoch, payload, len);
+		return;
 	case MSG_HANDOVER:
 		handover_arrived(node, epoch, len);
 		return;
@@ -728,6 +736,8 @@ void secondary_fini(struct node *node)
 
 	if (node->loop)
 		secondary_close_svm(node);
+	if (node->hold)
+		secondary_forget(node);
 	input_log_clear(&s->log);
 	frame_queue_clear(&s->backlog);
 	ckpt_buf_fini(&s->ckpt.buf);

@@ -229,6 +229,7 @@ void secondary_take_over(struct node *node)
 	if (!node->takeover.fenced_ns)
 		node->takeover.fenced_ns = node_realtime();
 	s->taking_over = true;
+	secondary_forget(node);
 	if (s->ckpt_open) {
 		s->ckpt_open = false; /* it came half: as if it never was (R3) */
 		node_event(node, "checkpoint %lu came half and is dropped",

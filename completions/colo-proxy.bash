@@ -16,12 +16,12 @@ _colo_proxy() {
 
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		words="start stop status stats checkpoint failover check version --help --version"
+		words="start stop status stats divergences checkpoint failover check version --help --version"
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 		return
 	fi
 	case $prev in
-	-c | --config | -s | --socket)
+	-c | --config | -s | --socket | --pcapng)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;
@@ -31,6 +31,7 @@ _colo_proxy() {
 	stop) options="--socket --timeout" ;;
 	status) options="--socket --watch --json" ;;
 	stats) options="--socket --watch --interval --json" ;;
+	divergences) options="--socket --count --all --pcapng --json" ;;
 	checkpoint) options="--socket --json" ;;
 	failover) options="--socket --force --json" ;;
 	check) options="--config --offline --protocols --example --json" ;;

@@ -104,6 +104,8 @@ struct config {
 	uint64_t max_held_packets;
 	uint64_t max_flows;
 	uint64_t max_input_log_bytes;
+	uint64_t divergences;
+	uint64_t recent_output_bytes;
 	uint64_t downtime_limit_ns;
 	uint64_t page_cache_bytes;
 	enum config_compression compression;

@@ -193,6 +193,13 @@ const struct config_key config_table[] = {
 	{ KEY("checkpoint", "max-input-log", CONFIG_UINT, max_input_log_bytes), MEBIBYTES,
 	  .min = 1, .max = 65536, .preset = "64",
 	  .help = "Client input kept for a secondary that is loading a checkpoint" },
+	{ KEY("checkpoint", "divergences", CONFIG_UINT, divergences), .min = 0, .max = 256,
+	  .preset = "32",
+	  .help = "How many of the last divergences a primary keeps for `colo-proxy divergences`, "
+	          "with at most 80 KiB of payload each; 0: none" },
+	{ KEY("checkpoint", "recent-output", CONFIG_UINT, recent_output_bytes), MEBIBYTES,
+	  .min = 0, .max = 1024, .preset = "1",
+	  .help = "How much of its VM's last output a secondary keeps, to show what differed; 0: none" },
 	{ KEY("checkpoint", "downtime-limit", CONFIG_UINT, downtime_limit_ns), MILLISECONDS,
 	  .min = 1, .max = 10000, .preset = "20",
 	  .help = "How long the VM may stand still when protection begins" },

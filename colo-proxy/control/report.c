@@ -31,7 +31,8 @@ struct field {
 /* NOLINTBEGIN(bugprone-macro-parentheses) */
 #define TRAFFIC(n, t) {NULL, #n, (t), offsetof(struct stats_traffic, n), 0}
 #define STATS(g, n, t) {#g, #n, (t), offsetof(struct stats_snapshot, g.n), 0}
-#define TOP(n, t) {NULL, #n, (t), offsetof(struct stats_snapshot, n), 0}
+#define TOP(n, t)                                                                                  \
+	{NULL, #n, (t), offsetof(struct stats_snapshot, n), sizeof(((struct stats_snapshot *)0)->n)}
 #define STATUS(n, t)                                                                               \
 	{NULL, #n, (t), offsetof(struct status_snapshot, n), sizeof(((struct status_snapshot *)0)->n)}
 #define TAKEOVER(n)                                                                                \
@@ -89,6 +90,7 @@ static const struct field stats_fields[] = {
         STATS(input, copied, FIELD_COUNT),
         STATS(input, injected, FIELD_COUNT),
         STATS(input, dropped, FIELD_COUNT),
+        TOP(last_divergence, FIELD_TEXT),
 };
 
 static const struct field status_fields[] = {
@@ -110,6 +112,7 @@ static const struct field status_fields[] = {
         STATUS(last_event, FIELD_TEXT),
         STATUS(message, FIELD_TEXT),
         STATUS(warning, FIELD_TEXT),
+        STATUS(last_divergence, FIELD_TEXT),
         TAKEOVER(last_heard_ns),
         TAKEOVER(detected_ns),
         TAKEOVER(fenced_ns),

@@ -41,10 +41,11 @@ struct status_snapshot {
 	char accel[8];
 	char datapath[16];
 	char comparator[16];
-	uint64_t since_ns;    /* CLOCK_REALTIME when this state began */
-	char last_event[160]; /* the newest state change in words */
-	char message[256];    /* what an operator should know or do now; "" when nothing */
-	char warning[160];    /* what the configuration gives up; "" when nothing */
+	uint64_t since_ns;         /* CLOCK_REALTIME when this state began */
+	char last_event[160];      /* the newest state change in words */
+	char message[256];         /* what an operator should know or do now; "" when nothing */
+	char warning[160];         /* what the configuration gives up; "" when nothing */
+	char last_divergence[256]; /* the newest one in words, without payload; "" when none */
 	struct status_takeover takeover;
 };
 

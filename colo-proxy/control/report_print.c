@@ -148,6 +148,8 @@ static void print_rest(FILE *out, const struct stats_snapshot *stats)
 	fprintf(out, "input          %s frames copied, %s injected, %s lost\n",
 	        SI(stats->input.copied.packets), SI(stats->input.injected.packets),
 	        SI(stats->input.dropped.packets));
+	if (stats->last_divergence[0])
+		fprintf(out, "last           %s\n", stats->last_divergence);
 	if (stats->kernel_drops)
 		fprintf(out, "kernel drops   %s\n", SI(stats->kernel_drops));
 }
@@ -276,6 +278,8 @@ void status_print(FILE *out, const struct status_snapshot *s)
 	print_takeover(out, &s->takeover);
 	if (s->last_event[0])
 		fprintf(out, "  last event   %s\n", s->last_event);
+	if (s->last_divergence[0])
+		fprintf(out, "  divergence   %s\n", s->last_divergence);
 	if (s->message[0])
 		fprintf(out, "  note         %s\n", s->message);
 	if (s->warning[0])

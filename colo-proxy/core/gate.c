@@ -54,16 +54,24 @@
 
 /* ---- asking for checkpoints ---- */
 
+/* Whether this epoch has not asked for this cause; from now on it has. */
+static bool first_request(struct gate *gate, enum ckpt_cause cause)
+{
+	if (!gate->protected || (gate->requested & (1u << cause)))
+		return false;
+	gate->requested |= 1u << cause;
+	return true;
+}
+
 void gate_request(struct gate *gate, enum ckpt_cause cause, const struct flow *flow, uint32_t seq,
                   const char *what)
 {
 	struct divergence why = {.cause = cause, .epoch = gate->epoch, .seq = seq, .what = what};
 
-	if (!gate->protected || (gate->requested & (1u << cause)))
+	if (!first_request(gate, cause))
 		return;
-	gate->requested |= 1u << cause;
 	if (flow)
-		why.key = flow->entry.key;
+		gate_evidence(flow, gate->epoch, &why);
 	gate->ops->request(gate->ctx, &why);
 }
 
@@ -71,12 +79,25 @@ void gate_mismatch(struct gate *gate, struct flow *flow, struct view *view, uint
                    const char *what)
 {
 	const struct held *held = flow->head;
+	const struct digest *said = &gate_pending_first(view)->digest;
+	struct divergence why = {
+	        .cause = CKPT_MISMATCH,
+	        .epoch = gate->epoch,
+	        .seq = seq,
+	        .len = said->len,
+	        .wanted = view->covered_end,
+	        .seen = said->seq,
+	        .what = what,
+	        .said = said,
+	};
 
 	view->broken = true;
 	if (held)
 		gate->stats.by_class[held->packet.class].mismatched++;
-	if (view->epoch == gate->epoch)
-		gate_request(gate, CKPT_MISMATCH, flow, seq, what);
+	if (view->epoch != gate->epoch || !first_request(gate, CKPT_MISMATCH))
+		return;
+	gate_evidence(flow, gate->epoch, &why);
+	gate->ops->request(gate->ctx, &why);
 }
 
 /* ---- the PVM speaks ---- */
@@ -413,10 +434,13 @@ static void request_late(struct gate *gate, const struct held *held)
 	gate->requested |= 1u << why.cause;
 	if (held->joined)
 		why.what = "the SVM has not said it in time";
+	why.packet[0] = &held->packet;
+	why.arrived[0] = held->arrived;
+	why.packets = !held->flow;
+	why.has_key = packet_flow_key(&held->packet, PACKET_FROM_VM, &why.key) == 0;
 	if (held->flow) {
 		const struct view *view = &held->flow->view[held->epoch & 1];
 
-		why.key = held->flow->entry.key;
 		why.what = "the SVM has not said it in time";
 		if (held->packet.class == PACKET_TCP && view->epoch == held->epoch) {
 			bool covered = gate_match_covered(view, held);
@@ -426,7 +450,9 @@ static void request_late(struct gate *gate, const struct held *held)
 			why.seq = held->packet.tcp.seq;
 			why.wanted = covered ? held->packet.tcp.ack : held->end;
 			why.seen = covered ? view->ack : view->covered_end;
+			why.len = held->end - why.seq;
 		}
+		gate_evidence(held->flow, held->epoch, &why);
 	}
 	gate->ops->request(gate->ctx, &why);
 }

@@ -28,15 +28,25 @@ enum release_why {
 	RELEASE_WHY_COUNT,
 };
 
-/* Evidence of a divergence, for the log and the statistics. No payload. */
+#define DIVERGENCE_PACKETS 4u
+
+/* Why a checkpoint is asked for. */
 struct divergence {
 	enum ckpt_cause cause;
 	uint32_t epoch;
-	struct flow_key key; /* zero when no single flow is the cause */
-	uint32_t seq;        /* TCP: where */
-	uint32_t wanted;     /* TCP, late: the sequence or acknowledgement number waited for */
-	uint32_t seen;       /* TCP, late: how far the SVM has come */
+	bool has_key; /* a single flow is the cause */
+	bool iss_known;
+	struct flow_key key; /* else zero */
+	uint32_t iss;        /* TCP: the PVM's initial sequence number */
+	uint32_t seq, len;   /* TCP: the range in question */
+	uint32_t wanted;     /* TCP: the sequence or acknowledgement number waited for */
+	uint32_t seen;       /* TCP: how far the SVM has come, or where it goes on */
 	const char *what;    /* static text */
+	/* The rest is valid during the call only. */
+	const struct digest *said; /* mismatch: what the SVM has said instead; else NULL */
+	uint32_t packets;          /* of the PVM's that are in question, oldest first */
+	const struct packet *packet[DIVERGENCE_PACKETS];
+	uint64_t arrived[DIVERGENCE_PACKETS];
 };
 
 struct gate_ops {

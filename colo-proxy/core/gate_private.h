@@ -21,6 +21,7 @@
  *   gate_fragment.c  the held fragments of one packet: compared as the packet that they make
  *   gate_verify.c  the SVM's TCP stream against the held bytes: moves coverage
  *   gate_match.c   whether a held frame has been said by the SVM: releases by match
+ *   gate_evidence.c  which packets a divergence is shown with
  *
  * Invariants:
  *  - A held frame is in the list of all (oldest .. newest), and in exactly one flow's list (head ..
@@ -92,8 +93,8 @@ struct flow {
 	uint32_t incarnation; /* counts the connections that used the 4-tuple */
 	uint32_t iss, snd_max, ack_max;
 	uint32_t open_epoch; /* in which the secondary was told of iss */
-	bool iss_known, snd_known, ack_known, touched;
-	bool judged;
+	bool iss_known : 1, snd_known : 1, ack_known : 1;
+	bool touched : 1, judged : 1;
 	uint8_t action; /* enum policy_action, once judged; views and frames with COMPARE only */
 };
 static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
@@ -128,13 +129,19 @@ struct gate {
 void gate_request(struct gate *gate, enum ckpt_cause cause, const struct flow *flow, uint32_t seq,
                   const char *what);
 
-/* The two VMs differ: nothing more of the flow matches in the view's epoch. */
+/* The two VMs differ: nothing more of the flow matches in the view's epoch. The view's first digest
+ * is what the SVM has said instead. */
 void gate_mismatch(struct gate *gate, struct flow *flow, struct view *view, uint32_t seq,
                    const char *what);
 
 /* The flow that the packet is compared in; NULL: not comparable. Sets packet->why when that is for
  * a reason which the parser does not know. */
 struct flow *gate_flow_of(struct gate *gate, struct packet *packet);
+
+/* ---- gate_evidence.c ---- */
+
+/* Fills in the flow, and the PVM's packets of the epoch that have a part of [seq, seq + len). */
+void gate_evidence(const struct flow *flow, uint32_t epoch, struct divergence *why);
 
 /* ---- gate_flow.c ---- */
 

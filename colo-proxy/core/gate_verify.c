@@ -139,6 +139,15 @@ static enum verdict verify_part(const struct gate *gate, const struct flow *flow
 	return VERDICT_EQUAL;
 }
 
+static const char *different_words(const struct digest *said)
+{
+	if (said->tcp_flags & PACKET_SYN)
+		return "the SVM's SYN has other options";
+	if (said->len == !!(said->tcp_flags & PACKET_FIN))
+		return "the SVM's stream ends, the PVM's goes on";
+	return "the SVM's stream has other bytes";
+}
+
 void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
 {
 	while (view->last && !view->broken) {
@@ -164,8 +173,7 @@ void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
 		case VERDICT_WAIT:
 			return;
 		case VERDICT_DIFFERENT:
-			gate_mismatch(gate, flow, view, said->seq,
-			              "the SVM's stream has other bytes");
+			gate_mismatch(gate, flow, view, said->seq, different_words(said));
 			return;
 		}
 	}

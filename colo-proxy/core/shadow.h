@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/recent.h"
 #include "colo-proxy/core/records.h"
 
 /*
@@ -55,6 +56,10 @@ void shadow_lineage(struct shadow *shadow, uint32_t lineage);
 
 /* The SVM has said this. Reads the frame, does not keep or change it. */
 void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now);
+
+/* What makes the packet of the last shadow_output() the PVM's numbers; zero when it needs nothing,
+ * or when the mapping is not known yet. */
+struct recent_map shadow_last_map(const struct shadow *shadow);
 
 /* The PVM has opened this connection in `epoch`; that of a lineage to come is kept until
  * it comes, that of an older one is ignored. */

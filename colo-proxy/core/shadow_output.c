@@ -231,6 +231,7 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 
 	shadow->stats.packets++;
 	shadow->stats.bytes += frame->len;
+	shadow->last = (struct recent_map){0};
 	if (packet_parse(&packet, frame) != 0) {
 		shadow->stats.uncompared++;
 		return;
@@ -262,5 +263,11 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		syn_seen(shadow, flow, &packet);
 	else
 		segment_seen(shadow, flow, &packet);
+	shadow->last = (struct recent_map){flow->seq_delta, flow->ts_delta};
 	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
+}
+
+struct recent_map shadow_last_map(const struct shadow *shadow)
+{
+	return shadow->last;
 }

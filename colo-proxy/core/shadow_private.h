@@ -73,6 +73,7 @@ struct shadow {
 	uint32_t expire_at;          /* where shadow_expire() goes on */
 	uint32_t taken_lead;         /* of the lineage that took over */
 	uint64_t lead_until;         /* the survivor's clock has caught up with the lead then */
+	struct recent_map last;      /* of the packet that shadow_output() saw last */
 	struct fragments *fragments; /* of this lineage */
 	struct shadow_sources sources;
 	struct shadow_stats stats; /* but for the flows: the table counts them */

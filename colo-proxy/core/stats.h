@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 /*
- * The figures of one protected VM at one moment: what `colo-proxy stats` shows. Plain integers,
+ * The figures of one protected VM at one moment: what `colo-proxy stats` shows. Plain values,
  * filled by the data thread, copied whole, turned into JSON by stats_to_json() (control/report.h).
  * Counters count from the daemon's start and never go back. Times are microseconds unless named.
  */
@@ -120,6 +120,8 @@ struct stats_snapshot {
 		struct stats_count injected; /* put into the secondary VM */
 		struct stats_count dropped;  /* lost: the NIC queue was full, or the log was */
 	} input;
+
+	char last_divergence[256]; /* the newest one in words, without payload; "" when none */
 };
 
 /* "tcp", ..., "total"; "initial", ... The words of the JSON and of the display. */

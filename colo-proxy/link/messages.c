@@ -6,9 +6,10 @@
 #include <string.h>
 
 static const char *const msg_names[] = {
-        "HEARTBEAT", "PROTECT", "READY",     "REFUSED", "STREAM",     "STREAM_BACK", "RUNNING",
-        "START",     "INPUT",   "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN", "CKPT_DATA",   "CKPT_END",
-        "COMMITTED", "LOADED",  "DIGEST",    "BROKEN",  "HANDOVER",   "TAKEN",       "UNPROTECT",
+        "HEARTBEAT", "PROTECT",  "READY",     "REFUSED",   "STREAM",  "STREAM_BACK",
+        "RUNNING",   "START",    "INPUT",     "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN",
+        "CKPT_DATA", "CKPT_END", "COMMITTED", "LOADED",    "DIGEST",  "BROKEN",
+        "HANDOVER",  "TAKEN",    "UNPROTECT", "ASK",       "SAID",
 };
 static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
               "one name for each message");
@@ -199,6 +200,102 @@ int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t 
 	ret_open->tsval = u32_unpack(payload + 24);
 	ret_open->has_ack = payload[28] & 1;
 	ret_open->has_ts = payload[28] & 2;
+	return 0;
+}
+
+size_t ask_pack(uint8_t out[ASK_WIRE_MAX], const struct ask *ask)
+{
+	memset(out, 0, ASK_HEAD_LEN);
+	u32_pack(out, ask->id);
+	out[4] = ask->kind;
+	return ASK_HEAD_LEN + digest_pack(out + ASK_HEAD_LEN, &ask->digest);
+}
+
+int ask_unpack(struct ask *ret_ask, const uint8_t *payload, size_t len)
+{
+	struct ask ask = {0};
+	int r;
+
+	if (len < ASK_HEAD_LEN || payload[4] >= ASK_KIND_COUNT)
+		return -EPROTO;
+	r = digest_unpack(&ask.digest, payload + ASK_HEAD_LEN, len - ASK_HEAD_LEN);
+	if (r < 0 || (size_t)r != len - ASK_HEAD_LEN)
+		return -EPROTO;
+	ask.id = u32_unpack(payload);
+	ask.kind = payload[4];
+	*ret_ask = ask;
+	return 0;
+}
+
+size_t said_pack(uint8_t out[SAID_WIRE_MAX], uint32_t id, const struct evidence_side *side)
+{
+	size_t at = SAID_HEAD_LEN;
+
+	memset(out, 0, SAID_HEAD_LEN);
+	u32_pack(out, id);
+	out[4] = (uint8_t)side->count;
+	for (uint32_t i = 0; i < side->count; i++) {
+		const struct evidence_packet *packet = &side->packet[i];
+		uint32_t n = packet->frame->len;
+
+		memset(out + at, 0, SAID_PACKET_LEN);
+		u64_pack(out + at, packet->at_ns);
+		u32_pack(out + at + 8, packet->original);
+		out[at + 12] = (uint8_t)(n >> 8);
+		out[at + 13] = (uint8_t)n;
+		out[at + 14] = packet->frame->start;
+		memcpy(out + at + SAID_PACKET_LEN, packet->frame->data, n);
+		at += SAID_PACKET_LEN + n;
+	}
+	return at;
+}
+
+/* One packet of a SAID message; *len is what is left of the message, and then what it took. */
+static int said_packet_unpack(struct evidence_packet *ret_packet, const uint8_t *from, size_t *len)
+{
+	struct frame *frame;
+	uint32_t n;
+
+	if (*len < SAID_PACKET_LEN)
+		return -EPROTO;
+	n = (uint32_t)from[12] << 8 | from[13];
+	if (n > EVIDENCE_PACKET_MAX || n > *len - SAID_PACKET_LEN || from[14] > FRAME_AT_IP)
+		return -EPROTO;
+	frame = frame_new(n);
+	if (!frame)
+		return -ENOMEM;
+	frame->len = n;
+	frame->start = from[14];
+	memcpy(frame->data, from + SAID_PACKET_LEN, n);
+	*ret_packet = (struct evidence_packet){u64_unpack(from), u32_unpack(from + 8), frame};
+	*len = SAID_PACKET_LEN + n;
+	return 0;
+}
+
+int said_unpack(uint32_t *ret_id, struct evidence_side *ret_side, const uint8_t *payload,
+                size_t len)
+{
+	struct evidence_side side = {0};
+	size_t at = SAID_HEAD_LEN;
+	int r = len < SAID_HEAD_LEN || payload[4] > EVIDENCE_PACKETS ? -EPROTO : 0;
+
+	for (uint32_t i = 0; r == 0 && i < payload[4]; i++) {
+		size_t left = len - at;
+
+		r = said_packet_unpack(&side.packet[i], payload + at, &left);
+		if (r == 0) {
+			side.count++;
+			at += left;
+		}
+	}
+	if (r == 0 && at != len)
+		r = -EPROTO;
+	if (r < 0) {
+		evidence_side_clear(&side);
+		return r;
+	}
+	*ret_id = u32_unpack(payload);
+	*ret_side = side;
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/recent.h"
 #include "colo-proxy/core/records.h"
 
 /*
@@ -46,6 +47,9 @@
  *                                        side is silent; after C(epoch) the right to speak is S's
  *   TAKEN                S -> P  fast    empty: S speaks
  *   UNPROTECT            P -> S  fast    char[] why: P goes on alone; S gives its copy up
+ *   ASK                  P -> S  fast    see ask_pack(): what has the SVM said, in the lineage of
+ *                                        the header? Best effort, for `divergences` only
+ *   SAID                 S -> P  fast    see said_pack(): the answer
  */
 
 enum msg_type {
@@ -70,6 +74,8 @@ enum msg_type {
 	MSG_HANDOVER,
 	MSG_TAKEN,
 	MSG_UNPROTECT,
+	MSG_ASK,
+	MSG_SAID,
 	MSG_TYPE_END,
 };
 
@@ -79,6 +85,11 @@ enum msg_type {
 #define FLOW_OPEN_WIRE_MAX 60u
 #define HEARTBEAT_WIRE_LEN 40u
 #define INPUT_HEAD_LEN     20u
+#define ASK_HEAD_LEN       8u
+#define ASK_WIRE_MAX       (ASK_HEAD_LEN + DIGEST_WIRE_MAX)
+#define SAID_HEAD_LEN      8u
+#define SAID_PACKET_LEN    16u
+#define SAID_WIRE_MAX      (SAID_HEAD_LEN + EVIDENCE_PACKETS * (SAID_PACKET_LEN + EVIDENCE_PACKET_MAX))
 
 const char *msg_type_name(uint8_t type);
 
@@ -136,6 +147,22 @@ struct codec_caps {
 
 void codec_caps_pack(uint8_t out[CODEC_CAPS_LEN], const struct codec_caps *caps);
 int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_t len);
+
+/* 0 u32 id, 4 u8 kind (0: what this digest was made of, 1: the newest of its flow), 5 zero[3], 8 a
+ * record as in DIGEST. Returns the length. */
+size_t ask_pack(uint8_t out[ASK_WIRE_MAX], const struct ask *ask);
+int ask_unpack(struct ask *ret_ask, const uint8_t *payload, size_t len);
+
+/*
+ * 0 u32 id of the ask, 4 u8 number of packets (0: gone, or never said), 5 zero[3], 8 the packets,
+ * oldest first: 0 u64 age_ns (how long ago it was said), 8 u32 length as it was said, 12 u16 n, 14
+ * u8 start (enum frame_start), 15 zero, 16 u8[n] what of it is told, in the PVM's numbers. Returns
+ * the length.
+ */
+size_t said_pack(uint8_t out[SAID_WIRE_MAX], uint32_t id, const struct evidence_side *side);
+/* at_ns of the packets is their age. ret_side is the caller's to clear. 0, -EPROTO, -ENOMEM. */
+int said_unpack(uint32_t *ret_id, struct evidence_side *ret_side, const uint8_t *payload,
+                size_t len);
 
 void u64_pack(uint8_t out[8], uint64_t value);
 uint64_t u64_unpack(const uint8_t in[8]);

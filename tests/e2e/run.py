@@ -21,6 +21,7 @@ import support  # noqa: E402
 from support import Env, Failed, LabError  # noqa: E402
 from registry import TESTS  # noqa: E402
 import test_cuts  # noqa: E402
+import test_divergences  # noqa: E402,F401
 import test_encoding  # noqa: E402,F401
 import test_fence  # noqa: E402,F401
 import test_flows  # noqa: E402,F401

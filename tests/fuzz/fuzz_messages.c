@@ -58,13 +58,58 @@ static void try_input(const uint8_t *data, size_t size)
 	frame_free(frame);
 }
 
+static void try_ask(const uint8_t *data, size_t size)
+{
+	struct ask one, two;
+	uint8_t wire[ASK_WIRE_MAX];
+
+	if (ask_unpack(&one, data, size) != 0)
+		return;
+	require(one.kind < ASK_KIND_COUNT && one.digest.kind < DIGEST_KIND_COUNT);
+	require(ask_unpack(&two, wire, ask_pack(wire, &one)) == 0);
+	require(one.id == two.id && one.kind == two.kind && one.digest.seq == two.digest.seq);
+}
+
+/* An answer is also compared with what was asked, and shown. */
+static void try_said(const uint8_t *data, size_t size)
+{
+	static uint8_t wire[SAID_WIRE_MAX];
+	struct evidence_ring *ring = NULL;
+	struct evidence_side side = {0}, copy = {0};
+	struct evidence *noted;
+	uint8_t bytes[EVIDENCE_WINDOW];
+	uint64_t known;
+	uint32_t id, at;
+
+	if (said_unpack(&id, &side, data, size) != 0) {
+		require(side.count == 0);
+		return;
+	}
+	require(said_pack(wire, id, &side) == size);
+	require(said_unpack(&at, &copy, data, size) == 0 && at == id && copy.count == side.count);
+	require(evidence_ring_new(&ring, 1) == 0);
+	noted = evidence_add(ring, &(struct evidence){.cause = CKPT_MISMATCH,
+	                                              .has_key = true,
+	                                              .key = {.kind = FLOW_TCP},
+	                                              .seq = 0x01020304,
+	                                              .len = 1000,
+	                                              .what = "fuzz",
+	                                              .found = EVIDENCE_WAITING,
+	                                              .pvm = copy});
+	evidence_answer(ring, noted->id, &side);
+	require(!noted->differs); /* both sides are the same */
+	evidence_window(noted, &noted->svm, &at, bytes, &known);
+	require(at == 0);
+	evidence_ring_free(ring);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct heartbeat beat;
 
 	if (size < 1)
 		return 0;
-	switch (data[0] & 3) {
+	switch (data[0] & 7) {
 	case 0:
 		try_digest(data + 1, size - 1);
 		break;
@@ -73,6 +118,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 2:
 		try_input(data + 1, size - 1);
+		break;
+	case 4:
+		try_ask(data + 1, size - 1);
+		break;
+	case 5:
+		try_said(data + 1, size - 1);
 		break;
 	default:
 		require((heartbeat_unpack(&beat, data + 1, size - 1) == 0) ==

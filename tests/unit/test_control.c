@@ -617,6 +617,8 @@ static void test_stats_round_trip(void)
 	json_t *json;
 
 	fill(&stats, sizeof(stats));
+	memset(stats.last_divergence, 0, sizeof(stats.last_divergence));
+	memcpy(stats.last_divergence, "mismatch", 9);
 	json = stats_to_json(&stats);
 	g_assert_cmpint(stats_from_json(json, &back), ==, 0);
 	g_assert_cmpmem(&stats, sizeof(stats), &back, sizeof(back));
@@ -657,6 +659,8 @@ static void test_status_round_trip(void)
 	        .since_ns = 1700000000000000000ull,
 	        .last_event = "checkpoint 2 committed",
 	        .message = "all is well",
+	        .warning = "1 rule bypasses",
+	        .last_divergence = "late in epoch 2",
 	};
 	struct status_snapshot back;
 	json_t *json;

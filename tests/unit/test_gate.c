@@ -21,12 +21,21 @@ struct out {
 	uint32_t seq, end, ack;
 };
 
+/* What a divergence was shown with. */
+struct shown {
+	uint32_t packets, seq[DIVERGENCE_PACKETS];
+	uint64_t arrived;
+	struct digest said;
+	bool has_said;
+};
+
 struct rig {
 	struct gate *gate;
 	struct packet_digest_key key;
 	struct out out[ROOM];
 	uint32_t outs;
 	struct divergence wanted[ROOM];
+	struct shown shown[ROOM];
 	uint32_t wants;
 	struct flow_open open[ROOM];
 	uint32_t opens, open_epoch;
@@ -57,6 +66,13 @@ static void on_request(void *ctx, const struct divergence *why)
 
 	g_assert_nonnull(why->what);
 	g_assert_cmpuint(r->wants, <, ROOM);
+	for (uint32_t i = 0; i < why->packets; i++)
+		r->shown[r->wants].seq[i] = why->packet[i]->tcp.seq;
+	r->shown[r->wants].packets = why->packets;
+	r->shown[r->wants].arrived = why->packets ? why->arrived[0] : 0;
+	r->shown[r->wants].has_said = why->said != NULL;
+	if (why->said)
+		r->shown[r->wants].said = *why->said;
 	r->wanted[r->wants++] = *why;
 }
 
@@ -958,6 +974,63 @@ static void test_uncompared(void)
 	rig_free(r);
 }
 
+/* ---- evidence ---- */
+
+static void test_evidence_of_a_mismatch(void)
+{
+	struct rig *r = rig_established();
+	struct digest other;
+
+	for (uint32_t i = 0; i < 8; i++) {
+		r->now = (1001 + i) * MS;
+		pvm(r, 0, 101 + 10 * i, 10, 501);
+	}
+	svm(r, 0, 0, 101, 20, 501); /* the first two are equal, and gone */
+	assert_out(r, 2);
+	other = segment(r, 0, 121, 25, 501);
+	other.hash[0] ^= 1;
+	g_assert_cmpint(gate_digest(r->gate, 0, &other, r->now), ==, 0);
+	g_assert_cmpuint(r->wants, ==, 1);
+	g_assert_true(r->wanted[0].has_key && r->wanted[0].iss_known);
+	g_assert_cmpuint(r->wanted[0].iss, ==, 100);
+	g_assert_cmpuint(r->wanted[0].seq, ==, 121);
+	g_assert_cmpuint(r->wanted[0].len, ==, 25);
+	g_assert_cmpuint(r->shown[0].packets, ==, 3); /* 121, 131, 141 */
+	g_assert_cmpuint(r->shown[0].seq[0], ==, 121);
+	g_assert_cmpuint(r->shown[0].seq[2], ==, 141);
+	g_assert_cmpuint(r->shown[0].arrived, ==, 1003 * MS);
+	g_assert_true(r->shown[0].has_said);
+	g_assert_cmpmem(r->shown[0].said.hash, 16, other.hash, 16);
+	rig_free(r);
+}
+
+static void test_evidence_of_others(void)
+{
+	struct rig *r = rig_established();
+
+	pvm(r, 0, 101, 10, 501);
+	gate_tick(r->gate, r->now + LATE);
+	g_assert_cmpint(r->wanted[0].cause, ==, CKPT_LATE);
+	g_assert_cmpuint(r->shown[0].packets, ==, 1);
+	g_assert_cmpuint(r->shown[0].seq[0], ==, 101);
+	g_assert_false(r->shown[0].has_said);
+	gate_cut(r->gate, 1, r->now);
+	gate_commit(r->gate, 1, r->now);
+	pvm_frame(r, build_udp(false, 53, 2000, "a", 1));
+	svm_datagram(r, 1, build_udp(false, 53, 2000, "b", 1));
+	g_assert_cmpint(r->wanted[1].cause, ==, CKPT_MISMATCH);
+	g_assert_cmpint(r->wanted[1].key.kind, ==, FLOW_UDP);
+	g_assert_cmpuint(r->shown[1].packets, ==, 1);
+	g_assert_true(r->shown[1].has_said);
+	gate_cut(r->gate, 2, r->now);
+	pvm_frame(r, build_other(0x88cd));
+	gate_tick(r->gate, r->now + LATE);
+	g_assert_cmpint(r->wanted[2].cause, ==, CKPT_UNCOMPARED);
+	g_assert_false(r->wanted[2].has_key);
+	g_assert_cmpuint(r->shown[2].packets, ==, 1);
+	rig_free(r);
+}
+
 /* ---- the operator's rules ---- */
 
 static const struct policy flows = {
@@ -1240,6 +1313,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/break", test_break);
 	g_test_add_func("/gate/late", test_late);
 	g_test_add_func("/gate/uncompared", test_uncompared);
+	g_test_add_func("/gate/evidence/mismatch", test_evidence_of_a_mismatch);
+	g_test_add_func("/gate/evidence/others", test_evidence_of_others);
 	g_test_add_func("/gate/rules/bypass", test_bypass);
 	g_test_add_func("/gate/rules/commit", test_commit_rule);
 	g_test_add_func("/gate/rules/full-table", test_bypass_of_a_full_table);

@@ -166,6 +166,71 @@ static void test_input(void)
 	frame_free(in);
 }
 
+static void test_ask(void)
+{
+	struct ask in = {.id = 0x01020304, .kind = ASK_NEWEST, .digest = {.key = key, .seq = 9}};
+	struct ask out;
+	uint8_t wire[ASK_WIRE_MAX + 1] = {0};
+	size_t len = ask_pack(wire, &in);
+
+	g_assert_cmpmem(wire, 5, "\x01\x02\x03\x04\x01", 5);
+	g_assert_cmpmem(wire + ASK_HEAD_LEN, 16, key_bytes, 16);
+	g_assert_cmpint(ask_unpack(&out, wire, len), ==, 0);
+	g_assert_true(out.id == in.id && out.kind == in.kind && out.digest.seq == 9);
+	g_assert_cmpint(ask_unpack(&out, wire, len - 1), ==, -EPROTO);
+	g_assert_cmpint(ask_unpack(&out, wire, len + 1), ==, -EPROTO);
+	g_assert_cmpint(ask_unpack(&out, wire, 3), ==, -EPROTO);
+	wire[4] = ASK_KIND_COUNT;
+	g_assert_cmpint(ask_unpack(&out, wire, len), ==, -EPROTO);
+}
+
+static void test_said(void)
+{
+	struct evidence_side in = {0}, out = {0};
+	uint8_t *wire = g_malloc0(SAID_WIRE_MAX + 1);
+	uint32_t id = 0;
+	size_t len;
+
+	for (uint32_t i = 0; i < EVIDENCE_PACKETS; i++) {
+		struct frame *frame = frame_new(EVIDENCE_PACKET_MAX);
+
+		g_assert_nonnull(frame);
+		frame->len = i ? EVIDENCE_PACKET_MAX : 2;
+		frame->start = i & 1;
+		memset(frame->data, (int)(0x50 + i), frame->len);
+		in.packet[in.count++] = (struct evidence_packet){0x0102030405060708, 70000, frame};
+	}
+	len = said_pack(wire, 0x0a0b0c0d, &in);
+	g_assert_cmpuint(len, <=, SAID_WIRE_MAX);
+	g_assert_cmpmem(wire, 5, "\x0a\x0b\x0c\x0d\x04", 5);
+	g_assert_cmpmem(wire + 8, 18,
+	                "\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01\x11\x70\x00\x02\x00\x00\x50\x50",
+	                18);
+	g_assert_cmpint(said_unpack(&id, &out, wire, len), ==, 0);
+	g_assert_cmpuint(id, ==, 0x0a0b0c0d);
+	g_assert_cmpuint(out.count, ==, in.count);
+	for (uint32_t i = 0; i < out.count; i++) {
+		const struct frame *a = in.packet[i].frame, *b = out.packet[i].frame;
+
+		g_assert_cmpmem(a->data, a->len, b->data, b->len);
+		g_assert_cmpuint(a->start, ==, b->start);
+		g_assert_cmpuint(out.packet[i].at_ns, ==, 0x0102030405060708);
+		g_assert_cmpuint(out.packet[i].original, ==, 70000);
+	}
+	evidence_side_clear(&out);
+	evidence_side_clear(&in);
+	g_assert_cmpint(said_unpack(&id, &out, wire, len - 1), ==, -EPROTO);
+	g_assert_cmpint(said_unpack(&id, &out, wire, len + 1), ==, -EPROTO);
+	g_assert_cmpint(said_unpack(&id, &out, wire, 7), ==, -EPROTO);
+	wire[4]++; /* one packet too many */
+	g_assert_cmpint(said_unpack(&id, &out, wire, len), ==, -EPROTO);
+	g_assert_cmpuint(out.count, ==, 0);
+	len = said_pack(wire, 1, &in);
+	g_assert_cmpint(said_unpack(&id, &out, wire, len), ==, 0);
+	g_assert_cmpuint(out.count, ==, 0);
+	g_free(wire);
+}
+
 static void test_names(void)
 {
 	for (int type = 0; type < 256; type++) {
@@ -184,6 +249,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/messages/codec-caps", test_codec_caps);
 	g_test_add_func("/messages/heartbeat", test_heartbeat);
 	g_test_add_func("/messages/input", test_input);
+	g_test_add_func("/messages/ask", test_ask);
+	g_test_add_func("/messages/said", test_said);
 	g_test_add_func("/messages/names", test_names);
 	return g_test_run();
 }

@@ -164,12 +164,14 @@ static void test_mapping(void)
 
 	svm(r, PACKET_SYN, 100, 0, 501);
 	g_assert_cmpuint(r->tolds, ==, 0); /* the PVM's number is not known */
-	opened(r, 0, 9999, 501);           /* another lineage's */
+	g_assert_cmpuint(shadow_last_map(r->shadow).seq_delta, ==, 0);
+	opened(r, 0, 9999, 501); /* another lineage's */
 	g_assert_cmpuint(r->tolds, ==, 0);
 	opened(r, 1, 5000, 501);
 	assert_told(r, 0, 5000, 1, 501);
 	svm(r, 0, 101, 10, 501);
 	assert_told(r, 1, 5001, 10, 501);
+	g_assert_cmpuint(shadow_last_map(r->shadow).seq_delta, ==, 4900);
 	g_assert_cmpuint(
 	        through(r, shadow_input,
 	                (struct build_tcp){
