@@ -321,6 +321,11 @@ def mutants(run):
                        env={"COLO_BUILD": str(BUILD)})
 
 
+def model(run):
+    """the takeover as a model, searched through; and broken, so that the search must fail"""
+    return run.program("model", [sys.executable, TOP / "tests/model/check.py"])
+
+
 def fuzz(run):
     """ten seconds of libFuzzer for each target"""
     with tempfile.TemporaryDirectory() as work:
@@ -395,6 +400,7 @@ STEPS = (
     ("unit", unit_release, ("build",), True),
     ("unit-asan", unit_asan, ("build-asan",), False),
     ("mutants", mutants, ("build",), True),
+    ("model", model, (), False),
     ("fuzz", fuzz, ("build-fuzz",), False),
     ("install", install, ("build",), True),
     ("lab", laboratory, ("build",), True),
