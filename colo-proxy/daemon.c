@@ -39,6 +39,7 @@
 
 #define QMP_MS          5000
 #define COPY_POLL_MS    50
+#define COPY_TELL_MS    200
 #define HANDOVER_MAX_MS 15000
 #define ERR_LEN         400
 
@@ -52,10 +53,42 @@ struct daemon {
 	int lock_fd;
 	guint vm_watch, qmp_watch, copy_timer, fence_watch, fence_timer, stop_timer;
 	GPid fence_pid;
-	bool in_colo; /* QEMU has said so: it may be asked for checkpoints */
+	struct colo_progress copy; /* the first copy's, while there is one */
+	gint64 copy_told_at;       /* us: when it was published last */
+	bool in_colo;              /* QEMU has said so: it may be asked for checkpoints */
 	bool stopping;
 	int status;
 };
+
+/* ---- what those who watch are told ---- */
+
+static void publish_quietly(struct daemon *daemon, const char *text)
+{
+	json_t *event = json_pack("{s:s, s:I}", "text", text, "at_ns",
+	                          (json_int_t)g_get_real_time() * 1000);
+
+	if (daemon->server && event)
+		control_server_publish(daemon->server, event);
+	json_decref(event);
+}
+
+/* Those who watch see how far the copy is; the log does not need to know. */
+static void tell_progress(struct daemon *daemon, const struct colo_progress *progress)
+{
+	gint64 now = g_get_monotonic_time();
+
+	daemon->copy = *progress;
+	if (now < daemon->copy_told_at + COPY_TELL_MS * 1000)
+		return;
+	daemon->copy_told_at = now;
+	publish_quietly(daemon, "copying");
+}
+
+static void end_copy(struct daemon *daemon)
+{
+	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	daemon->copy = (struct colo_progress){0};
+}
 
 /* ---- the VM ---- */
 
@@ -63,7 +96,7 @@ static void unwatch_vm(struct daemon *daemon)
 {
 	g_clear_handle_id(&daemon->vm_watch, g_source_remove);
 	g_clear_handle_id(&daemon->qmp_watch, g_source_remove);
-	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	end_copy(daemon);
 	daemon->in_colo = false;
 }
 
@@ -144,17 +177,20 @@ static void watch_vm(struct daemon *daemon)
 }
 
 /* The URI for the channel that the node's relay is at the other end of, or the other QEMU. */
-static char *migration_uri(const struct daemon *daemon)
+static char *migration_uri(const struct daemon *daemon, bool secondary)
 {
 	if (is_stock(daemon))
 		return stock_uri(daemon->config);
-	return g_strconcat("unix:", node_migration_path(daemon->node), NULL);
+	return g_strconcat("unix:",
+	                   secondary ? node_incoming_path(daemon->node)
+	                             : node_migration_path(daemon->node),
+	                   NULL);
 }
 
 static void start_vm(struct daemon *daemon, bool secondary)
 {
 	char err[ERR_LEN] = "";
-	char *uri = migration_uri(daemon);
+	char *uri = migration_uri(daemon, secondary);
 	int r;
 
 	end_vm(daemon);
@@ -194,13 +230,16 @@ static gboolean watch_copy(gpointer data)
 	if (!daemon->vm.qmp ||
 	    colo_query_progress(daemon->vm.qmp, QMP_MS, &progress, err, sizeof(err)) < 0) {
 		daemon->copy_timer = 0;
+		end_copy(daemon);
 		return G_SOURCE_REMOVE;
 	}
 	if (strcmp(progress.status, "failed") == 0 || strcmp(progress.status, "cancelled") == 0) {
 		daemon->copy_timer = 0;
+		end_copy(daemon);
 		node_copy_failed(daemon->node, "QEMU says that the migration failed");
 		return G_SOURCE_REMOVE;
 	}
+	tell_progress(daemon, &progress);
 	if (strcmp(progress.status, "colo") != 0)
 		return G_SOURCE_CONTINUE;
 	if (colo_query_status(daemon->vm.qmp, QMP_MS, &running, status, sizeof(status), err,
@@ -209,6 +248,7 @@ static gboolean watch_copy(gpointer data)
 		return G_SOURCE_CONTINUE;
 	daemon->in_colo = true;
 	daemon->copy_timer = 0;
+	end_copy(daemon);
 	stock_count(&daemon->stock);
 	if (is_stock(daemon))
 		node_in_colo(daemon->node);
@@ -218,7 +258,7 @@ static gboolean watch_copy(gpointer data)
 static void migrate(struct daemon *daemon)
 {
 	struct colo_tuning tuning = colo_tuning_default;
-	char *uri = migration_uri(daemon);
+	char *uri = migration_uri(daemon, false);
 	char err[ERR_LEN] = "no VM";
 	int r = -ESRCH;
 
@@ -264,7 +304,7 @@ static void leave_colo(struct daemon *daemon)
 
 	daemon->in_colo = false;
 	daemon->stock.counting = false;
-	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	end_copy(daemon);
 	if (daemon->vm.qmp) {
 		r = leave_colo_once(daemon, primary, err, sizeof(err));
 		if (r == -ETIMEDOUT) {
@@ -283,7 +323,7 @@ static void abort_copy(struct daemon *daemon)
 	char err[ERR_LEN] = "";
 	gint64 until = g_get_monotonic_time() + QMP_MS * 1000;
 
-	g_clear_handle_id(&daemon->copy_timer, g_source_remove);
+	end_copy(daemon);
 	daemon->in_colo = false;
 	while (daemon->vm.qmp && g_get_monotonic_time() < until) {
 		if (colo_query_progress(daemon->vm.qmp, QMP_MS, &progress, err, sizeof(err)) < 0)
@@ -413,13 +453,8 @@ struct posted {
 
 static void publish(struct daemon *daemon, const char *text)
 {
-	json_t *event = json_pack("{s:s, s:I}", "text", text, "at_ns",
-	                          (json_int_t)g_get_real_time() * 1000);
-
 	log_info("%s", text);
-	if (daemon->server && event)
-		control_server_publish(daemon->server, event);
-	json_decref(event);
+	publish_quietly(daemon, text);
 }
 
 static gboolean carry_out(gpointer data)
@@ -504,6 +539,8 @@ struct answer {
 static void add_vm_status(struct daemon *daemon, struct status_snapshot *status)
 {
 	vm_version_text(&daemon->vm, status->qemu_version, sizeof(status->qemu_version));
+	status->copy_total = daemon->copy.total;
+	status->copy_done = daemon->copy.total - MIN(daemon->copy.remaining, daemon->copy.total);
 	status->qemu_pid = daemon->vm.process ? (uint64_t)qemu_process_pid(daemon->vm.process) : 0;
 	snprintf(status->accel, sizeof(status->accel), "%s", daemon->vm.kvm ? "kvm" : "tcg");
 }

@@ -8,10 +8,9 @@
  *
  * What the VM says comes out of the hold, in both roles:
  *   primary, always:       through the gate, which releases it by R1 (or at once, while this host
- *                          is the only one that may speak);
+ *                          is the only one that may speak), a survivor's translated then;
  *   secondary, standing by: into digests, then away;
- *   secondary, taking over: kept, in order;
- *   secondary, speaking:    translated, released.
+ *   secondary, taking over: kept, in order.
  * The hold fails closed, so a crash at any of these points says nothing.
  */
 #include <errno.h>
@@ -138,7 +137,7 @@ static void release_again(void *ctx, uint64_t now)
 		break;
 	}
 	hold_flush(node->hold);
-	if (node->gate)
+	if (node->is_primary)
 		primary_rearm_gate(node); /* there may be room again */
 }
 
@@ -214,7 +213,7 @@ static const char *role_words(const struct node *node)
 	case ROLE_WAITING:
 		return "no primary yet";
 	case ROLE_ALONE:
-		return node->is_primary ? "the VM runs unprotected; no secondary has joined"
+		return node->is_primary ? "the VM runs here, unprotected; no secondary has joined"
 		                        : "the VM runs here, unprotected";
 	case ROLE_JOINING:
 		return "the VM is being copied to the secondary";
@@ -274,6 +273,8 @@ static void act(struct node *node, uint32_t actions)
 		primary_copy(node);
 	if (actions & ROLE_ACT_SILENCE)
 		primary_silence(node);
+	if (actions & ROLE_ACT_FOLLOW)
+		reprotect_follow(node);
 	if (actions & ROLE_ACT_GO_ALONE)
 		primary_go_alone(node);
 	if (actions & ROLE_ACT_TAKE_OVER)
@@ -309,6 +310,8 @@ static void beat(void *ctx, uint64_t now)
 	        .held_ns = node->beat_echo ? loop_clock() - node->beat_heard_at : 0,
 	        .consumed = node->is_primary ? primary_consumed(node) : 0,
 	        .state = (uint8_t)node->role.state,
+	        .primary = node->is_primary,
+	        .term = node->role.term,
 	};
 
 	/* A primary whose VM has not been started has nothing to say. */
@@ -318,14 +321,22 @@ static void beat(void *ctx, uint64_t now)
 		log_warn("the capture cannot be written");
 	heartbeat_pack(payload, &heartbeat);
 	if (link_is_up(node->link)) {
+		bool gate = node->is_primary && node->gate;
+
 		node_send(node, LINK_FAST, MSG_HEARTBEAT,
-		          node->gate ? gate_epoch(node->gate) : node->s.lineage, payload,
+		          gate ? gate_epoch(node->gate) : node->s.lineage, payload,
 		          sizeof(payload));
-		if (node->gate)
+		if (gate)
 			primary_send_unsent(node);
 		link_flush(node->link);
 	}
 	loop_timer_set(node->loop, &node->beat_timer, now + node->config->heartbeat_interval_ns);
+}
+
+/* The peer is to know at once what this side is. */
+void node_beat_now(struct node *node)
+{
+	loop_timer_set(node->loop, &node->beat_timer, loop_now(node->loop));
 }
 
 static void heard(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
@@ -363,6 +374,7 @@ static void link_is_now_up(void *ctx, const struct link_peer *peer)
 		primary_link_up(node);
 	node->s.joined_here = false;
 	node_role(node, ROLE_EV_LINK_UP);
+	node_beat_now(node);
 }
 
 static void link_is_now_down(void *ctx, const char *reason)
@@ -416,11 +428,12 @@ static const struct link_ops link_operations = {
 static int open_link(struct node *node, char *err, size_t errlen)
 {
 	const struct config *config = node->config;
-	const struct config_endpoint *end = node->is_primary ? &config->peer : &config->listen;
+	bool connects = config->role == CONFIG_ROLE_PRIMARY;
+	const struct config_endpoint *end = connects ? &config->peer : &config->listen;
 	struct link_key key = {0};
 	uint8_t caps[CODEC_CAPS_LEN];
 	struct link_params params = {
-	        .role = node->is_primary ? LINK_PRIMARY : LINK_SECONDARY,
+	        .role = connects ? LINK_PRIMARY : LINK_SECONDARY,
 	        .vm_name = config->name,
 	        .address = end->host,
 	        .port = end->port,
@@ -459,7 +472,8 @@ static int open_tap(struct node *node, char *err, size_t errlen)
 	return r;
 }
 
-static int open_hold(struct node *node, char *err, size_t errlen)
+/* A side that has been the other one before always has the tap: the VM's frames stay there. */
+int node_open_hold(struct node *node, char *err, size_t errlen)
 {
 	const struct config *config = node->config;
 	bool nfqueue = node->is_primary && config->datapath == CONFIG_DATAPATH_NFQUEUE;
@@ -494,8 +508,9 @@ static int open_core(struct node *node, char *err, size_t errlen)
 	        .fence = config->fence == CONFIG_FENCE_NONE      ? ROLE_FENCE_NONE
 	                 : config->fence == CONFIG_FENCE_COMMAND ? ROLE_FENCE_COMMAND
 	                                                         : ROLE_FENCE_OPERATOR,
-	        .automatic = node->is_primary ? config->on_secondary_loss == CONFIG_LOSS_CONTINUE
-	                                      : config->auto_failover,
+	        .rejoin = node_proxies(node),
+	        .goes_on = config->on_secondary_loss == CONFIG_LOSS_CONTINUE,
+	        .takes_over = config->auto_failover,
 	        .interval_ns = config->heartbeat_interval_ns,
 	        .loss = (uint32_t)config->heartbeat_loss,
 	        .fence_delay_ns = config->fence_delay_ns,
@@ -553,7 +568,7 @@ static int open_all(struct node *node, char *err, size_t errlen)
 		r = node->is_primary ? primary_init(node, err, errlen)
 		                     : secondary_init(node, err, errlen);
 	if (r == 0 && node_proxies(node))
-		r = open_hold(node, err, errlen);
+		r = node_open_hold(node, err, errlen);
 	if (r == 0 && node_proxies(node) && node->config->capture)
 		r = capture_open(node->config->capture, node->config->capture_bytes, &node->capture,
 		                 err, errlen);
@@ -595,6 +610,8 @@ int node_new(struct node **ret_node, const struct config *config, const char *ma
 	snprintf(node->machine, sizeof(node->machine), "%s", machine);
 	snprintf(node->migration_path, sizeof(node->migration_path), "%s/migration.sock",
 	         config->run_dir);
+	snprintf(node->incoming_path, sizeof(node->incoming_path), "%s/incoming.sock",
+	         config->run_dir);
 	r = open_all(node, err, errlen);
 	if (r < 0) {
 		node_free(node);
@@ -621,10 +638,8 @@ void node_free(struct node *node)
 	}
 	link_free(node->link);
 	evidence_ring_free(node->evidence);
-	if (node->is_primary)
-		primary_fini(node);
-	else
-		secondary_fini(node);
+	primary_fini(node);
+	secondary_fini(node);
 	codec_fini(node);
 	frame_queue_clear(&node->unreleased);
 	intercept_close(node->intercept);
@@ -648,6 +663,11 @@ int node_tap_fd(const struct node *node)
 const char *node_migration_path(const struct node *node)
 {
 	return node->migration_path;
+}
+
+const char *node_incoming_path(const struct node *node)
+{
+	return node->incoming_path;
 }
 
 void node_set_tcg_flush(struct node *node, struct tcg_flush *flush)

@@ -53,8 +53,11 @@ void node_free(struct node *node);
 
 /* The VM's tap for QEMU to inherit. */
 int node_tap_fd(const struct node *node);
-/* Where the VM's QEMU is to migrate to (P), or to listen for the stream (S). */
+/* Where the VM's QEMU is to migrate to (P). Two paths: a QEMU removes the one it listened on, and
+ * does so late. */
 const char *node_migration_path(const struct node *node);
+/* Where it is to listen for the stream (S). */
+const char *node_incoming_path(const struct node *node);
 /* S under TCG: what to bump before each load; NULL for none. Before the VM is started. */
 void node_set_tcg_flush(struct node *node, struct tcg_flush *flush);
 

@@ -10,6 +10,9 @@
  * certain. With the marker, a primary without its VM waits for the peer, or for the operator's
  * `failover --force`; and says in its heartbeats that it has none, so that a secondary which has
  * one takes over.
+ *
+ * A primary that finds its peer speaking becomes that one's secondary (node_reprotect.c), with the
+ * marker in place. It goes when this side has the right to speak again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -133,7 +136,7 @@ void primary_vm_ready(struct node *node, bool ok, const char *text)
 
 void primary_link_up(struct node *node)
 {
-	of(node)->started_here = false;
+	of(node)->started_here = of(node)->changed_here = false;
 	of(node)->copy_due = false;
 }
 
@@ -145,6 +148,11 @@ void primary_heard(struct node *node, const struct heartbeat *heartbeat)
 {
 	struct primary *p = of(node);
 
+	if (role_peer_leads(heartbeat->primary, heartbeat->state)) {
+		if (role_gives_way(&node->role, heartbeat->term, p->vm_ordered))
+			node_role(node, ROLE_EV_PEER_LEADS);
+		return;
+	}
 	if (heartbeat->state == ROLE_ALONE || heartbeat->state == ROLE_TAKING_OVER) {
 		if (!p->silent)
 			node_role(node, ROLE_EV_PEER_SPEAKS);
@@ -160,6 +168,8 @@ void primary_heard(struct node *node, const struct heartbeat *heartbeat)
 	    (node->role.state == ROLE_PROTECTED || node->role.state == ROLE_DECIDING ||
 	     node->role.state == ROLE_STUCK))
 		node_role(node, ROLE_EV_PEER_YIELDED);
+	if (heartbeat->state == ROLE_JOINING)
+		node_role(node, ROLE_EV_PEER_FREE);
 }
 
 /* The peer speaks, or the VM is gone: what is here says nothing any more. */
@@ -170,7 +180,7 @@ void primary_silence(struct node *node)
 	of(node)->silent = true;
 	loop_timer_clear(node->loop, &of(node)->boot_timer);
 	hold_set_mode(node->hold, HOLD_MODE_DROP);
-	node_event(node, "this side is silent for good: the VM is not here");
-	if (of(node)->vm_up)
+	node_event(node, "this side is silent: the VM is not here");
+	if (of(node)->vm_ordered)
 		node->ops->order(node->ctx, ORDER_KILL_VM, "the VM is the peer's");
 }

@@ -130,6 +130,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 
 	node_drain_hold(node);
 	primary_input_cut(node);
+	map_cut(node);
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	p->taken_cause = p->cause;

@@ -18,11 +18,16 @@
  * the SVM says to it waits for the PVM to say the same.) Clients see a few milliseconds more of a
  * pause that they have anyway.
  *
+ * A survivor's input is diverted all the time, while connections need their numbers mapped: it is
+ * mapped on its way from the diversion into the tap. Around a cut it is only left to wait there.
+ * What is taken back has been mapped already.
+ *
  * Limit: a frame that QEMU could not give to a VM whose receive ring is full is in QEMU's hands;
  * QEMU drops it when the VM stops, as a full ring drops, for both VMs.
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/datapath/tapdev.h"
@@ -48,6 +53,9 @@ static bool pour(struct node *node)
 			while (list) {
 				struct frame *next = list->next;
 
+				list->next = NULL;
+				if (node->shadow)
+					shadow_input(node->shadow, list, loop_now(node->loop));
 				frame_queue_push(queue, list);
 				list = next;
 			}
@@ -80,6 +88,10 @@ void cut_end(struct node *node)
 	}
 	p->pouring = false;
 	p->input_diverted = false;
+	if (node->intercept_source.added) {
+		loop_set_events(node->loop, &node->intercept_source, EPOLLIN); /* see cut_map() */
+		return;
+	}
 	r = intercept_set(node->intercept, false);
 	if (r < 0)
 		log_error("the VM's input stays diverted: %s; it hears nothing", strerror(-r));
@@ -141,10 +153,41 @@ void cut_begin(struct node *node)
 	p->pouring = false;
 	p->input_diverted = true;
 	p->cut_deadline = now + DRAIN_NS;
+	if (node->intercept_source.added)
+		loop_set_events(node->loop, &node->intercept_source, 0);
 	r = intercept_set(node->intercept, true);
 	if (r < 0)
 		log_warn("the VM's input is not diverted for the cut: %s", strerror(-r));
 	look(node, now);
+}
+
+/* Input for a VM whose numbers its clients do not know. What the tap does not take waits. */
+static void input_ready(void *ctx, uint32_t events)
+{
+	struct node *node = ctx;
+
+	(void)events;
+	if (pour(node))
+		return;
+	loop_set_events(node->loop, &node->intercept_source, 0);
+	node->p.input_diverted = node->p.pouring = true;
+	node_arm(node, &node->p.cut_timer, POUR_RETRY_NS);
+}
+
+int cut_map(struct node *node)
+{
+	node->p.cut_timer = (struct loop_timer){.fire = cut_due, .ctx = node};
+	return loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
+	                input_ready, node);
+}
+
+void cut_unmap(struct node *node)
+{
+	loop_del(node->loop, &node->intercept_source);
+	if (node->p.input_diverted && !node->p.pouring)
+		return; /* a cut is on, and will end the diversion */
+	node->p.input_diverted = true;
+	cut_end(node);
 }
 
 int cut_init(struct node *node, char *err, size_t errlen)

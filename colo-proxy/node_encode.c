@@ -236,6 +236,8 @@ void primary_pump_checkpoint(struct node *node)
 	loop_timer_clear(node->loop, &c->pump_timer);
 	if (!p->begun && !send_begin(node))
 		return;
+	if (!map_send(node, LINK_BULK, (uint32_t)p->ckpt.epoch))
+		return;
 	for (;;) {
 		if (!c->block && !encode_block(node))
 			break;

@@ -104,10 +104,7 @@ void secondary_feed_due(void *ctx, uint64_t now)
 	struct node *node = ctx;
 
 	(void)now;
-	if (node->intercept)
-		secondary_hear_clients(node);
-	else
-		secondary_feed(node);
+	secondary_feed(node);
 }
 
 /* Forgets what no checkpoint to come is without, and the SVM has acknowledged. */

@@ -141,7 +141,8 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 	snprintf(status->state, sizeof(status->state), "%s", role_state_name(node->role.state));
 	status->is_protected =
 	        node->role.state == ROLE_PROTECTED || node->role.state == ROLE_STANDBY;
-	status->epoch = node->gate ? gate_epoch(node->gate) : node->s.primary_epoch;
+	status->epoch =
+	        node->is_primary && node->gate ? gate_epoch(node->gate) : node->s.primary_epoch;
 	status->lineage = node->is_primary ? node->peer_lineage : node->s.lineage;
 	status->committed = node->committed_epoch;
 	snprintf(status->peer, sizeof(status->peer), "%s", node->peer);

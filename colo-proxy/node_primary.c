@@ -60,9 +60,12 @@ static void gate_release(void *ctx, struct frame *frame, const struct packet *pa
 {
 	struct node *node = ctx;
 
+	/* packet is of the frame as the VM said it, and is not used once that is translated. */
 	if (why == RELEASE_MATCH || why == RELEASE_COMMIT)
 		hist_add(&node->hold_hist[packet->class], held_ns);
-	node_release(node, frame, false);
+	if (node->shadow)
+		shadow_translate(node->shadow, frame, loop_now(node->loop));
+	node_release(node, frame, node->shadow != NULL);
 }
 
 static void gate_request(void *ctx, const struct divergence *why)
@@ -83,6 +86,7 @@ static void gate_flow_open(void *ctx, uint32_t epoch, const struct flow_open *op
 	uint8_t payload[FLOW_OPEN_WIRE_MAX];
 	size_t len = flow_open_pack(payload, open);
 
+	map_flow_open(ctx, open);
 	node_send(ctx, LINK_FAST, MSG_FLOW_OPEN, epoch, payload, len);
 }
 
@@ -355,6 +359,11 @@ void primary_copy_due(void *ctx, uint64_t now)
 	of(node)->copy_due = !of(node)->vm_up;
 	if (of(node)->copy_due)
 		return;
+	if (node_proxies(node) && (!node->mirror || !of(node)->listen.added)) {
+		log_error("what protects the VM could not be set up: it stays unprotected");
+		node_role(node, ROLE_EV_COPY_FAILED);
+		return;
+	}
 	r = primary_mark(node);
 	if (r < 0) {
 		/* Without it a power cut could lead to two speakers: no protection. */
@@ -378,11 +387,16 @@ void primary_copy(struct node *node)
 {
 	struct primary *p = of(node);
 	uint64_t pause = COPY_PAUSE_NS << (p->copy_failures < 6 ? p->copy_failures : 6);
+	uint64_t now = loop_now(node->loop);
+	uint64_t at = p->copy_failures ? now + pause : now;
+	uint64_t settled = node->shadow ? shadow_map_settled_at(node->shadow) : 0;
 
-	if (p->copy_failures == 0)
-		primary_copy_due(node, loop_now(node->loop));
+	if (at < settled)
+		at = settled; /* the secondary gets the mapping to the clients whole */
+	if (at <= now)
+		primary_copy_due(node, now);
 	else
-		node_arm(node, &p->copy_timer, pause);
+		loop_timer_set(node->loop, &p->copy_timer, at);
 }
 
 /*
@@ -407,6 +421,13 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	primary_input_cut(node);
 	gate_cut(node->gate, 0, now);
 	u64_pack(payload, p->input_cut);
+	p->map_told = 0; /* a new secondary has no mapping */
+	map_cut(node);
+	if (!map_send(node, LINK_FAST, 0)) {
+		log_error("the link takes no mapping of %u connections", p->map.count);
+		node_role(node, ROLE_EV_COPY_FAILED);
+		return;
+	}
 	p->started_here = true;
 	node_send(node, LINK_FAST, MSG_START, 0, payload, sizeof(payload));
 	node->committed_epoch = 0;
@@ -645,7 +666,9 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		node->ops->order(node->ctx, ORDER_RETIRED, "");
 		return;
 	default:
-		link_drop(node->link, "a message that a secondary does not send");
+		/* A primary's messages from before this side became one. */
+		if (!of(node)->changed_here)
+			link_drop(node->link, "a message that a secondary does not send");
 	}
 }
 
@@ -660,7 +683,7 @@ void primary_room(struct node *node, enum link_channel channel)
 
 /* ---- set-up ---- */
 
-static int open_listen(struct node *node, char *err, size_t errlen)
+int primary_open_listen(struct node *node, char *err, size_t errlen)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -686,7 +709,9 @@ void primary_init_boot(struct node *node)
 	of(node)->boot_timer = (struct loop_timer){.fire = primary_boot_due, .ctx = node};
 }
 
-int primary_init(struct node *node, char *err, size_t errlen)
+/* The gate and the hash; a secondary gets them with its copy, so that a takeover needs no memory.
+ */
+int primary_new_core(struct node *node)
 {
 	struct primary *p = of(node);
 	const struct config *config = node->config;
@@ -701,6 +726,16 @@ int primary_init(struct node *node, char *err, size_t errlen)
 
 	if (r == 0)
 		gate_set_policy(node->gate, &config->flows);
+	if (r == 0 && !p->hash)
+		p->hash = XXH3_createState();
+	return r == 0 && !p->hash ? -ENOMEM : r;
+}
+
+void primary_init_timers(struct node *node)
+{
+	struct primary *p = of(node);
+
+	primary_init_boot(node);
 	p->start_timer = (struct loop_timer){.fire = start_epoch_0, .ctx = node};
 	p->copy_timer = (struct loop_timer){.fire = primary_copy_due, .ctx = node};
 	p->read_timer = (struct loop_timer){.fire = read_again, .ctx = node};
@@ -708,8 +743,43 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	p->trigger_timer = (struct loop_timer){.fire = primary_trigger_due, .ctx = node};
 	p->channel_timer = (struct loop_timer){.fire = channel_lost, .ctx = node};
 	p->epoch_timer = (struct loop_timer){.fire = primary_epoch_over, .ctx = node};
-	p->hash = XXH3_createState();
-	if (r < 0 || !p->hash) {
+}
+
+void primary_stop_timers(struct node *node)
+{
+	struct primary *p = of(node);
+	struct loop_timer *timers[] = {
+	        &p->start_timer, &p->copy_timer,    &p->read_timer,
+	        &p->gate_timer,  &p->trigger_timer, &p->channel_timer,
+	        &p->epoch_timer, &p->cut_timer,     &p->boot_timer,
+	};
+
+	for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++)
+		loop_timer_clear(node->loop, timers[i]);
+}
+
+/* The copies of input for the secondary. */
+int primary_open_input(struct node *node, char *err, size_t errlen)
+{
+	int r = mirror_open(node->tap, 0, &node->mirror, err, errlen);
+
+	if (r < 0)
+		return r;
+	r = loop_add(node->loop, &node->mirror_source, mirror_fd(node->mirror), EPOLLIN,
+	             primary_mirror_ready, node);
+	if (r < 0)
+		snprintf(err, errlen, "watching the mirror: %s", strerror(-r));
+	return r;
+}
+
+int primary_init(struct node *node, char *err, size_t errlen)
+{
+	struct primary *p = of(node);
+	const struct config *config = node->config;
+	int r = primary_new_core(node);
+
+	primary_init_timers(node);
+	if (r < 0) {
 		snprintf(err, errlen, "no memory for the gate");
 		return -ENOMEM;
 	}
@@ -722,16 +792,8 @@ int primary_init(struct node *node, char *err, size_t errlen)
 	r = cut_init(node, err, errlen);
 	if (r < 0)
 		return r;
-	r = mirror_open(node->tap, 0, &node->mirror, err, errlen);
-	if (r < 0)
-		return r;
-	r = loop_add(node->loop, &node->mirror_source, mirror_fd(node->mirror), EPOLLIN,
-	             primary_mirror_ready, node);
-	if (r < 0) {
-		snprintf(err, errlen, "watching the mirror: %s", strerror(-r));
-		return r;
-	}
-	return open_listen(node, err, errlen);
+	r = primary_open_input(node, err, errlen);
+	return r < 0 ? r : primary_open_listen(node, err, errlen);
 }
 
 void primary_fini(struct node *node)
@@ -741,6 +803,7 @@ void primary_fini(struct node *node)
 	if (node->loop)
 		close_pvm(node);
 	if (p->listen.added) {
+		loop_del(node->loop, &p->listen);
 		close(p->listen.fd);
 		unlink(node->migration_path);
 	}
@@ -748,5 +811,7 @@ void primary_fini(struct node *node)
 	frame_queue_clear(&p->diverted);
 	XXH3_freeState(p->hash);
 	ckpt_buf_fini(&p->ckpt.buf);
+	natmap_clear(&p->map);
 	gate_free(node->gate);
+	node->gate = NULL;
 }

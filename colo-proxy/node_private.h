@@ -37,6 +37,8 @@
  *   node_secondary.c   the secondary: digests, the migration channel, checkpoints and their load
  *   node_feed.c        the secondary's input log
  *   node_takeover.c    the secondary becomes the one that speaks
+ *   node_reprotect.c   sides change: the survivor becomes a primary, who lost the VM its secondary
+ *   node_map.c         the mapping between a survivor and its clients, here and to the secondary
  *   node_stock.c       the other comparators
  *   node_evidence.c    what the two VMs said when they differed
  *   node_figures.c     statistics and status
@@ -102,6 +104,12 @@ struct primary {
 	struct loop_timer boot_timer; /* until the peer can be asked who speaks */
 	bool vm_ordered, vm_up, copy_due;
 	bool started_here; /* START was sent in this session */
+	bool changed_here; /* this side became the primary in this session */
+	/* node_map.c: the mapping that goes with the checkpoint in the buffer, if it has changed */
+	struct natmap map;
+	bool map_due;
+	uint32_t map_sent;
+	uint64_t map_told; /* shadow_map_changes() of what was sent last */
 };
 
 struct secondary {
@@ -130,6 +138,9 @@ struct secondary {
 	size_t batch_len;
 	struct frame_queue backlog; /* what the VM says while it takes over */
 	struct recent *recent;      /* what it has said; NULL: not kept */
+	/* The primary's mapping to its clients: of the lineage; as it arrives; of a checkpoint */
+	struct natmap map, map_arriving;
+	bool map_open, map_whole;
 	uint64_t loads, injected, injected_bytes, digests_lost;
 	uint64_t load_started;
 };
@@ -161,7 +172,7 @@ struct node {
 	const struct node_ops *ops;
 	void *ctx;
 	char machine[160];
-	char migration_path[108];
+	char migration_path[108], incoming_path[108];
 	char tap[IFNAMSIZ];
 	int tap_fd;
 	pthread_t thread;
@@ -182,12 +193,12 @@ struct node {
 	struct loop_source intercept_source;
 	struct capture *capture;
 	struct frame_queue unreleased; /* the kernel did not take them yet; in order */
-	struct gate *gate;
-	struct shadow *shadow;
+	struct gate *gate;     /* a secondary with a copy has one, too, for when it takes over */
+	struct shadow *shadow; /* the secondary's; a survivor's is its mapping to its clients */
 	struct evidence_ring *evidence; /* NULL: none is kept */
 	struct packet_digest_key digest_key;
 
-	bool is_primary;                   /* by configuration */
+	bool is_primary;                   /* now; at the start by configuration */
 	uint64_t beat_echo, beat_heard_at; /* the peer's last sent_ns and when it came */
 	struct primary p;
 	struct secondary s;
@@ -215,7 +226,9 @@ static inline bool node_proxies(const struct node *node)
 }
 
 /* node.c */
+int node_open_hold(struct node *node, char *err, size_t errlen);
 uint64_t node_realtime(void);
+void node_beat_now(struct node *node);
 void node_role(struct node *node, enum role_event event);
 void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void node_message(struct node *node, const char *text);
@@ -258,6 +271,11 @@ void primary_rearm_gate(struct node *node);
 void primary_send_unsent(struct node *node);
 void primary_link_up(struct node *node);
 void primary_heard(struct node *node, const struct heartbeat *heartbeat);
+int primary_new_core(struct node *node);
+int primary_open_input(struct node *node, char *err, size_t errlen);
+int primary_open_listen(struct node *node, char *err, size_t errlen);
+void primary_init_timers(struct node *node);
+void primary_stop_timers(struct node *node);
 void primary_vm_ready(struct node *node, bool ok, const char *text);
 void primary_silence(struct node *node);
 
@@ -336,9 +354,21 @@ void secondary_speak(struct node *node, struct frame *frame);
 
 /* node_takeover.c */
 void secondary_announce_due(void *ctx, uint64_t now);
-void secondary_expire_due(void *ctx, uint64_t now);
-void secondary_hear_clients(struct node *node);
 void secondary_leave_colo(struct node *node);
+
+/* node_reprotect.c */
+void reprotect_lead(struct node *node);
+void reprotect_follow(struct node *node);
+
+/* node_map.c */
+void map_expire_due(void *ctx, uint64_t now);
+void map_begin(struct node *node);
+void map_flow_open(struct node *node, const struct flow_open *open);
+void map_cut(struct node *node);
+bool map_send(struct node *node, enum link_channel channel, uint32_t epoch);
+void map_arrived(struct node *node, const uint8_t *payload, size_t len);
+void map_begins(struct node *node);
+void map_clear(struct node *node);
 
 /* node_cut.c */
 int cut_init(struct node *node, char *err, size_t errlen);
@@ -346,8 +376,13 @@ int cut_init(struct node *node, char *err, size_t errlen);
 void cut_begin(struct node *node);
 /* Gives the VM what was diverted. */
 void cut_end(struct node *node);
+/* All input goes through the diversion from here on, to be mapped; until cut_unmap(). */
+int cut_map(struct node *node);
+void cut_unmap(struct node *node);
 
 /* node_secondary.c */
+void secondary_init_timers(struct node *node);
+void secondary_stop_timers(struct node *node);
 int secondary_init(struct node *node, char *err, size_t errlen);
 void secondary_fini(struct node *node);
 void secondary_output(struct node *node, struct frame *frame);

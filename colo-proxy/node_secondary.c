@@ -120,9 +120,6 @@ void secondary_output(struct node *node, struct frame *frame)
 	struct secondary *s = of(node);
 
 	switch (node->role.state) {
-	case ROLE_ALONE:
-		secondary_speak(node, frame);
-		return;
 	case ROLE_JOINING:
 		if (!node->shadow)
 			break;
@@ -323,6 +320,7 @@ static void vm_stopped(void *ctx, uint64_t now)
 	node_drain_hold(node);
 	secondary_empty_tap(node);
 	s->lineage = (uint32_t)s->ckpt.epoch;
+	map_begins(node);
 	shadow_lineage(node->shadow, s->lineage);
 	if (s->flush)
 		tcg_flush_bump(s->flush);
@@ -402,7 +400,8 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 		return;
 	memcpy(&node->digest_key, payload + 4, sizeof(node->digest_key));
 	if (shadow_new(&node->shadow, (uint32_t)node->config->max_flows, &node->digest_key,
-	               &shadow_operations, node) < 0) {
+	               &shadow_operations, node) < 0 ||
+	    primary_new_core(node) < 0) {
 		give_up(node, "no memory");
 		return;
 	}
@@ -426,7 +425,7 @@ static int connect_svm(struct node *node)
 
 	if (fd < 0)
 		return -errno;
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", node->migration_path);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", node->incoming_path);
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
 		r = -errno;
@@ -449,13 +448,14 @@ void secondary_heard(struct node *node, uint32_t epoch, const struct heartbeat *
 {
 	struct secondary *s = of(node);
 
+	bool has_vm = heartbeat->primary && heartbeat->state != ROLE_WAITING &&
+	              heartbeat->state != ROLE_RETIRED;
+
 	secondary_consumed(node, epoch, heartbeat->consumed);
-	if (s->joined_here)
-		return;
-	if (heartbeat->state == ROLE_WAITING || heartbeat->state == ROLE_RETIRED)
-		node_role(node, ROLE_EV_PEER_YIELDED);
-	else
-		node_role(node, ROLE_EV_PEER_LIVES);
+	if (has_vm)
+		role_heard_term(&node->role, heartbeat->term);
+	if (!s->joined_here)
+		node_role(node, has_vm ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED);
 }
 
 void secondary_vm_ready(struct node *node, bool ok, const char *text)
@@ -474,7 +474,7 @@ void secondary_vm_ready(struct node *node, bool ok, const char *text)
 		char words[160];
 
 		snprintf(words, sizeof(words), "cannot connect to the SVM's QEMU at %s: %s",
-		         node->migration_path, strerror(-r));
+		         node->incoming_path, strerror(-r));
 		give_up(node, words);
 		return;
 	}
@@ -494,7 +494,9 @@ static void epoch_0_begins(struct node *node, const uint8_t *payload, size_t len
 	s->lineage = 0;
 	s->input_cut = u64_unpack(payload);
 	s->feeding = true;
+	map_begins(node);
 	node->committed_epoch = 0;
+	node->takeover = (struct status_takeover){0};
 	node_role(node, ROLE_EV_LINEAGE_0);
 	while ((frame = frame_queue_pop(&s->backlog)))
 		secondary_output(node, frame);
@@ -517,6 +519,7 @@ static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payl
 	s->ckpt_size = u64_unpack(payload);
 	s->input_cut = u64_unpack(payload + 8);
 	s->ckpt_open = true;
+	s->map_open = s->map_whole = false;
 	decode_begin(node);
 }
 
@@ -570,7 +573,7 @@ static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payloa
 {
 	struct secondary *s = of(node);
 
-	if (len != 16 || !s->ckpt_open || epoch != s->ckpt.epoch) {
+	if (len != 16 || !s->ckpt_open || epoch != s->ckpt.epoch || s->map_open) {
 		link_drop(node->link, "the end of a checkpoint that did not begin");
 		return;
 	}
@@ -590,9 +593,7 @@ void secondary_stop_copy(struct node *node)
 {
 	struct secondary *s = of(node);
 
-	loop_timer_clear(node->loop, &s->feed_timer);
-	loop_timer_clear(node->loop, &s->refeed_timer);
-	loop_timer_clear(node->loop, &s->load_timer);
+	secondary_stop_timers(node);
 	s->consumed = 0;
 	secondary_close_svm(node);
 	input_log_clear(&s->log);
@@ -605,8 +606,11 @@ void secondary_stop_copy(struct node *node)
 	s->batch_len = s->batch_count = 0;
 	s->lineage = 0;
 	secondary_forget(node);
+	map_clear(node);
 	shadow_free(node->shadow);
 	node->shadow = NULL;
+	gate_free(node->gate);
+	node->gate = NULL;
 	if (s->vm_up)
 		node->ops->order(node->ctx, ORDER_KILL_VM, "the copy is worthless");
 	s->vm_up = false;
@@ -680,6 +684,9 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 	case MSG_ASK:
 		secondary_asked(node, epoch, payload, len);
 		return;
+	case MSG_MAP:
+		map_arrived(node, payload, len);
+		return;
 	case MSG_HANDOVER:
 		handover_arrived(node, epoch, len);
 		return;
@@ -704,12 +711,32 @@ void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const ui
 		break;
 	}
 	/* What was on its way when the copy was given up or the VM became this side's. */
-	if (!node->shadow || node->role.state == ROLE_ALONE || node->role.state == ROLE_TAKING_OVER)
+	if (!node->shadow || node->role.state == ROLE_TAKING_OVER)
 		return;
 	copy_message(node, type, epoch, payload, len);
 }
 
 /* ---- set-up ---- */
+
+void secondary_init_timers(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	s->feed_timer = (struct loop_timer){.fire = secondary_feed_due, .ctx = node};
+	s->load_timer = (struct loop_timer){.fire = load_due, .ctx = node};
+	s->refeed_timer = (struct loop_timer){.fire = secondary_refeed_due, .ctx = node};
+	s->announce_timer = (struct loop_timer){.fire = secondary_announce_due, .ctx = node};
+	s->expire_timer = (struct loop_timer){.fire = map_expire_due, .ctx = node};
+}
+
+void secondary_stop_timers(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	loop_timer_clear(node->loop, &s->feed_timer);
+	loop_timer_clear(node->loop, &s->refeed_timer);
+	loop_timer_clear(node->loop, &s->load_timer);
+}
 
 int secondary_init(struct node *node, char *err, size_t errlen)
 {
@@ -722,11 +749,7 @@ int secondary_init(struct node *node, char *err, size_t errlen)
 		         (unsigned long)node->config->memory_mib);
 		return r;
 	}
-	s->feed_timer = (struct loop_timer){.fire = secondary_feed_due, .ctx = node};
-	s->load_timer = (struct loop_timer){.fire = load_due, .ctx = node};
-	s->refeed_timer = (struct loop_timer){.fire = secondary_refeed_due, .ctx = node};
-	s->announce_timer = (struct loop_timer){.fire = secondary_announce_due, .ctx = node};
-	s->expire_timer = (struct loop_timer){.fire = secondary_expire_due, .ctx = node};
+	secondary_init_timers(node);
 	return inject_open(node->tap, (uint32_t)node->config->mark, 0, &node->inject, err, errlen);
 }
 
@@ -741,5 +764,7 @@ void secondary_fini(struct node *node)
 	input_log_clear(&s->log);
 	frame_queue_clear(&s->backlog);
 	ckpt_buf_fini(&s->ckpt.buf);
+	map_clear(node);
 	shadow_free(node->shadow);
+	node->shadow = NULL;
 }

@@ -6,19 +6,15 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/datapath/announce.h"
 #include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/node_private.h"
 
-#define FEED_RETRY_NS     (1 * MS)
 #define ANNOUNCE_EVERY_NS (200 * MS)
 #define MAX_ADDRESSES     8u
 #define ANNOUNCE_TIMES    5u
-#define EXPIRE_EVERY_NS   (5000 * MS)
-#define IDLE_NS           (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
 
 static struct secondary *of(struct node *node)
 {
@@ -35,7 +31,8 @@ struct known {
 
 static void collect(const struct node *node, struct known *known)
 {
-	const struct shadow_sources *heard = shadow_sources(node->shadow);
+	static const struct shadow_sources none;
+	const struct shadow_sources *heard = node->shadow ? shadow_sources(node->shadow) : &none;
 
 	*known = (struct known){0};
 	ether_aton_r(node->config->mac, (struct ether_addr *)known->mac);
@@ -98,68 +95,6 @@ void secondary_announce_due(void *ctx, uint64_t now)
 		node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
 }
 
-/* Input from the clients, through the intercept. What the tap does not take waits in order. */
-void secondary_hear_clients(struct node *node)
-{
-	struct secondary *s = of(node);
-	struct frame *list = NULL;
-
-	for (;;) {
-		struct input *input = s->log.head;
-
-		if (input) {
-			int r = inject_send(node->inject, input->frame);
-
-			if (r == -EAGAIN || r == -ENOBUFS) {
-				node_arm(node, &s->feed_timer, FEED_RETRY_NS);
-				return;
-			}
-			if (r == 0)
-				secondary_count_injected(node, input->frame);
-			input_log_pop(&s->log);
-			continue;
-		}
-		if (intercept_receive(node->intercept, &list, FRAME_BATCH) <= 0)
-			return;
-		while (list) {
-			struct frame *next = list->next;
-
-			list->next = NULL;
-			shadow_input(node->shadow, list, loop_now(node->loop));
-			input_log_push(&s->log, 0, list, UINT64_MAX);
-			list = next;
-		}
-	}
-}
-
-static void clients_ready(void *ctx, uint32_t events)
-{
-	(void)events;
-	secondary_hear_clients(ctx);
-}
-
-static void stop_intercepting(struct node *node)
-{
-	intercept_set(node->intercept, false);
-	secondary_hear_clients(node);
-	loop_del(node->loop, &node->intercept_source);
-	intercept_close(node->intercept);
-	node->intercept = NULL;
-	node_event(node, "no connection needs its numbers mapped any more");
-}
-
-void secondary_expire_due(void *ctx, uint64_t now)
-{
-	struct node *node = ctx;
-
-	if (shadow_expire(node->shadow, IDLE_NS, now) == 0 && node->intercept &&
-	    !of(node)->log.head) {
-		stop_intercepting(node);
-		return;
-	}
-	node_arm(node, &of(node)->expire_timer, EXPIRE_EVERY_NS);
-}
-
 static int go_live(struct node *node, char *err, size_t errlen)
 {
 	int r = intercept_open(node->tap, NULL, (uint32_t)node->config->mark, 0, &node->intercept,
@@ -167,8 +102,7 @@ static int go_live(struct node *node, char *err, size_t errlen)
 
 	if (r < 0)
 		return r;
-	r = loop_add(node->loop, &node->intercept_source, intercept_fd(node->intercept), EPOLLIN,
-	             clients_ready, node);
+	r = cut_map(node);
 	if (r == 0)
 		r = netif_enslave(node->tap, node->config->bridge);
 	if (r == 0)
@@ -179,12 +113,13 @@ static int go_live(struct node *node, char *err, size_t errlen)
 	return r;
 }
 
-/* The VM has left COLO and runs: it speaks from here on. */
+/* The VM has left COLO and runs: it speaks from here on, and this side is a primary. */
 void secondary_left_colo(struct node *node, bool ok, const char *text)
 {
 	struct secondary *s = of(node);
 	uint64_t now = loop_now(node->loop);
 	char err[200];
+	uint32_t left_out;
 	struct frame *frame;
 
 	if (node->role.state != ROLE_TAKING_OVER)
@@ -195,6 +130,9 @@ void secondary_left_colo(struct node *node, bool ok, const char *text)
 		return;
 	}
 	node_drain_hold(node);
+	left_out = shadow_map_adopt(node->shadow, &s->map, now);
+	if (left_out)
+		log_error("%u connections find no room in max-flows and are lost", left_out);
 	shadow_takeover(node->shadow, now);
 	input_log_clear(&s->log);
 	s->next_to_feed = NULL;
@@ -204,13 +142,14 @@ void secondary_left_colo(struct node *node, bool ok, const char *text)
 	hold_flush(node->hold);
 	node->takeover.live_ns = node_realtime();
 	node->takeover.lineage = s->lineage;
-	node_role(node, ROLE_EV_TAKEN_OVER);
 	if (link_is_up(node->link)) {
 		node_send(node, LINK_FAST, MSG_TAKEN, s->lineage, NULL, 0);
 		link_flush(node->link);
 	}
 	node_arm(node, &s->announce_timer, ANNOUNCE_EVERY_NS);
-	node_arm(node, &s->expire_timer, EXPIRE_EVERY_NS);
+	reprotect_lead(node);
+	node_role(node, ROLE_EV_TAKEN_OVER);
+	node_beat_now(node);
 }
 
 void secondary_leave_colo(struct node *node)

@@ -119,6 +119,8 @@ static const struct field status_fields[] = {
         TAKEOVER(live_ns),
         TAKEOVER(lineage),
         TAKEOVER(discarded),
+        {"copy", "done", FIELD_UINT, offsetof(struct status_snapshot, copy_done), 0},
+        {"copy", "total", FIELD_UINT, offsetof(struct status_snapshot, copy_total), 0},
 };
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))

@@ -47,6 +47,8 @@ struct status_snapshot {
 	char warning[160];         /* what the configuration gives up; "" when nothing */
 	char last_divergence[256]; /* the newest one in words, without payload; "" when none */
 	struct status_takeover takeover;
+	/* joining, on the side that has the VM: bytes of memory that are copied, of how many */
+	uint64_t copy_done, copy_total;
 };
 
 /* New references; NULL when memory is out. */

@@ -275,6 +275,10 @@ void status_print(FILE *out, const struct status_snapshot *s)
 	else
 		fprintf(out, "  QEMU         not running\n");
 	fprintf(out, "  output       held by %s, compared by %s\n", s->datapath, s->comparator);
+	if (s->copy_total)
+		fprintf(out, "  copy         %" PRIu64 " %%, %.0f of %.0f MB\n",
+		        s->copy_done * 100 / s->copy_total, (double)s->copy_done / 1e6,
+		        (double)s->copy_total / 1e6);
 	print_takeover(out, &s->takeover);
 	if (s->last_event[0])
 		fprintf(out, "  last event   %s\n", s->last_event);

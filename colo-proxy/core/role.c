@@ -17,6 +17,13 @@
  * When a link comes up again after a loss, the lineage is broken all the same (messages are lost).
  * What the primary then says of itself decides: it has its VM, and the secondary yields; or it has
  * none (it was restarted, or has retired), and yields itself: the copy is the VM.
+ *
+ * Sides. Who has taken over is the primary from then on, and protects its VM with whoever comes
+ * and has none. That is mostly the old primary: it hears a primary that speaks, knows that its own
+ * VM, if it still has one, is not the VM any more, and becomes the secondary. Both may believe in
+ * good faith that they speak (a fence that lied). So each takeover counts up a number, the term,
+ * which the secondary learns from its primary, and the lower term gives way. A side without a VM
+ * gives way to any.
  */
 #include "colo-proxy/core/role.h"
 
@@ -38,6 +45,7 @@ void role_init(struct role *role, const struct role_params *params, uint64_t now
 {
 	*role = (struct role){
 	        .params = *params,
+	        .primary = params->primary,
 	        .state = params->primary ? ROLE_ALONE : ROLE_WAITING,
 	        .since = now,
 	};
@@ -55,14 +63,16 @@ static uint32_t enter(struct role *role, enum role_state state, uint64_t now)
 /* Somebody vouches that the peer is silent. */
 static uint32_t granted(struct role *role, uint64_t now)
 {
-	if (role->params.primary)
+	if (role->primary)
 		return enter(role, ROLE_ALONE, now) | ROLE_ACT_GO_ALONE;
 	return enter(role, ROLE_TAKING_OVER, now) | ROLE_ACT_TAKE_OVER;
 }
 
 static uint32_t ask(struct role *role, uint64_t now)
 {
-	if (!role->params.automatic || role->params.fence == ROLE_FENCE_OPERATOR)
+	bool automatic = role->primary ? role->params.goes_on : role->params.takes_over;
+
+	if (!automatic || role->params.fence == ROLE_FENCE_OPERATOR)
 		return enter(role, ROLE_STUCK, now);
 	if (role->params.fence == ROLE_FENCE_NONE)
 		return granted(role, now);
@@ -92,7 +102,7 @@ static uint32_t tick(struct role *role, uint64_t now)
 	case ROLE_JOINING:
 		if (now < loss_deadline(role))
 			return 0;
-		return enter(role, role->params.primary ? ROLE_ALONE : ROLE_WAITING, now) |
+		return enter(role, role->primary ? ROLE_ALONE : ROLE_WAITING, now) |
 		       ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
 	case ROLE_PROTECTED:
 	case ROLE_STANDBY:
@@ -115,14 +125,7 @@ static uint32_t link_up(struct role *role, uint64_t now)
 {
 	role->link = true;
 	role->heard_at = now;
-	switch (role->state) {
-	case ROLE_ALONE:
-		return role->params.primary ? enter(role, ROLE_JOINING, now) | ROLE_ACT_COPY : 0;
-	case ROLE_WAITING:
-		return enter(role, ROLE_JOINING, now);
-	default:
-		return 0;
-	}
+	return role->state == ROLE_WAITING ? enter(role, ROLE_JOINING, now) : 0;
 }
 
 /*
@@ -131,8 +134,7 @@ static uint32_t link_up(struct role *role, uint64_t now)
  */
 static uint32_t peer_lives(struct role *role, uint64_t now)
 {
-	if (role->params.primary || role->asked ||
-	    (role->state != ROLE_STANDBY && !undecided(role)))
+	if (role->primary || role->asked || (role->state != ROLE_STANDBY && !undecided(role)))
 		return 0;
 	return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_YIELD;
 }
@@ -142,8 +144,53 @@ static uint32_t link_down(struct role *role, uint64_t now)
 	role->link = false;
 	if (role->state != ROLE_JOINING)
 		return 0; /* the missing heartbeats will say */
-	return enter(role, role->params.primary ? ROLE_ALONE : ROLE_WAITING, now) |
-	       ROLE_ACT_STOP_COPY;
+	return enter(role, role->primary ? ROLE_ALONE : ROLE_WAITING, now) | ROLE_ACT_STOP_COPY;
+}
+
+/*
+ * The peer has taken over. What is here is not the VM any more. A peer that still takes over speaks
+ * in a moment (PEER_SPEAKS); one that has become a primary can have this side as its secondary.
+ */
+static uint32_t peer_speaks(struct role *role, bool leads, uint64_t now)
+{
+	if (!role->primary)
+		return 0;
+	if (leads && role->params.rejoin) {
+		uint32_t actions = ROLE_ACT_SILENCE | ROLE_ACT_FOLLOW;
+
+		role->primary = false;
+		role->asked = false;
+		role->heard_at = now;
+		return enter(role, role->link ? ROLE_JOINING : ROLE_WAITING, now) | actions;
+	}
+	if (role->state == ROLE_RETIRED)
+		return 0;
+	return enter(role, ROLE_RETIRED, now) | ROLE_ACT_SILENCE;
+}
+
+static uint32_t taken_over(struct role *role, uint64_t now)
+{
+	if (role->state != ROLE_TAKING_OVER)
+		return 0;
+	role->primary = role->params.rejoin;
+	role->term++;
+	return enter(role, ROLE_ALONE, now);
+}
+
+void role_heard_term(struct role *role, uint32_t term)
+{
+	if (!role->primary && term > role->term)
+		role->term = term;
+}
+
+bool role_gives_way(const struct role *role, uint32_t term, bool has_vm)
+{
+	return role->primary && (!has_vm || role->state == ROLE_RETIRED || term > role->term);
+}
+
+bool role_peer_leads(bool primary, enum role_state state)
+{
+	return primary && state != ROLE_WAITING && state != ROLE_RETIRED;
 }
 
 /* The fence did not work. What the peer says of itself, when it is heard, may still decide. */
@@ -155,7 +202,7 @@ static uint32_t denied(struct role *role, uint64_t now)
 
 static uint32_t peer_yielded(struct role *role, uint64_t now)
 {
-	if (role->params.primary) {
+	if (role->primary) {
 		if (role->state == ROLE_PROTECTED || undecided(role))
 			return granted(role, now);
 		if (role->state == ROLE_JOINING)
@@ -177,7 +224,7 @@ static uint32_t vm_lost(struct role *role, uint64_t now)
 	case ROLE_STANDBY:
 	case ROLE_JOINING:
 	case ROLE_TAKING_OVER:
-		if (role->params.primary)
+		if (role->primary)
 			return enter(role, ROLE_RETIRED, now) | ROLE_ACT_YIELD;
 		return enter(role, ROLE_WAITING, now) | ROLE_ACT_YIELD | ROLE_ACT_STOP_COPY;
 	case ROLE_ALONE:
@@ -202,12 +249,12 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 	case ROLE_EV_COPY_FAILED:
 		if (role->state != ROLE_JOINING)
 			return 0;
-		return enter(role, role->params.primary ? ROLE_ALONE : ROLE_WAITING, now) |
+		return enter(role, role->primary ? ROLE_ALONE : ROLE_WAITING, now) |
 		       ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
 	case ROLE_EV_LINEAGE_0:
 		if (role->state != ROLE_JOINING)
 			return 0;
-		return enter(role, role->params.primary ? ROLE_PROTECTED : ROLE_STANDBY, now);
+		return enter(role, role->primary ? ROLE_PROTECTED : ROLE_STANDBY, now);
 	case ROLE_EV_RIGHT:
 		return undecided(role) && role->asked ? granted(role, now) : 0;
 	case ROLE_EV_NO_RIGHT:
@@ -218,18 +265,22 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 		return peer_lives(role, now);
 	case ROLE_EV_PEER_YIELDED:
 		return peer_yielded(role, now);
-	case ROLE_EV_PEER_SPEAKS:
-		if (!role->params.primary || role->state == ROLE_RETIRED)
+	case ROLE_EV_PEER_FREE:
+		if (!role->primary || role->state != ROLE_ALONE || !role->link)
 			return 0;
-		return enter(role, ROLE_RETIRED, now) | ROLE_ACT_SILENCE;
+		return enter(role, ROLE_JOINING, now) | ROLE_ACT_COPY;
+	case ROLE_EV_PEER_SPEAKS:
+		return peer_speaks(role, false, now);
+	case ROLE_EV_PEER_LEADS:
+		return peer_speaks(role, true, now);
 	case ROLE_EV_PEER_ALONE:
-		if (role->params.primary || (role->state != ROLE_STANDBY && !undecided(role)))
+		if (role->primary || (role->state != ROLE_STANDBY && !undecided(role)))
 			return 0;
 		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
 	case ROLE_EV_HANDED_OVER:
 		return role->state == ROLE_PROTECTED ? enter(role, ROLE_RETIRED, now) : 0;
 	case ROLE_EV_TAKEN_OVER:
-		return role->state == ROLE_TAKING_OVER ? enter(role, ROLE_ALONE, now) : 0;
+		return taken_over(role, now);
 	case ROLE_EV_VM_LOST:
 		return vm_lost(role, now);
 	case ROLE_EV_COUNT:
@@ -254,5 +305,5 @@ uint64_t role_deadline(const struct role *role)
 
 bool role_speaks(const struct role *role)
 {
-	return role->state == ROLE_ALONE || (role->params.primary && role->state == ROLE_JOINING);
+	return role->state == ROLE_ALONE || (role->primary && role->state == ROLE_JOINING);
 }

@@ -9,9 +9,12 @@
  * Who may speak: the state machine of one daemon (rules R4 and R6, DESIGN section 6). No I/O, no
  * clock: events go in with a time, and a set of actions comes out that the caller carries out.
  *
+ * A side is the primary (P) or the secondary (S) of the pair as it is now: a takeover makes the
+ * secondary the primary, and the old primary, when it hears of that, the new one's secondary.
+ *
  * state        side  the VM here                    speaks
  * WAITING      S     none                           no
- * ALONE        both  runs, unprotected              yes
+ * ALONE        P     runs, unprotected              yes
  * JOINING      P     runs, is being copied          yes
  *              S     receives the copy              no
  * PROTECTED    P     runs, output held              by R1
@@ -20,6 +23,8 @@
  * STUCK        both  peer lost, right denied        no: an operator decides
  * TAKING_OVER  S     has the right; loads, leaves   no
  * RETIRED      P     stands still; the right is S's no
+ *
+ * With `rejoin` false, S stays S when it takes over (ALONE), and RETIRED is for good.
  */
 enum role_state {
 	ROLE_WAITING,
@@ -47,11 +52,13 @@ enum role_event {
 	ROLE_EV_PEER_LIVES,   /* S: in a new session, the primary is heard to have its VM */
 	ROLE_EV_PEER_YIELDED, /* the peer says that it does not and will not speak: P: S gave its
 	                         copy up. S: P handed over */
+	ROLE_EV_PEER_FREE,    /* P: the peer has no VM and wants to be the secondary */
 	ROLE_EV_PEER_SPEAKS,  /* P: S has taken over while this side was cut off */
-	ROLE_EV_PEER_ALONE,   /* S: P goes on unprotected and says so */
-	ROLE_EV_HANDED_OVER,  /* P: has granted S the right and is silent */
-	ROLE_EV_TAKEN_OVER,   /* S: the VM here speaks now */
-	ROLE_EV_VM_LOST,      /* the QEMU of this side has died */
+	ROLE_EV_PEER_LEADS, /* as PEER_SPEAKS, and S is a primary now, which can have a secondary */
+	ROLE_EV_PEER_ALONE, /* S: P goes on unprotected and says so */
+	ROLE_EV_HANDED_OVER, /* P: has granted S the right and is silent */
+	ROLE_EV_TAKEN_OVER,  /* S: the VM here speaks now */
+	ROLE_EV_VM_LOST,     /* the QEMU of this side has died */
 	ROLE_EV_COUNT,
 };
 
@@ -63,8 +70,9 @@ enum role_event {
 #define ROLE_ACT_GO_ALONE  0x10u  /* P: release what is held, leave COLO, go on unprotected */
 #define ROLE_ACT_TAKE_OVER 0x20u  /* S: load what is committed, leave COLO, speak; TAKEN_OVER */
 #define ROLE_ACT_YIELD     0x40u  /* tell the peer that this side will not speak */
-#define ROLE_ACT_SILENCE   0x100u /* what the VM here says goes nowhere any more; end it */
 #define ROLE_ACT_TELL      0x80u  /* the state has changed: publish it */
+#define ROLE_ACT_SILENCE   0x100u /* what the VM here says goes nowhere any more; end it */
+#define ROLE_ACT_FOLLOW    0x200u /* this side is a secondary from here on */
 
 enum role_fence {
 	ROLE_FENCE_OPERATOR, /* nobody can be asked */
@@ -73,9 +81,11 @@ enum role_fence {
 };
 
 struct role_params {
-	bool primary;
+	bool primary; /* at the start */
+	bool rejoin;  /* sides change with a takeover */
 	enum role_fence fence;
-	bool automatic;       /* S: take over without being told; P: go on without being told */
+	bool goes_on;         /* P: goes on unprotected without being told, if it has the right */
+	bool takes_over;      /* S: takes over without being told, if it has the right */
 	uint64_t interval_ns; /* of heartbeats */
 	uint32_t loss;        /* heartbeats missed in a row that mean: lost */
 	uint64_t fence_delay_ns;
@@ -84,6 +94,8 @@ struct role_params {
 struct role {
 	struct role_params params;
 	enum role_state state;
+	bool primary;  /* now */
+	uint32_t term; /* takeovers of this VM, as far as this side knows (role_heard_term()) */
 	bool link;
 	bool asked;        /* in DECIDING: the fence has been asked */
 	uint64_t heard_at; /* the peer's last sign of life */
@@ -95,6 +107,15 @@ void role_init(struct role *role, const struct role_params *params, uint64_t now
 
 /* Returns the actions. Events that mean nothing in a state change nothing. */
 uint32_t role_event(struct role *role, enum role_event event, uint64_t now);
+
+/* The peer is a primary that has its VM, and says in which term. */
+void role_heard_term(struct role *role, uint32_t term);
+
+/* True when this side, a primary, gives way to a primary of that term: ROLE_EV_PEER_LEADS. */
+bool role_gives_way(const struct role *role, uint32_t term, bool has_vm);
+
+/* True when a peer that says this of itself has the VM, and is or will be the one that speaks. */
+bool role_peer_leads(bool primary, enum role_state state);
 
 /* When ROLE_EV_TICK is due; UINT64_MAX: not at all. */
 uint64_t role_deadline(const struct role *role);

@@ -43,7 +43,10 @@
 
 static void flow_fini(void *ctx, struct flow_entry *entry)
 {
-	shadow_set_missing(ctx, (struct flow *)entry, false);
+	struct shadow *shadow = ctx;
+
+	shadow_set_missing(shadow, (struct flow *)entry, false);
+	shadow->map_changes++;
 }
 
 static void flow_fini_all(void *ctx)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/natmap.h"
 #include "colo-proxy/core/recent.h"
 #include "colo-proxy/core/records.h"
 
@@ -91,6 +92,24 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now);
 /* After a takeover: forgets connections that have ended or were idle for longer than idle_ns, of
  * the next 65,536 each time. Returns how many connections still need their numbers mapped. */
 uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now);
+
+/*
+ * The mapping client <-> VM handed on, after a takeover, to the secondary that will protect the
+ * survivor, and taken up there when that takes over in its turn (natmap.h).
+ *
+ * export: the connections whose numbers are mapped, into the empty *map. 0 or -ENOMEM.
+ * changes: counts what would make another export differ from the last.
+ * settled_at: no connection begins to be mapped from this time on.
+ * superseded: the VM opens a connection anew on this 4-tuple; what it has said of that may be held
+ * still, so the old one goes on being mapped here, but is not exported any more.
+ * adopt: right before shadow_takeover(). What the lineage has opened itself has no older mapping.
+ * Returns how many entries did not fit.
+ */
+int shadow_map_export(const struct shadow *shadow, struct natmap *map);
+uint64_t shadow_map_changes(const struct shadow *shadow);
+uint64_t shadow_map_settled_at(const struct shadow *shadow);
+void shadow_map_superseded(struct shadow *shadow, const struct flow_open *open);
+uint32_t shadow_map_adopt(struct shadow *shadow, const struct natmap *map, uint64_t now);
 
 /* The sources that the VM has been heard to speak from, without VLAN tags, for announcing it. */
 const struct shadow_sources *shadow_sources(const struct shadow *shadow);

@@ -117,6 +117,8 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 		return;
 	if (packet.payload_len)
 		note_fed(flow, &packet);
+	if (packet.tcp.flags & (PACKET_FIN | PACKET_RST))
+		shadow->map_changes++;
 	if (packet.tcp.flags & PACKET_FIN)
 		flow->fin_in = true;
 	if (packet.tcp.flags & PACKET_RST)

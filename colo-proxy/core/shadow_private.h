@@ -17,6 +17,7 @@
  *   shadow_output.c    what the SVM says, as digests
  *   shadow_input.c     what the client says, to the SVM, and what of it must be fed again
  *   shadow_takeover.c  after the takeover: translating between the client and the VM
+ *   shadow_map.c       that mapping, handed on to the next secondary and taken up by it
  *
  * Invariants:
  *  - seq_delta and ts_delta of a flow are zero unless it is mapped, or, after the takeover, the
@@ -41,6 +42,7 @@ struct flow {
 	bool mapped; /* the deltas are those of a handshake of this lineage */
 	bool told_known, ack_known;
 	bool fin_in, fin_out, reset;
+	bool superseded; /* a survivor's: the VM has opened the 4-tuple anew, and that is held */
 	bool fed_known, missing; /* missing: the SVM repeats its acknowledgement */
 	uint32_t fed;            /* number behind the last byte of the client's that was fed */
 	uint32_t missing_until;  /* `fed` when that began */
@@ -70,10 +72,11 @@ struct shadow {
 	uint32_t futures;
 	struct flow *missing; /* flows whose input is missing, the newest first */
 	uint32_t lead_epoch[2], lead[2];
-	uint32_t expire_at;          /* where shadow_expire() goes on */
-	uint32_t taken_lead;         /* of the lineage that took over */
-	uint64_t lead_until;         /* the survivor's clock has caught up with the lead then */
-	struct recent_map last;      /* of the packet that shadow_output() saw last */
+	uint32_t expire_at;     /* where shadow_expire() goes on */
+	uint32_t taken_lead;    /* of the lineage that took over */
+	uint64_t lead_until;    /* the survivor's clock has caught up with the lead then */
+	struct recent_map last; /* of the packet that shadow_output() saw last */
+	uint64_t map_changes;
 	struct fragments *fragments; /* of this lineage */
 	struct shadow_sources sources;
 	struct shadow_stats stats; /* but for the flows: the table counts them */

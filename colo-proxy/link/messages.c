@@ -9,7 +9,7 @@ static const char *const msg_names[] = {
         "HEARTBEAT", "PROTECT",  "READY",     "REFUSED",   "STREAM",  "STREAM_BACK",
         "RUNNING",   "START",    "INPUT",     "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN",
         "CKPT_DATA", "CKPT_END", "COMMITTED", "LOADED",    "DIGEST",  "BROKEN",
-        "HANDOVER",  "TAKEN",    "UNPROTECT", "ASK",       "SAID",
+        "HANDOVER",  "TAKEN",    "UNPROTECT", "ASK",       "SAID",    "MAP",
 };
 static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
               "one name for each message");
@@ -17,7 +17,9 @@ static_assert(FLOW_KEY_NARROW == 16 && sizeof(struct flow_key) == 44,
               "the flow key is 16 bytes on the wire, and 28 more when it is wide");
 static_assert(sizeof(struct virtio_net_hdr_v1) == 12, "virtio 1.0 section 5.1.6");
 
-#define KEY_WIDE_LEN (DIGEST_WIRE_MAX - DIGEST_WIRE_LEN)
+#define KEY_WIDE_LEN     (DIGEST_WIRE_MAX - DIGEST_WIRE_LEN)
+#define MAP_ENTRY_NARROW 32u
+static_assert(MAP_ENTRY_WIRE_LEN == MAP_ENTRY_NARROW + KEY_WIDE_LEN, "see messages.h");
 static_assert(KEY_WIDE_LEN == 28 && FLOW_OPEN_WIRE_MAX - FLOW_OPEN_WIRE_LEN == 28,
               "the same for both records");
 
@@ -75,6 +77,8 @@ void heartbeat_pack(uint8_t out[HEARTBEAT_WIRE_LEN], const struct heartbeat *bea
 	u64_pack(out + 16, beat->held_ns);
 	u64_pack(out + 24, beat->consumed);
 	out[32] = beat->state;
+	out[33] = beat->primary;
+	u32_pack(out + 36, beat->term);
 }
 
 int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t len)
@@ -86,6 +90,8 @@ int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t 
 	ret_beat->held_ns = u64_unpack(payload + 16);
 	ret_beat->consumed = u64_unpack(payload + 24);
 	ret_beat->state = payload[32];
+	ret_beat->primary = payload[33] & 1;
+	ret_beat->term = u32_unpack(payload + 36);
 	return 0;
 }
 
@@ -296,6 +302,49 @@ int said_unpack(uint32_t *ret_id, struct evidence_side *ret_side, const uint8_t 
 	}
 	*ret_id = u32_unpack(payload);
 	*ret_side = side;
+	return 0;
+}
+
+void map_entry_pack(uint8_t out[MAP_ENTRY_WIRE_LEN], const struct natmap_entry *entry)
+{
+	memset(out, 0, MAP_ENTRY_WIRE_LEN);
+	key_pack(out, out + MAP_ENTRY_NARROW, &entry->key);
+	u32_pack(out + 16, entry->seq_delta);
+	u32_pack(out + 20, entry->ts_delta);
+	u32_pack(out + 24, entry->iss);
+	out[28] = (uint8_t)(entry->iss_known | entry->fin_in << 1 | entry->fin_out << 2 |
+	                    entry->reset << 3);
+}
+
+int map_entry_unpack(struct natmap_entry *ret_entry, const uint8_t in[MAP_ENTRY_WIRE_LEN])
+{
+	if (!record_len(in, MAP_ENTRY_WIRE_LEN, MAP_ENTRY_NARROW))
+		return -EPROTO;
+	key_unpack(&ret_entry->key, in, in + MAP_ENTRY_NARROW);
+	ret_entry->seq_delta = u32_unpack(in + 16);
+	ret_entry->ts_delta = u32_unpack(in + 20);
+	ret_entry->iss = u32_unpack(in + 24);
+	ret_entry->iss_known = in[28] & 1;
+	ret_entry->fin_in = in[28] & 2;
+	ret_entry->fin_out = in[28] & 4;
+	ret_entry->reset = in[28] & 8;
+	return 0;
+}
+
+void map_head_pack(uint8_t out[MAP_HEAD_LEN], uint32_t total, uint32_t first)
+{
+	u32_pack(out, total);
+	u32_pack(out + 4, first);
+}
+
+int map_head_unpack(uint32_t *ret_total, uint32_t *ret_first, uint32_t *ret_n,
+                    const uint8_t *payload, size_t len)
+{
+	if (len < MAP_HEAD_LEN || (len - MAP_HEAD_LEN) % MAP_ENTRY_WIRE_LEN)
+		return -EPROTO;
+	*ret_total = u32_unpack(payload);
+	*ret_first = u32_unpack(payload + 4);
+	*ret_n = (uint32_t)((len - MAP_HEAD_LEN) / MAP_ENTRY_WIRE_LEN);
 	return 0;
 }
 

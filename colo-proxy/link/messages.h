@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "colo-proxy/core/frame.h"
+#include "colo-proxy/core/natmap.h"
 #include "colo-proxy/core/recent.h"
 #include "colo-proxy/core/records.h"
 
@@ -20,7 +21,8 @@
  *   HEARTBEAT            both    fast    0 u64 sent_ns (sender's clock), 8 u64 echo_ns (the last
  *                                        sent_ns heard, 0: none), 16 u64 held_ns (between hearing
  *                                        and echoing), 24 u64 consumed (P: input frames the PVM
- *                                        has taken), 32 u8 state, 33 u8[7] zero
+ *                                        has taken), 32 u8 state, 33 u8 1: a primary, 34 u16
+ *                                        zero, 36 u32 term (role.h)
  *   PROTECT              P -> S  fast    0 u32 memory MiB, 4 u8[192] key of the digests,
  *                                        196 char[] what the VM is (machine, CPU,
  *                                        version of QEMU ...), compared by S with its own
@@ -50,6 +52,11 @@
  *   ASK                  P -> S  fast    see ask_pack(): what has the SVM said, in the lineage of
  *                                        the header? Best effort, for `divergences` only
  *   SAID                 S -> P  fast    see said_pack(): the answer
+ *   MAP                  P -> S  both    0 u32 entries in all, 4 u32 index of the first one here, 8
+ *                                        n x 60 bytes, see map_entry_pack(): the mapping between
+ *                                        clients and the PVM. On the fast channel before START; on
+ *                                        the bulk channel between CKPT_BEGIN and CKPT_END, when it
+ *                                        has changed since it was last sent
  */
 
 enum msg_type {
@@ -76,6 +83,7 @@ enum msg_type {
 	MSG_UNPROTECT,
 	MSG_ASK,
 	MSG_SAID,
+	MSG_MAP,
 	MSG_TYPE_END,
 };
 
@@ -90,6 +98,8 @@ enum msg_type {
 #define SAID_HEAD_LEN      8u
 #define SAID_PACKET_LEN    16u
 #define SAID_WIRE_MAX      (SAID_HEAD_LEN + EVIDENCE_PACKETS * (SAID_PACKET_LEN + EVIDENCE_PACKET_MAX))
+#define MAP_HEAD_LEN       8u
+#define MAP_ENTRY_WIRE_LEN 60u
 
 const char *msg_type_name(uint8_t type);
 
@@ -99,6 +109,8 @@ struct heartbeat {
 	uint64_t held_ns;
 	uint64_t consumed;
 	uint8_t state;
+	bool primary;
+	uint32_t term;
 };
 
 void heartbeat_pack(uint8_t out[HEARTBEAT_WIRE_LEN], const struct heartbeat *beat);
@@ -127,6 +139,16 @@ int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len)
  * tsval, 29 zero. */
 size_t flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_MAX], const struct flow_open *open);
 int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t len);
+
+/* 0 u8[16] flow key, 16 u32 seq_delta, 20 u32 ts_delta, 24 u32 iss, 28 u8 bit 0: has iss, bit 1:
+ * FIN of the client's, bit 2: FIN of the VM's, bit 3: RST, 29 zero, 32 u8[28] the rest of a wide
+ * flow key, of others zero. unpack: 0, or -EPROTO. */
+void map_entry_pack(uint8_t out[MAP_ENTRY_WIRE_LEN], const struct natmap_entry *entry);
+int map_entry_unpack(struct natmap_entry *ret_entry, const uint8_t in[MAP_ENTRY_WIRE_LEN]);
+void map_head_pack(uint8_t out[MAP_HEAD_LEN], uint32_t total, uint32_t first);
+/* 0, or -EPROTO; *ret_n entries follow the head. */
+int map_head_unpack(uint32_t *ret_total, uint32_t *ret_first, uint32_t *ret_n,
+                    const uint8_t *payload, size_t len);
 
 /* The head of an INPUT message; the frame's bytes follow. */
 void input_pack_head(uint8_t out[INPUT_HEAD_LEN], uint64_t index, const struct frame *frame);

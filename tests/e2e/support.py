@@ -269,7 +269,8 @@ class Continuity:
 
     def _flow(self, key, fresh):
         if fresh or key not in self.flows:
-            self.flows[key] = {"end": None, "ack": None, "ts": None, "client": None}
+            self.flows[key] = {"end": None, "ack": None, "ts": None, "client": None,
+                               "fin": None, "closed": False}
         return self.flows[key]
 
     def _client(self, frame):
@@ -278,6 +279,8 @@ class Continuity:
                           self.flows.get(key, {}).get("client") not in (None, frame.end()))
         if flow["client"] is None or ahead(frame.end(), flow["client"]) > 0:
             flow["client"] = frame.end()
+        if flow["fin"] is not None and frame.flags & Frame.ACK:
+            flow["closed"] |= ahead(frame.ack, flow["fin"]) >= 0
 
     def _vm(self, frame):
         key = (frame.sport, frame.dport)
@@ -286,7 +289,11 @@ class Continuity:
         flow = self._flow(key, fresh)
         self.packets += 1
         where = f"VM port {key[0]}, client port {key[1]}, at {frame.at:.6f}"
+        if frame.flags & Frame.RST and flow["closed"]:
+            return  # its FIN went out twice and was acknowledged twice: RFC 9293 section 3.10.7.1
         check(not frame.flags & Frame.RST, f"the VM resets a connection: {where}")
+        if frame.flags & Frame.FIN:
+            flow["fin"] = frame.end()
         if flow["end"] is not None:
             step = ahead(frame.seq, flow["end"])
             # What was held when the primary died is lost like a packet on the way, and sent again.
@@ -331,6 +338,12 @@ FENCE_NONE = {"failover": {"fence": "none"}}
 
 def no_fence(argv=None, **keys):
     return {"failover": {"fence": argv, **keys}}
+
+
+def stands_still(pid):
+    """Every thread of the process is stopped, by proc(5)."""
+    return all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+               for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 class Env:
@@ -386,12 +399,20 @@ class Env:
         if self.valve_wanted:
             near = f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}"
             primary = merge(primary, {"replication": {"peer": near}})
-            self.valve = self.lab.spawn(
-                "primary", [sys.executable, HERE / "valve.py", near,
-                            f"{lab_module.REPLICATION_IP['secondary']}:{LINK_PORT}"],
-                name="valve", stdin=subprocess.PIPE)
-            self.valve.wait_line("listening", 10)
+            self._start_valve(near)
         self.pair = Pair(self.lab, both, primary, self.options["secondary"])
+
+    def _start_valve(self, near):
+        self.valve = self.lab.spawn(
+            "primary", [sys.executable, HERE / "valve.py", near,
+                        f"{lab_module.REPLICATION_IP['secondary']}:{LINK_PORT}"],
+            name="valve", stdin=subprocess.PIPE)
+        self.valve.wait_line("listening", 10)
+
+    def valve_again(self, command):
+        """A new valve, after the old one went with its host."""
+        self._start_valve(f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}")
+        self.tell_valve(command)
 
     # --- daemons --------------------------------------------------------------------------------
 
@@ -490,6 +511,8 @@ class Env:
         """A process stands still meanwhile."""
         os.kill(pid, signal.SIGSTOP)
         try:
+            # A thread that is in the kernel ends what it does there first.
+            wait_for(lambda: stands_still(pid), 10, f"process {pid} stops")
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -573,10 +596,15 @@ class Env:
         self.pair.cli("secondary", "failover", "--force")
         self.taken_over(before)
 
-    def taken_over(self, before, seconds=15):
-        """Waits for the takeover; notes how long it took."""
-        self.wait_state("secondary", "unprotected", seconds)
-        takeover = self.status("secondary")["takeover"]
+    def protected_by(self, host, seconds=30):
+        """The host speaks, the other one stands by."""
+        self.wait_state(host, "protected", seconds)
+        self.wait_state("primary" if host == "secondary" else "secondary", "standby", 10)
+
+    def taken_over(self, before, seconds=15, host="secondary"):
+        """Waits until the host has taken over; notes how long it took."""
+        wait_for(lambda: self.has_taken_over(host, before), seconds, f"{host}: taken over")
+        takeover = self.status(host)["takeover"]
         check(takeover["live_ns"] >= takeover["fenced_ns"] >= takeover["detected_ns"] > 0,
               f"takeover times {takeover}")
         check(takeover["live_ns"] >= before, f"the takeover was before its cause: {takeover}")
@@ -584,6 +612,12 @@ class Env:
                   f"fenced {(takeover['fenced_ns'] - before) / MS:.0f} ms, "
                   f"live {(takeover['live_ns'] - before) / MS:.0f} ms, "
                   f"lineage {takeover['lineage']}")
+
+    def has_taken_over(self, host, since):
+        """Protected again, it may be by now."""
+        status = self.pair.status(host)
+        return (status and status["role"] == "primary" and
+                status["takeover"]["live_ns"] >= since)
 
     def fact(self, text):
         self.facts.append(text)

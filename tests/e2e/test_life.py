@@ -83,7 +83,7 @@ def secondary_stops(env):
 
 @test("pvm-dies")
 def pvm_dies(env):
-    """the PVM's QEMU is killed: the secondary takes over without a fence, nothing is lost"""
+    """the PVM's QEMU is killed: the secondary takes over without a fence, and is protected again"""
     loads = [env.load("keepalive", "--check-log", "-i", 1), env.load("rr", "-c", 2, "-i", 1),
              env.load("download", "-b", 12 * MB, "-r", 4 * MB)]
     for load in loads:
@@ -92,7 +92,7 @@ def pvm_dies(env):
     before = time.time_ns()
     os.kill(env.qemu_pid("primary"), signal.SIGKILL)
     env.taken_over(before)
-    env.wait_state("primary", "retired", 5)
+    env.protected_by("secondary")
     for load in loads[:2]:
         load.more("requests", 20)
         load.stop()
@@ -177,14 +177,14 @@ def guest_reboot(env):
 
 @test("second-primary")
 def second_primary(env):
-    """a primary that comes back after the takeover does not boot the VM a second time (R6)"""
+    """a primary that comes back does not boot the VM a second time, and is the secondary (R6)"""
     keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
     env.cut()
     keep.more("requests", 10)
     env.lab.power_on("primary")
     capture = Capture(env, "primary")
     env.pair.start("primary")
-    env.wait_state("primary", "retired", 20)
+    env.protected_by("secondary")
     keep.more("requests", 20)
     keep.stop().result()
     check(not capture.said(), "the primary that came back speaks")

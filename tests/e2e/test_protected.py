@@ -214,7 +214,7 @@ def register(datapath):
             done = env.pair.cli("primary", "failover")
             env.fact(f"failover: {done.stdout.strip()}")
             env.taken_over(before)
-            env.wait_state("primary", "retired", 5)
+            env.protected_by("secondary")
         worst = env.stall(*early.finish(), *late.finish())
         check(worst < 5000, f"a stall of {worst} ms")
         env.answers()

@@ -103,6 +103,26 @@ static void try_said(const uint8_t *data, size_t size)
 	evidence_ring_free(ring);
 }
 
+static void try_map(const uint8_t *data, size_t size)
+{
+	uint8_t wire[MAP_ENTRY_WIRE_LEN], again[MAP_ENTRY_WIRE_LEN];
+	struct natmap_entry entry;
+	uint32_t total, first, n;
+
+	if (map_head_unpack(&total, &first, &n, data, size) != 0)
+		return;
+	require(size == MAP_HEAD_LEN + (size_t)n * MAP_ENTRY_WIRE_LEN);
+	for (uint32_t i = 0; i < n; i++) {
+		if (map_entry_unpack(&entry,
+		                     data + MAP_HEAD_LEN + (size_t)i * MAP_ENTRY_WIRE_LEN) != 0)
+			return;
+		map_entry_pack(wire, &entry);
+		require(map_entry_unpack(&entry, wire) == 0);
+		map_entry_pack(again, &entry);
+		require(memcmp(wire, again, sizeof(wire)) == 0);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct heartbeat beat;
@@ -124,6 +144,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 5:
 		try_said(data + 1, size - 1);
+		break;
+	case 6:
+		try_map(data + 1, size - 1);
 		break;
 	default:
 		require((heartbeat_unpack(&beat, data + 1, size - 1) == 0) ==

@@ -130,16 +130,68 @@ static void test_codec_caps(void)
 
 static void test_heartbeat(void)
 {
-	struct heartbeat in = {0x0102030405060708, 2, 3, 4, 5}, out;
+	struct heartbeat in = {0x0102030405060708, 2, 3, 4, 5, true, 0x01020304}, out;
 	uint8_t wire[HEARTBEAT_WIRE_LEN];
 
 	heartbeat_pack(wire, &in);
 	g_assert_cmpuint(wire[0], ==, 1);
 	g_assert_cmpint(heartbeat_unpack(&out, wire, sizeof(wire)), ==, 0);
 	g_assert_true(out.sent_ns == in.sent_ns && out.echo_ns == 2 && out.held_ns == 3 &&
-	              out.consumed == 4 && out.state == 5);
+	              out.consumed == 4 && out.state == 5 && out.primary && out.term == 0x01020304);
+	g_assert_cmpuint(wire[33], ==, 1);
+	g_assert_cmpuint(wire[39], ==, 4);
 	g_assert_cmpint(heartbeat_unpack(&out, wire, sizeof(wire) - 1), ==, -EPROTO);
 	g_assert_cmpint(heartbeat_unpack(&out, wire, sizeof(wire) + 1), ==, -EPROTO);
+}
+
+static void test_map(void)
+{
+	struct natmap_entry in = {.key = {.vm_ip = 0x0a000001,
+	                                  .peer_ip = 0x0a000002,
+	                                  .vm_port = 80,
+	                                  .peer_port = 4000,
+	                                  .proto = 6,
+	                                  .kind = FLOW_TCP},
+	                          .seq_delta = 0xfffffff0,
+	                          .ts_delta = 7,
+	                          .iss = 0x01020304},
+	                    out;
+	uint8_t wire[MAP_HEAD_LEN + 2 * MAP_ENTRY_WIRE_LEN];
+	uint32_t total, first, n;
+
+	for (int i = 0; i < 16; i++) {
+		in.iss_known = i & 1;
+		in.fin_in = i & 2;
+		in.fin_out = i & 4;
+		in.reset = i & 8;
+		map_entry_pack(wire, &in);
+		g_assert_cmpuint(wire[28], ==, i);
+		memset(&out, 0xff, sizeof(out));
+		g_assert_cmpint(map_entry_unpack(&out, wire), ==, 0);
+		g_assert_cmpmem(&out.key, sizeof(out.key), &in.key, sizeof(in.key));
+		g_assert_true(out.seq_delta == in.seq_delta && out.ts_delta == 7 &&
+		              out.iss == in.iss);
+		g_assert_true(out.iss_known == in.iss_known && out.fin_in == in.fin_in &&
+		              out.fin_out == in.fin_out && out.reset == in.reset);
+	}
+	in.key.flags = FLOW_IPV6;
+	in.key.peer_net[2] = 0x20010db8;
+	map_entry_pack(wire, &in);
+	g_assert_cmpint(map_entry_unpack(&out, wire), ==, 0);
+	g_assert_cmpmem(&out.key, sizeof(out.key), &in.key, sizeof(in.key));
+	wire[14] = 0x80;
+	g_assert_cmpint(map_entry_unpack(&out, wire), ==, -EPROTO);
+	map_head_pack(wire, 0x11223344, 5);
+	g_assert_cmpuint(wire[0], ==, 0x11);
+	g_assert_cmpint(map_head_unpack(&total, &first, &n, wire, sizeof(wire)), ==, 0);
+	g_assert_true(total == 0x11223344 && first == 5 && n == 2);
+	g_assert_cmpint(map_head_unpack(&total, &first, &n, wire, MAP_HEAD_LEN), ==, 0);
+	g_assert_cmpuint(n, ==, 0);
+	for (size_t len = 0; len < sizeof(wire); len++) {
+		int r = map_head_unpack(&total, &first, &n, wire, len);
+
+		g_assert_cmpint(r, ==, len == 8 || len == 8 + MAP_ENTRY_WIRE_LEN ? 0 : -EPROTO);
+	}
 }
 
 static void test_input(void)
@@ -248,6 +300,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/messages/wide-key", test_wide_key);
 	g_test_add_func("/messages/codec-caps", test_codec_caps);
 	g_test_add_func("/messages/heartbeat", test_heartbeat);
+	g_test_add_func("/messages/map", test_map);
 	g_test_add_func("/messages/input", test_input);
 	g_test_add_func("/messages/ask", test_ask);
 	g_test_add_func("/messages/said", test_said);

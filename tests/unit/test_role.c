@@ -13,7 +13,9 @@ static struct role role_of(bool primary, enum role_fence fence)
 {
 	struct role_params params = {.primary = primary,
 	                             .fence = fence,
-	                             .automatic = true,
+	                             .rejoin = true,
+	                             .goes_on = true,
+	                             .takes_over = true,
 	                             .interval_ns = 10 * MS,
 	                             .loss = 3};
 	struct role role;
@@ -27,6 +29,7 @@ static struct role paired(bool primary, enum role_fence fence)
 	struct role role = role_of(primary, fence);
 
 	role_event(&role, ROLE_EV_LINK_UP, 0);
+	role_event(&role, ROLE_EV_PEER_FREE, 0);
 	g_assert_cmpint(role.state, ==, ROLE_JOINING);
 	role_event(&role, ROLE_EV_LINEAGE_0, 0);
 	g_assert_cmpint(role.state, ==, primary ? ROLE_PROTECTED : ROLE_STANDBY);
@@ -137,7 +140,7 @@ static void test_vm_lost(void)
 	g_assert_cmpint(role.state, ==, ROLE_RETIRED);
 	for (int event = 0; event < ROLE_EV_COUNT; event++) {
 		role_event(&role, (enum role_event)event, 1000 * MS);
-		g_assert_false(role_speaks(&role)); /* never again */
+		g_assert_false(role_speaks(&role)); /* without a new copy, never again */
 	}
 	role = role_of(true, ROLE_FENCE_COMMAND); /* unprotected: there is nobody to yield to */
 	g_assert_cmpuint(role_event(&role, ROLE_EV_VM_LOST, 1), ==,
@@ -163,7 +166,11 @@ static void test_not_automatic(void)
 {
 	struct role role = paired(false, ROLE_FENCE_COMMAND);
 
-	role.params.automatic = false;
+	role.params.takes_over = false;
+	g_assert_false(role_event(&role, ROLE_EV_TICK, 1000 * MS) & ROLE_ACT_ASK);
+	g_assert_cmpint(role.state, ==, ROLE_STUCK);
+	role = paired(true, ROLE_FENCE_COMMAND);
+	role.params.goes_on = false;
 	g_assert_false(role_event(&role, ROLE_EV_TICK, 1000 * MS) & ROLE_ACT_ASK);
 	g_assert_cmpint(role.state, ==, ROLE_STUCK);
 }
@@ -188,6 +195,7 @@ static void test_lost_while_joining(void)
 		uint32_t actions;
 
 		role_event(&role, ROLE_EV_LINK_UP, 0);
+		role_event(&role, ROLE_EV_PEER_FREE, 0);
 		actions = role_event(&role, ROLE_EV_TICK, 1000 * MS);
 		g_assert_cmpuint(actions, ==,
 		                 ROLE_ACT_TELL | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK);
@@ -262,6 +270,284 @@ static void test_one_speaker(void)
 	}
 }
 
+/* ---- sides ---- */
+
+/* What the node does with a heartbeat (node_boot.c, node_secondary.c). */
+static uint32_t hear(struct role *role, const struct role *peer, bool has_vm, bool joined_here,
+                     uint64_t now)
+{
+	bool peer_has = peer->primary && peer->state != ROLE_WAITING && peer->state != ROLE_RETIRED;
+	uint32_t actions = 0;
+
+	if (!role->primary) {
+		if (peer_has)
+			role_heard_term(role, peer->term);
+		if (!joined_here)
+			actions = role_event(
+			        role, peer_has ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED, now);
+	} else if (role_peer_leads(peer->primary, peer->state)) {
+		if (role_gives_way(role, peer->term, has_vm))
+			actions = role_event(role, ROLE_EV_PEER_LEADS, now);
+	} else if (peer->state == ROLE_TAKING_OVER) {
+		actions = role_event(role, ROLE_EV_PEER_SPEAKS, now);
+	} else if (peer->state == ROLE_JOINING) {
+		actions = role_event(role, ROLE_EV_PEER_FREE, now);
+	}
+	return actions | role_event(role, ROLE_EV_HEARD, now);
+}
+
+static void test_back_and_forth(void)
+{
+	struct role side[2] = {paired(true, ROLE_FENCE_COMMAND), paired(false, ROLE_FENCE_COMMAND)};
+	struct role *p = &side[0], *s = &side[1];
+
+	for (uint32_t term = 1; term <= 10; term++) {
+		struct role *old = p;
+
+		hear(s, p, true, true, 0);
+		role_event(p, ROLE_EV_HANDED_OVER, 0);
+		g_assert_cmpint(p->state, ==, ROLE_RETIRED);
+		g_assert_true(role_event(s, ROLE_EV_PEER_YIELDED, 0) & ROLE_ACT_TAKE_OVER);
+		/* Not before it speaks. */
+		g_assert_cmpuint(hear(p, s, true, true, 0) & ROLE_ACT_FOLLOW, ==, 0);
+		role_event(s, ROLE_EV_TAKEN_OVER, 0);
+		g_assert_true(s->primary && role_speaks(s));
+		g_assert_cmpuint(s->term, ==, term);
+		g_assert_cmpuint(hear(s, p, true, true, 0) & ROLE_ACT_COPY, ==, 0);
+		g_assert_true(hear(p, s, true, true, 0) & ROLE_ACT_FOLLOW);
+		g_assert_false(p->primary);
+		g_assert_cmpint(p->state, ==, ROLE_JOINING);
+		g_assert_true(hear(s, p, true, true, 0) & ROLE_ACT_COPY);
+		role_event(s, ROLE_EV_LINEAGE_0, 0);
+		role_event(p, ROLE_EV_LINEAGE_0, 0);
+		g_assert_cmpint(s->state, ==, ROLE_PROTECTED);
+		g_assert_cmpint(p->state, ==, ROLE_STANDBY);
+		p = s;
+		s = old;
+	}
+}
+
+/* Without rejoin nothing changes sides (comparator = qemu). */
+static void test_no_rejoin(void)
+{
+	struct role p = paired(true, ROLE_FENCE_COMMAND), s = paired(false, ROLE_FENCE_COMMAND);
+
+	p.params.rejoin = s.params.rejoin = false;
+	role_event(&p, ROLE_EV_HANDED_OVER, 0);
+	role_event(&s, ROLE_EV_PEER_YIELDED, 0);
+	role_event(&s, ROLE_EV_TAKEN_OVER, 0);
+	g_assert_false(s.primary);
+	g_assert_true(role_speaks(&s));
+	g_assert_cmpuint(role_event(&p, ROLE_EV_PEER_LEADS, 0) & ROLE_ACT_FOLLOW, ==, 0);
+	g_assert_cmpint(p.state, ==, ROLE_RETIRED);
+	g_assert_cmpuint(role_event(&s, ROLE_EV_PEER_FREE, 0), ==, 0);
+}
+
+/* A fence that lies makes two speakers; when they hear each other the older term is silent. */
+static void test_lying_fence(void)
+{
+	for (int first = 0; first < 2; first++) {
+		struct role side[2] = {paired(true, ROLE_FENCE_NONE),
+		                       paired(false, ROLE_FENCE_NONE)};
+
+		hear(&side[1], &side[0], true, true, 0);
+		for (int i = 0; i < 2; i++) {
+			role_event(&side[i], ROLE_EV_LINK_DOWN, 10 * MS);
+			role_event(&side[i], ROLE_EV_TICK, 1000 * MS);
+		}
+		role_event(&side[1], ROLE_EV_TAKEN_OVER, 1000 * MS);
+		g_assert_true(role_speaks(&side[0]) && role_speaks(&side[1]));
+		for (int i = 0; i < 2; i++)
+			role_event(&side[i], ROLE_EV_LINK_UP, 1001 * MS);
+		for (int i = 0; i < 2; i++)
+			hear(&side[(i + first) % 2], &side[(i + first + 1) % 2], true, false,
+			     1002 * MS);
+		g_assert_false(role_speaks(&side[0]));
+		g_assert_true(role_speaks(&side[1]));
+		g_assert_false(side[0].primary);
+	}
+}
+
+/* A side without a VM gives way to any term: it was restarted, and has counted nothing. */
+static void test_gives_way(void)
+{
+	struct role p = role_of(true, ROLE_FENCE_COMMAND), s = role_of(false, ROLE_FENCE_COMMAND);
+
+	g_assert_false(role_gives_way(&p, 0, true));
+	g_assert_true(role_gives_way(&p, 1, true));
+	g_assert_true(role_gives_way(&p, 0, false));
+	g_assert_false(role_gives_way(&s, 9, false));
+	p.state = ROLE_RETIRED;
+	g_assert_true(role_gives_way(&p, 0, true));
+}
+
+/* One of two sides in test_sides(). */
+struct host {
+	struct role role;
+	bool alive, asked, has_vm, joined_here, handed;
+};
+
+static void host_acts(struct host *host, struct host *peer, bool link, uint32_t actions,
+                      uint64_t now)
+{
+	if (actions & ROLE_ACT_ASK)
+		host->asked = true;
+	if (actions & ROLE_ACT_YIELD && link && peer->alive)
+		host_acts(peer, host, false, role_event(&peer->role, ROLE_EV_PEER_YIELDED, now),
+		          now);
+	if (actions & (ROLE_ACT_SILENCE | ROLE_ACT_FOLLOW))
+		host->has_vm = false;
+	if (!host->role.primary && host->role.state == ROLE_WAITING)
+		host->has_vm = false;
+}
+
+static void host_starts(struct host *host, bool vm, uint64_t now)
+{
+	struct role_params params = host->role.params;
+
+	params.primary = vm;
+	role_init(&host->role, &params, now);
+	*host = (struct host){.role = host->role, .alive = true, .has_vm = vm};
+}
+
+static void link_changes(struct host host[2], bool up, uint64_t now)
+{
+	for (int i = 0; i < 2; i++) {
+		if (!host[i].alive)
+			continue;
+		host[i].joined_here = false;
+		host_acts(&host[i], &host[!i], false,
+		          role_event(&host[i].role, up ? ROLE_EV_LINK_UP : ROLE_EV_LINK_DOWN, now),
+		          now);
+	}
+}
+
+/* The copy of the one that leads is made, as far as both agree to it. */
+static void copy_is_made(struct host host[2], uint64_t now)
+{
+	for (int i = 0; i < 2; i++) {
+		if (!host[i].role.primary || host[i].role.state != ROLE_JOINING ||
+		    host[!i].role.primary || host[!i].role.state != ROLE_JOINING)
+			continue;
+		role_event(&host[i].role, ROLE_EV_LINEAGE_0, now);
+		role_event(&host[!i].role, ROLE_EV_LINEAGE_0, now);
+		host[!i].has_vm = host[!i].joined_here = true;
+	}
+}
+
+static bool pair_is_whole(const struct host host[2])
+{
+	return (host[0].role.state == ROLE_PROTECTED && host[1].role.state == ROLE_STANDBY) ||
+	       (host[1].role.state == ROLE_PROTECTED && host[0].role.state == ROLE_STANDBY);
+}
+
+/* All that can happen to one of the two, one thing at a time. */
+static void something_happens(GRand *rand, struct host host[2], bool *link, uint64_t now)
+{
+	int who = g_rand_int_range(rand, 0, 2);
+	struct host *me = &host[who], *peer = &host[!who];
+	bool was = *link;
+	uint32_t actions = 0;
+
+	if (!me->alive) {
+		/* Back, as a secondary: node_boot.c does not boot what the peer may have. */
+		if (peer->alive && peer->has_vm)
+			host_starts(me, false, now);
+		return;
+	}
+	switch (g_rand_int_range(rand, 0, 8)) {
+	case 0:
+		if (me->asked) {
+			me->asked = false;
+			if (g_rand_int_range(rand, 0, 3)) {
+				peer->alive = *link = false;
+				actions = role_event(&me->role, ROLE_EV_RIGHT, now);
+			} else {
+				actions = role_event(&me->role, ROLE_EV_NO_RIGHT, now);
+			}
+		}
+		break;
+	case 1:
+		*link = !*link && peer->alive;
+		break;
+	case 2:
+		actions = role_event(&me->role, ROLE_EV_TAKEN_OVER, now);
+		break;
+	case 3:
+		if (me->role.state == ROLE_PROTECTED && *link && me->joined_here) {
+			actions = role_event(&me->role, ROLE_EV_HANDED_OVER, now);
+			host_acts(peer, me, false,
+			          role_event(&peer->role, ROLE_EV_PEER_YIELDED, now), now);
+		}
+		break;
+	case 4:
+		if (*link)
+			copy_is_made(host, now);
+		me->joined_here |= *link && me->role.state == ROLE_PROTECTED;
+		break;
+	case 5:
+		actions = role_event(&me->role, ROLE_EV_TICK, now);
+		break;
+	default:
+		if (*link)
+			actions = hear(&me->role, &peer->role, me->has_vm, me->joined_here, now);
+		break;
+	}
+	host_acts(me, peer, *link, actions, now);
+	if (*link != was)
+		link_changes(host, *link, now);
+}
+
+/*
+ * Sides change again and again: takeovers by fence and by hand-over, hosts that come back, sessions
+ * that break. With a fence that tells the truth nobody speaks beside the other; and whatever has
+ * happened, as long as there is a VM it is protected again when the hosts hear each other.
+ */
+static void test_sides(void)
+{
+	uint32_t takeovers = 0, healed = 0;
+
+	for (uint32_t seed = 1; seed <= 20000; seed++) {
+		GRand *rand = g_rand_new_with_seed(seed);
+		struct host host[2] = {
+		        {.role = paired(true, ROLE_FENCE_COMMAND), .alive = true, .has_vm = true},
+		        {.role = paired(false, ROLE_FENCE_COMMAND), .alive = true, .has_vm = true},
+		};
+		bool link = true;
+		uint64_t now = 0;
+
+		host[0].joined_here = host[1].joined_here = true;
+		for (int i = 0; i < 200; i++) {
+			now += (uint64_t)g_rand_int_range(rand, 0, 20) * MS;
+			something_happens(rand, host, &link, now);
+			if (host[0].alive && host[1].alive && role_speaks(&host[0].role) &&
+			    role_speaks(&host[1].role))
+				g_error("seed %u, step %d: both sides speak", seed, i);
+		}
+		takeovers += MAX(host[0].role.term, host[1].role.term);
+		if (host[0].alive && host[1].alive &&
+		    (role_speaks(&host[0].role) || role_speaks(&host[1].role)) && !host[0].asked &&
+		    !host[1].asked) {
+			link_changes(host, false, now);
+			link_changes(host, true, now);
+			for (int i = 0; i < 6; i++) {
+				hear(&host[i & 1].role, &host[!(i & 1)].role, host[i & 1].has_vm,
+				     host[i & 1].joined_here, now);
+				copy_is_made(host, now);
+			}
+			if (!pair_is_whole(host))
+				g_error("seed %u: not protected again: %s and %s", seed,
+				        role_state_name(host[0].role.state),
+				        role_state_name(host[1].role.state));
+			healed++;
+		}
+		g_rand_free(rand);
+	}
+	g_test_message("%u takeovers, protected again %u times", takeovers, healed);
+	g_assert_cmpuint(takeovers, >, 10000);
+	g_assert_cmpuint(healed, >, 1000);
+}
+
 static void test_names(void)
 {
 	for (int i = 0; i < ROLE_STATE_COUNT; i++)
@@ -285,6 +571,11 @@ int main(int argc, char **argv)
 	g_test_add_func("/role/lost-while-joining", test_lost_while_joining);
 	g_test_add_func("/role/peer-says", test_peer_says);
 	g_test_add_func("/role/one-speaker", test_one_speaker);
+	g_test_add_func("/role/back-and-forth", test_back_and_forth);
+	g_test_add_func("/role/no-rejoin", test_no_rejoin);
+	g_test_add_func("/role/lying-fence", test_lying_fence);
+	g_test_add_func("/role/gives-way", test_gives_way);
+	g_test_add_func("/role/sides", test_sides);
 	g_test_add_func("/role/names", test_names);
 	return g_test_run();
 }

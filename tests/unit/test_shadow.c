@@ -3,6 +3,7 @@
  * The shadow by itself: what it tells of the SVM's output, when it knows the mapping, and what it
  * does to numbers in both directions before and after a takeover.
  */
+#include <errno.h>
 #include <glib.h>
 #include <string.h>
 
@@ -81,9 +82,9 @@ static void svm(struct rig *r, uint16_t flags, uint32_t seq, uint32_t len, uint3
 	svm_says(r, segment(flags, seq, len, ack));
 }
 
-static void opened(struct rig *r, uint32_t epoch, uint32_t iss, uint32_t ack)
+static struct flow_open opening(uint32_t iss, uint32_t ack)
 {
-	struct flow_open open = {
+	return (struct flow_open){
 	        .key = {.vm_ip = BUILD_VM_IP,
 	                .peer_ip = BUILD_PEER_IP,
 	                .vm_port = 80,
@@ -94,6 +95,11 @@ static void opened(struct rig *r, uint32_t epoch, uint32_t iss, uint32_t ack)
 	        .has_ack = ack != 0,
 	        .ack = ack,
 	};
+}
+
+static void opened(struct rig *r, uint32_t epoch, uint32_t iss, uint32_t ack)
+{
+	struct flow_open open = opening(iss, ack);
 
 	shadow_flow_open(r->shadow, epoch, &open, r->now);
 }
@@ -368,6 +374,174 @@ static void test_expire(void)
 	rig_free(r);
 }
 
+/* ---- from one takeover to the next ---- */
+
+/* A survivor with one connection that its client knows by a number that is 4,900 higher. */
+static struct rig *survivor(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	shadow_takeover(r->shadow, r->now);
+	return r;
+}
+
+static struct natmap handed_on(struct rig *r)
+{
+	struct natmap map = {0};
+
+	g_assert_cmpint(shadow_map_export(r->shadow, &map), ==, 0);
+	return map;
+}
+
+/* What an address of 4900 ahead is after ten takeovers: the sum of all that were opened before. */
+static void test_map_second_takeover(void)
+{
+	struct rig *first = survivor(), *second = rig_new(16), *third = rig_new(16);
+	struct natmap map = handed_on(first);
+	struct build_tcp late = segment(PACKET_SYN, 700, 0, 601);
+
+	g_assert_cmpuint(map.count, ==, 1);
+	g_assert_cmpuint(map.entry[0].seq_delta, ==, 4900);
+	/* The second lineage opens a connection of its own, which its PVM numbers 50 higher. */
+	svm(second, 0, 150, 10, 501);
+	late.peer_port = 1001;
+	svm_says(second, late);
+	{
+		struct flow_open open = opening(750, 601);
+
+		open.key.peer_port = 1001;
+		shadow_flow_open(second->shadow, 1, &open, second->now);
+	}
+	shadow_ts_lead(second->shadow, 1, 30);
+	assert_told(second, 0, 150, 10, 501); /* the mapping to the clients is not compared with */
+	g_assert_cmpuint(shadow_map_adopt(second->shadow, &map, second->now), ==, 0);
+	shadow_takeover(second->shadow, second->now);
+	g_assert_cmpuint(through(second, shadow_translate, segment(0, 160, 10, 501)).seq, ==, 5060);
+	late.flags = PACKET_ACK;
+	late.seq = 701;
+	g_assert_cmpuint(through(second, shadow_translate, late).seq, ==, 751);
+	natmap_clear(&map);
+	/* And again, by a lineage that is silent on both. */
+	map = handed_on(second);
+	g_assert_cmpuint(map.count, ==, 2);
+	g_assert_cmpuint(shadow_map_adopt(third->shadow, &map, third->now), ==, 0);
+	shadow_ts_lead(third->shadow, 1, 12);
+	shadow_takeover(third->shadow, third->now);
+	late.has_ts = true;
+	late.tsval = 1000;
+	g_assert_cmpuint(through(third, shadow_translate, late).seq, ==, 751);
+	g_assert_cmpuint(through(third, shadow_translate, late).tsval, ==, 1042);
+	g_assert_cmpuint(through(third, shadow_translate, segment(0, 170, 10, 501)).seq, ==, 5070);
+	g_assert_cmpuint(
+	        through(third, shadow_input,
+	                (struct build_tcp){
+	                        .from_peer = true, .flags = PACKET_ACK, .seq = 501, .ack = 5080})
+	                .ack,
+	        ==, 180);
+	natmap_clear(&map);
+	rig_free(first);
+	rig_free(second);
+	rig_free(third);
+}
+
+/* The lineage has used the 4-tuple itself: what it knows is right, and the old mapping is not. */
+static void test_map_reused(void)
+{
+	struct rig *first = survivor(), *second = rig_new(16);
+	struct natmap map = handed_on(first);
+
+	svm(second, PACKET_SYN, 9000, 0, 901);
+	opened(second, 1, 9100, 901);
+	g_assert_cmpuint(shadow_map_adopt(second->shadow, &map, second->now), ==, 0);
+	shadow_takeover(second->shadow, second->now);
+	g_assert_cmpuint(through(second, shadow_translate, segment(0, 9001, 1, 901)).seq, ==, 9101);
+	natmap_clear(&map);
+	rig_free(first);
+	rig_free(second);
+}
+
+/* The survivor opens the 4-tuple anew while it is protected: the SYN is held, and what is held of
+ * the old connection before it is still translated, but a checkpoint has the new one only. */
+static void test_map_superseded(void)
+{
+	struct rig *r = survivor();
+	struct flow_open same = opening(100, 501), other = opening(777, 901);
+	uint64_t changes = shadow_map_changes(r->shadow);
+	struct natmap map;
+
+	shadow_map_superseded(r->shadow, &same); /* the SYN once more */
+	g_assert_cmpuint(shadow_map_changes(r->shadow), ==, changes);
+	map = handed_on(r);
+	g_assert_cmpuint(map.count, ==, 1);
+	natmap_clear(&map);
+	shadow_map_superseded(r->shadow, &other);
+	g_assert_cmpuint(shadow_map_changes(r->shadow), >, changes);
+	map = handed_on(r);
+	g_assert_cmpuint(map.count, ==, 0);
+	g_assert_cmpuint(through(r, shadow_translate, segment(0, 150, 1, 501)).seq, ==, 5050);
+	g_assert_cmpuint(through(r, shadow_translate, segment(PACKET_SYN, 777, 0, 901)).seq, ==,
+	                 777);
+	g_assert_cmpuint(through(r, shadow_translate, segment(0, 778, 1, 901)).seq, ==, 778);
+	natmap_clear(&map);
+	rig_free(r);
+}
+
+/* A SYN-ACK that is sent again after the second takeover is the old connection's. */
+static void test_map_syn_again(void)
+{
+	struct rig *first = survivor(), *second = rig_new(16);
+	struct natmap map = handed_on(first);
+
+	g_assert_true(map.entry[0].iss_known && map.entry[0].iss == 100);
+	shadow_map_adopt(second->shadow, &map, second->now);
+	shadow_takeover(second->shadow, second->now);
+	g_assert_cmpuint(through(second, shadow_translate, segment(PACKET_SYN, 100, 0, 501)).seq,
+	                 ==, 5000);
+	g_assert_cmpuint(through(second, shadow_translate, segment(0, 101, 1, 501)).seq, ==, 5001);
+	natmap_clear(&map);
+	rig_free(first);
+	rig_free(second);
+}
+
+static void test_map_changes(void)
+{
+	struct rig *r = survivor();
+	uint64_t changes = shadow_map_changes(r->shadow);
+
+	through(r, shadow_translate, segment(0, 150, 1, 501));
+	g_assert_cmpuint(shadow_map_changes(r->shadow), ==, changes);
+	through(r, shadow_translate, segment(PACKET_RST, 151, 0, 501));
+	g_assert_cmpuint(shadow_map_changes(r->shadow), >, changes);
+	changes = shadow_map_changes(r->shadow);
+	r->now += 61000 * MS;
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 0);
+	g_assert_cmpuint(shadow_map_changes(r->shadow), >, changes);
+	rig_free(r);
+}
+
+/* Limits: the list's, and a table that is smaller than the one before. */
+static void test_map_limits(void)
+{
+	struct natmap map = {0}, other = {0};
+	struct rig *r = rig_new(2);
+
+	for (uint32_t i = 0; i < 200; i++) {
+		struct natmap_entry entry = {.key = opening(1, 1).key, .seq_delta = 1};
+
+		entry.key.peer_port = (uint16_t)(2000 + i);
+		g_assert_cmpint(natmap_add(&map, &entry, 199), ==, i < 199 ? 0 : -ENOBUFS);
+	}
+	g_assert_cmpuint(map.count, ==, 199);
+	g_assert_cmpuint(shadow_map_adopt(r->shadow, &map, r->now), ==, 197);
+	natmap_move(&other, &map);
+	g_assert_cmpuint(map.count, ==, 0);
+	g_assert_cmpuint(other.count, ==, 199);
+	natmap_clear(&other);
+	rig_free(r);
+}
+
 static void test_full_table(void)
 {
 	struct rig *r = rig_new(2);
@@ -465,6 +639,12 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/takeover", test_takeover);
 	g_test_add_func("/shadow/clock-lead", test_clock_lead);
 	g_test_add_func("/shadow/expire", test_expire);
+	g_test_add_func("/shadow/map/second-takeover", test_map_second_takeover);
+	g_test_add_func("/shadow/map/reused", test_map_reused);
+	g_test_add_func("/shadow/map/superseded", test_map_superseded);
+	g_test_add_func("/shadow/map/syn-again", test_map_syn_again);
+	g_test_add_func("/shadow/map/changes", test_map_changes);
+	g_test_add_func("/shadow/map/limits", test_map_limits);
 	g_test_add_func("/shadow/full-table", test_full_table);
 	g_test_add_func("/shadow/missing-input", test_missing_input);
 	g_test_add_func("/shadow/uncompared", test_uncompared);
