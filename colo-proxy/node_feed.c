@@ -68,7 +68,7 @@ void secondary_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
 		struct frame *frame = frame_copy(input->frame);
 
 		if (frame) {
-			shadow_input(node->shadow, frame, loop_now(node->loop));
+			shadow_input_again(node->shadow, frame, loop_now(node->loop));
 			inject_send(node->inject, frame); /* if it is full: asked for again */
 			frame_free(frame);
 		}
@@ -92,11 +92,12 @@ static void note_segment(struct input *input)
 	struct packet packet;
 
 	if (packet_parse(&packet, input->frame) != 0 || packet.class != PACKET_TCP ||
-	    !packet.payload_len || packet_flow_key(&packet, PACKET_TO_VM, &input->key) != 0)
+	    (packet.tcp.flags & PACKET_SYN) || !packet_seq_len(&packet) ||
+	    packet_flow_key(&packet, PACKET_TO_VM, &input->key) != 0)
 		return;
 	input->segment = true;
 	input->seq = packet.tcp.seq;
-	input->end = packet.tcp.seq + packet.payload_len;
+	input->end = packet.tcp.seq + packet_seq_len(&packet);
 }
 
 void secondary_feed_due(void *ctx, uint64_t now)

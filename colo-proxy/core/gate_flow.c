@@ -146,6 +146,30 @@ void gate_flow_note_sent(struct flow *flow, const struct packet *packet)
 	}
 }
 
+/*
+ * Puts the digest into the ring: datagrams in the order of arrival, a stream in that of its
+ * numbers, for the first range that the SVM is heard to say in a lineage is not always the
+ * lineage's first.
+ */
+static void put_in_order(struct view *view, struct pending *pending)
+{
+	const struct digest *digest = &pending->digest;
+	struct pending *before = view->last;
+
+	if (!before) {
+		pending->next = view->last = pending;
+		return;
+	}
+	if (digest->kind == DIGEST_DATAGRAM || seq_leq(before->digest.seq, digest->seq)) {
+		view->last = pending;
+	} else {
+		while (seq_leq(before->next->digest.seq, digest->seq))
+			before = before->next;
+	}
+	pending->next = before->next;
+	before->next = pending;
+}
+
 void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
                       const struct digest *digest)
 {
@@ -166,10 +190,7 @@ void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
 		return;
 	}
 	pending->digest = *digest;
-	pending->next = view->last ? view->last->next : pending;
-	if (view->last)
-		view->last->next = pending;
-	view->last = pending;
+	put_in_order(view, pending);
 	view->pending++;
 	gate->pending++;
 }

@@ -4,9 +4,10 @@
  *
  * A digest's range is verified when the held frames of its epoch and incarnation have all of its
  * bytes, wherever their boundaries are: the hash over them must equal the SVM's. Coverage then
- * moves to the range's end. Ranges come in order, so that a digest that begins at another place
- * than where coverage ends is a difference. A FIN takes one number behind the data, and a SYN one
- * by itself.
+ * moves to the range's end. A range that begins behind it waits for what is between, which was lost
+ * on its way to the shadow and is told later; one that begins in front of it is a difference,
+ * unless it begins in the checkpoint. A FIN takes one number behind the data, and a SYN one by
+ * itself.
  */
 #include "colo-proxy/core/gate_private.h"
 
@@ -133,7 +134,7 @@ static enum verdict verify_part(const struct gate *gate, const struct flow *flow
 		return verdict;
 	said->seq += part;
 	said->len -= part;
-	view->covered_end += part;
+	view->covered_end = seq_max(view->covered_end, said->seq);
 	if (seq_diff(view->covered_end, view->covered_start) > (int32_t)COVERED_SPAN)
 		view->covered_start = view->covered_end - COVERED_SPAN;
 	return VERDICT_EQUAL;
@@ -146,6 +147,16 @@ static const char *different_words(const struct digest *said)
 	if (said->len == !!(said->tcp_flags & PACKET_FIN))
 		return "the SVM's stream ends, the PVM's goes on";
 	return "the SVM's stream has other bytes";
+}
+
+/* The SVM repeats what is in the checkpoint, and only its FIN is new. */
+static void trim(struct digest *said, uint32_t covered_end)
+{
+	if ((said->tcp_flags & PACKET_FIN) && seq_lt(said->seq, covered_end) &&
+	    said->seq + said->len - 1 == covered_end) {
+		said->seq = covered_end;
+		said->len = 1;
+	}
 }
 
 void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
@@ -162,7 +173,11 @@ void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
 			gate_pending_pop(gate, view);
 			continue;
 		}
-		if (said->seq != view->covered_end) {
+		if (seq_gt(said->seq, view->covered_end))
+			return; /* what is between is still to be told */
+		if (view->covered_low_open)
+			trim(said, view->covered_end);
+		if (said->seq != view->covered_end && !view->covered_low_open) {
 			gate_mismatch(gate, flow, view, said->seq,
 			              "the SVM's stream goes on at another place");
 			return;

@@ -15,7 +15,8 @@
  *
  *      PVM number = SVM number + seq_delta        PVM timestamp = SVM timestamp + ts_delta
  *
- * Digests of a connection cover consecutive ranges, each byte once: `told` is how far they went.
+ * Digests of a connection cover consecutive ranges, each byte once: `told` is how far they went. A
+ * hole in them (a frame that the guest lost, or overtook) is told when it comes (shadow_output.c).
  * A superframe is digested in pieces of its segment size, because the PVM, whose congestion window
  * has a history of its own, may cut the stream elsewhere, and a range can only be verified whole.
  *
@@ -127,7 +128,7 @@ void shadow_try_map(struct shadow *shadow, struct flow *flow)
 	flow->ts_delta =
 	        flow->pvm.has_ts && flow->svm.has_ts ? flow->pvm.tsval - flow->svm.tsval : 0;
 	flow->told_known = true;
-	flow->told = flow->svm.iss + 1;
+	flow->told = flow->hole = flow->hole_end = flow->svm.iss + 1;
 	flow->ack_known = flow->svm.has_ack;
 	flow->ack = flow->svm.ack;
 	memcpy(digest.hash, flow->syn_hash, sizeof(digest.hash));

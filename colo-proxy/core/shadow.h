@@ -74,6 +74,11 @@ void shadow_ts_lead(struct shadow *shadow, uint32_t epoch, uint32_t ticks);
  * which the PVM got; after it, what the client sends. */
 void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now);
 
+/* The same for what is fed again. It gets the newest acknowledgement and timestamp that the SVM has
+ * been fed on the connection: with its own the SVM could take it for an old duplicate (RFC 5961
+ * section 5.2; PAWS, RFC 7323 section 5.3). */
+void shadow_input_again(struct shadow *shadow, struct frame *frame, uint64_t now);
+
 /* True when the SVM has acknowledged the client's stream up to `seq`, or nothing is known of it:
  * nobody will ask for what is before it again. */
 bool shadow_has_acked(struct shadow *shadow, const struct flow_key *key, uint32_t seq);

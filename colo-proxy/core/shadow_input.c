@@ -61,10 +61,24 @@ void shadow_watch_ack(struct shadow *shadow, struct flow *flow, const struct pac
 
 static void note_fed(struct flow *flow, const struct packet *packet)
 {
-	uint32_t end = packet->tcp.seq + packet->payload_len;
+	uint32_t end = packet->tcp.seq + packet_seq_len(packet);
 
 	flow->fed = flow->fed_known ? seq_max(flow->fed, end) : end;
 	flow->fed_known = true;
+}
+
+static void note_newest(struct flow *flow, const struct packet *packet)
+{
+	const struct packet_tcp *tcp = &packet->tcp;
+
+	if (tcp->ts_off) {
+		flow->fed_ts = flow->fed_ts_known ? seq_max(flow->fed_ts, tcp->tsval) : tcp->tsval;
+		flow->fed_ts_known = true;
+	}
+	if (tcp->flags & PACKET_ACK) {
+		flow->fed_ack = flow->fed_ack_known ? seq_max(flow->fed_ack, tcp->ack) : tcp->ack;
+		flow->fed_ack_known = true;
+	}
 }
 
 bool shadow_has_acked(struct shadow *shadow, const struct flow_key *key, uint32_t seq)
@@ -104,6 +118,7 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 	struct packet packet;
 	struct flow_key key;
 	struct flow *flow;
+	bool stream;
 
 	if (packet_parse(&packet, frame) != 0)
 		return;
@@ -111,14 +126,17 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 		map_error(shadow, &packet);
 	if (packet.class != PACKET_TCP || packet_flow_key(&packet, PACKET_TO_VM, &key) != 0)
 		return;
-	flow = !shadow->speaking && packet.payload_len ? shadow_flow_get(shadow, &key, now)
-	                                               : shadow_flow_find(shadow, &key, now);
+	/* The FIN, too: the client repeats neither once the PVM has acknowledged it. */
+	stream = packet.payload_len || (packet.tcp.flags & PACKET_FIN);
+	flow = !shadow->speaking && stream ? shadow_flow_get(shadow, &key, now)
+	                                   : shadow_flow_find(shadow, &key, now);
 	if (!flow)
 		return;
-	if (packet.payload_len)
+	if (stream)
 		note_fed(flow, &packet);
 	if (packet.tcp.flags & (PACKET_FIN | PACKET_RST))
 		shadow->map_changes++;
+	note_newest(flow, &packet);
 	if (packet.tcp.flags & PACKET_FIN)
 		flow->fin_in = true;
 	if (packet.tcp.flags & PACKET_RST)
@@ -126,4 +144,24 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 	shadow_note_state(shadow, flow, &packet, PACKET_TO_VM, now);
 	if (flow->seq_delta || flow->ts_delta)
 		packet_map_in(&packet, flow->seq_delta, flow->ts_delta);
+	if (packet.tcp.flags & PACKET_ACK)
+		shadow_note_peer_ack(flow, packet.tcp.ack);
+}
+
+void shadow_input_again(struct shadow *shadow, struct frame *frame, uint64_t now)
+{
+	const struct flow *flow;
+	struct packet packet;
+	struct flow_key key;
+
+	if (packet_parse(&packet, frame) != 0 || packet.class != PACKET_TCP ||
+	    packet_flow_key(&packet, PACKET_TO_VM, &key) != 0)
+		return;
+	flow = (const struct flow *)flow_table_peek(&shadow->flows, &key);
+	if (flow && flow->fed_ts_known && packet.tcp.ts_off &&
+	    seq_lt(packet.tcp.tsval, flow->fed_ts))
+		packet_map_out(&packet, 0, flow->fed_ts - packet.tcp.tsval);
+	if (flow && flow->fed_ack_known && seq_lt(packet.tcp.ack, flow->fed_ack))
+		packet_set_ack(&packet, flow->fed_ack);
+	shadow_input(shadow, frame, now);
 }

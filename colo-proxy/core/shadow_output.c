@@ -11,6 +11,8 @@
 
 #include "colo-proxy/core/seq.h"
 
+#define HOLE_SPAN (1u << 30)
+
 void shadow_tell(struct shadow *shadow, const struct digest *digest)
 {
 	shadow->stats.digests++;
@@ -72,14 +74,13 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 	shadow_try_map(shadow, flow);
 }
 
-/* Tells [from, to) of the segment's payload in pieces of its segment size, and FIN with the last.
+/* Tells [from, end) of the segment's payload in pieces of its segment size, and FIN with the last.
  */
 static void tell_range(struct shadow *shadow, const struct flow *flow, const struct packet *packet,
-                       uint32_t from, bool fin)
+                       uint32_t from, uint32_t end, bool fin)
 {
 	const struct frame *frame = packet->frame;
 	uint32_t start = packet->tcp.seq, piece = packet->payload_len;
-	uint32_t end = start + packet->payload_len;
 
 	if (frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE && frame->vnet.gso_size)
 		piece = frame->vnet.gso_size; /* little endian, as this host is */
@@ -103,12 +104,58 @@ static void tell_range(struct shadow *shadow, const struct flow *flow, const str
 	} while (from != end);
 }
 
+/*
+ * A hole: what the SVM has said there was lost in the guest, or is still on its way behind what it
+ * said later, and its repetition is told. The first segment of a lineage may not be the lineage's
+ * first, so all below it is one. One hole is remembered; what begins behind another is not told
+ * before it is repeated, as it will be: the client is not given it, and cannot acknowledge it.
+ */
+static void tell_hole(struct shadow *shadow, struct flow *flow, const struct packet *packet)
+{
+	uint32_t data_end = packet->tcp.seq + packet->payload_len;
+	uint32_t from = seq_max(packet->tcp.seq, flow->hole),
+	         end = seq_min(data_end, flow->hole_end);
+
+	if (seq_geq(from, end))
+		return;
+	if (end == flow->hole_end && from != flow->hole)
+		flow->hole_end = from;
+	else if (from == flow->hole || flow->hole_end - flow->hole >= HOLE_SPAN / 2)
+		flow->hole = end;
+	else
+		return; /* from the middle: its beginning will be repeated first */
+	tell_range(shadow, flow, packet, from, end, false);
+}
+
+void shadow_note_peer_ack(struct flow *flow, uint32_t ack)
+{
+	if (flow->told_known && seq_geq(ack, flow->hole_end))
+		flow->hole = flow->hole_end;
+}
+
+/* False: the segment begins behind a second hole. */
+static bool note_hole(struct flow *flow, uint32_t seq)
+{
+	if (!flow->told_known) {
+		flow->told_known = true;
+		flow->told = flow->hole_end = seq;
+		flow->hole = seq - HOLE_SPAN;
+	} else if (seq_gt(seq, flow->told)) {
+		if (flow->hole != flow->hole_end)
+			return false;
+		flow->hole = flow->told;
+		flow->hole_end = seq;
+	}
+	return true;
+}
+
 static void segment_seen(struct shadow *shadow, struct flow *flow, const struct packet *packet)
 {
 	const struct packet_tcp *tcp = &packet->tcp;
 	bool fin = tcp->flags & PACKET_FIN;
 	uint32_t data_end = tcp->seq + packet->payload_len;
 	uint32_t end = data_end + fin;
+	bool news = false;
 	bool new_ack =
 	        (tcp->flags & PACKET_ACK) && (!flow->ack_known || seq_gt(tcp->ack, flow->ack));
 
@@ -127,16 +174,16 @@ static void segment_seen(struct shadow *shadow, struct flow *flow, const struct 
 		flow->ack_known = true;
 		flow->ack = tcp->ack;
 	}
-	if (!flow->told_known) {
-		flow->told_known = true;
-		flow->told = tcp->seq;
+	if (end != tcp->seq && note_hole(flow, tcp->seq)) {
+		tell_hole(shadow, flow, packet);
+		news = seq_gt(end, flow->told);
 	}
-	if (seq_gt(end, flow->told)) {
+	if (news) {
 		uint32_t from = seq_max(tcp->seq, flow->told);
 
 		/* Only the FIN is new: there is no payload to go with it. */
 		flow->told = end;
-		tell_range(shadow, flow, packet, seq_min(from, data_end), fin);
+		tell_range(shadow, flow, packet, seq_min(from, data_end), data_end, fin);
 	} else if (new_ack) {
 		struct digest digest = digest_of(flow, packet);
 

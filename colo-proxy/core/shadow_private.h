@@ -43,11 +43,15 @@ struct flow {
 	bool told_known, ack_known;
 	bool fin_in, fin_out, reset;
 	bool superseded; /* a survivor's: the VM has opened the 4-tuple anew, and that is held */
+	bool fed_ts_known, fed_ack_known;
 	bool fed_known, missing; /* missing: the SVM repeats its acknowledgement */
 	uint32_t fed;            /* number behind the last byte of the client's that was fed */
+	uint32_t fed_ts;         /* the newest timestamp of the client's */
+	uint32_t fed_ack;        /* the highest acknowledgement of the client's, PVM number */
 	uint32_t missing_until;  /* `fed` when that began */
 	uint32_t repeats;        /* acknowledgements in a row that were the same */
 	uint32_t told;           /* SVM number behind the last digested byte */
+	uint32_t hole, hole_end; /* what is not told below that; empty when equal */
 	uint32_t ack;            /* highest acknowledgement told */
 	uint32_t seq_delta, ts_delta;
 	struct flow *missing_next, **missing_at;
@@ -102,6 +106,9 @@ void shadow_tell(struct shadow *shadow, const struct digest *digest);
 
 /* Notes the packet's source as an address of the VM's. */
 void shadow_note_source(struct shadow *shadow, const struct packet *packet);
+
+/* The client has acknowledged the SVM's stream up to `ack`: no hole below it will be filled. */
+void shadow_note_peer_ack(struct flow *flow, uint32_t ack);
 
 /* ---- shadow_input.c ---- */
 

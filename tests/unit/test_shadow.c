@@ -148,6 +148,43 @@ static void test_each_byte_once(void)
 	rig_free(r);
 }
 
+/* A frame of the SVM's is lost in the guest, or overtaken: it is told when it comes. */
+static void test_hole(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp in = segment(0, 5, 0, 100);
+
+	in.from_peer = true;
+	svm(r, 0, 100, 10, 5);
+	through(r, shadow_input, in); /* what was before the first is no hole */
+	svm(r, 0, 120, 10, 5);
+	svm(r, 0, 110, 5, 5);
+	svm(r, 0, 112, 18, 5); /* the rest, and what is known */
+	svm(r, 0, 110, 20, 5);
+	g_assert_cmpuint(r->tolds, ==, 4);
+	assert_told(r, 1, 120, 10, 5);
+	assert_told(r, 2, 110, 5, 5);
+	assert_told(r, 3, 115, 5, 5);
+	/* One hole at a time: what is behind the second is told when it is repeated. */
+	svm(r, 0, 135, 5, 5);
+	svm(r, 0, 145, 5, 5);
+	g_assert_cmpuint(r->tolds, ==, 5);
+	/* What the client has acknowledged will not come, and is in no one's way. */
+	in.ack = 150;
+	through(r, shadow_input, in);
+	svm(r, 0, 145, 5, 5);
+	g_assert_cmpuint(r->tolds, ==, 6);
+	assert_told(r, 5, 145, 5, 5);
+	rig_free(r);
+	/* The first segment of a lineage that is heard is not the first one. */
+	r = rig_new(16);
+	svm(r, 0, 110, 10, 5);
+	svm(r, 0, 100, 10, 5);
+	g_assert_cmpuint(r->tolds, ==, 2);
+	assert_told(r, 1, 100, 10, 5);
+	rig_free(r);
+}
+
 static void test_superframe_in_pieces(void)
 {
 	struct rig *r = rig_new(16);
@@ -609,6 +646,36 @@ static void test_missing_input(void)
 	g_assert_false(shadow_ask_again(r->shadow));
 	g_assert_true(shadow_has_acked(r->shadow, &key, 521));
 	g_assert_cmpuint(r->refeeds, ==, 2);
+	/* The FIN, too. */
+	in = segment(PACKET_FIN, 521, 0, 100);
+	in.from_peer = true;
+	through(r, shadow_input, in);
+	for (int i = 0; i < 3; i++)
+		svm(r, 0, 100, 0, 521);
+	g_assert_cmpuint(r->refeeds, ==, 3);
+	g_assert_cmpuint(r->refeed_seq, ==, 521);
+	rig_free(r);
+}
+
+/* What is fed again must not look older than what the SVM has heard since. */
+static void test_fed_again(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp in = segment(0, 501, 10, 100), later = segment(0, 491, 10, 300);
+	struct packet_tcp out;
+
+	in.from_peer = in.has_ts = later.from_peer = later.has_ts = true;
+	in.tsval = 7000;
+	later.tsval = 9000;
+	through(r, shadow_input, in);
+	through(r, shadow_input, later);
+	out = through(r, shadow_input_again, in);
+	g_assert_cmpuint(out.seq, ==, 501);
+	g_assert_cmpuint(out.ack, ==, 300);
+	g_assert_cmpuint(out.tsval, ==, 9000);
+	out = through(r, shadow_input_again, later);
+	g_assert_cmpuint(out.ack, ==, 300);
+	g_assert_cmpuint(out.tsval, ==, 9000);
 	rig_free(r);
 }
 
@@ -647,6 +714,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/map/limits", test_map_limits);
 	g_test_add_func("/shadow/full-table", test_full_table);
 	g_test_add_func("/shadow/missing-input", test_missing_input);
+	g_test_add_func("/shadow/hole", test_hole);
+	g_test_add_func("/shadow/fed-again", test_fed_again);
 	g_test_add_func("/shadow/uncompared", test_uncompared);
 	return g_test_run();
 }
