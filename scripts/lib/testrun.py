@@ -351,6 +351,11 @@ def install(run):
     return result
 
 
+def stacks(run):
+    """the comparison engine between three real TCP stacks, 10,000 seeds"""
+    return run.one("stacks", [BUILD / "tests/stacks"], seconds=300)
+
+
 def laboratory(run):
     """the laboratory and the test guest"""
     return run.program("lab", [TOP / "tests/lab/test_lab.py"], env={"COLO_BUILD": str(BUILD)})
@@ -403,6 +408,7 @@ STEPS = (
     ("model", model, (), False),
     ("fuzz", fuzz, ("build-fuzz",), False),
     ("install", install, ("build",), True),
+    ("stacks", stacks, ("build",), True),
     ("lab", laboratory, ("build",), True),
     ("qemu", qemu, ("build",), True),
     ("e2e", end_to_end, ("build",), False),
