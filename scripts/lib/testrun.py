@@ -380,7 +380,8 @@ def qemu(run):
 
 def end_to_end(run):
     """real VMs: rules R1 to R8, power cuts, failures of links and programs"""
-    argv = [sys.executable, TOP / "tests/e2e/run.py", "--logs", LOGS / "e2e", "--prefix", "ct"]
+    argv = [sys.executable, TOP / "tests/e2e/run.py", "--logs", LOGS / "e2e", "--prefix", "ct",
+            "--jobs", JOBS]
     return run.program("e2e", argv, seconds=1200, env={"COLO_BUILD": str(BUILD)})
 
 

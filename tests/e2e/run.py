@@ -4,13 +4,20 @@
 
     tests/e2e/run.py                       all
     tests/e2e/run.py NAME...               those whose name starts with one of these
+    tests/e2e/run.py --jobs 2              two labs at a time
     tests/e2e/run.py --list
     tests/e2e/run.py --cuts 50 --seed 7    power cuts at random moments instead
 
 Needs root, scripts/setup, and a build ($COLO_BUILD, or build/)."""
 import argparse
+import contextlib
+import ctypes
+import io
+import multiprocessing
 import os
+import queue
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -105,6 +112,65 @@ class Runner:
         return 1 if self.failed else 0
 
 
+# --- several labs at a time -------------------------------------------------------------------------
+
+PR_SET_PDEATHSIG = 1
+
+
+def work(number, runner, groups, next_group, results):
+    """A process of its own: takes one group after the other; what they print goes to the parent."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    Env.prefix += chr(ord("a") + number)
+    while True:
+        with next_group.get_lock():
+            index = next_group.value
+            next_group.value += 1
+        if index >= len(groups):
+            return
+        runner.passed, runner.failed = 0, []
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            try:
+                runner.group(*groups[index])
+            except Exception:
+                print(f"not ok {groups[index][1][0].name}: {traceback.format_exc()}")
+                runner.failed.append(groups[index][1][0].name)
+        results.put((runner.passed, runner.failed, out.getvalue()))
+
+
+def in_turns(runner, groups, jobs):
+    """All groups, @jobs of them at a time."""
+    fork = multiprocessing.get_context("fork")
+    next_group, results = fork.Value("i", 0), fork.Queue()
+    workers = [fork.Process(target=work, args=(n, runner, groups, next_group, results))
+               for n in range(jobs)]
+
+    def leave(number, _frame):
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in groups:
+            while True:
+                alive = any(worker.is_alive() for worker in workers)
+                try:
+                    passed, failed, text = results.get(timeout=1)
+                    break
+                except queue.Empty:
+                    if not alive:
+                        raise SystemExit("a process of the tests died") from None
+            runner.passed += passed
+            runner.failed += failed
+            print(text, end="", flush=True)
+    finally:
+        for worker in workers:
+            worker.terminate()  # a lab that is up is taken down
+        for worker in workers:
+            worker.join(60)
+
+
 def chosen(names):
     tests = [test for test in TESTS
              if not names or any(test.name.startswith(name) for name in names)]
@@ -123,6 +189,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--logs", default="/tmp/colo-e2e", help="where logs of failed tests go")
     parser.add_argument("--prefix", default="e2e", help="of the labs")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="labs at a time")
     args = parser.parse_args()
     if args.list:
         for test in TESTS:
@@ -140,8 +207,11 @@ def main():
     groups = {}
     for test in chosen(args.names):
         groups.setdefault(test.group, []).append(test)
-    for group, tests in groups.items():
-        runner.group(group, tests)
+    if args.jobs > 1:
+        in_turns(runner, list(groups.items()), args.jobs)
+    else:
+        for group, tests in groups.items():
+            runner.group(group, tests)
     print(f"{time.monotonic() - started:.0f} s, ", end="")
     return runner.summary()
 
