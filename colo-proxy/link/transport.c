@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PRIORITY                                                                                   \
@@ -17,6 +18,8 @@
 #define IDENTITY   "colo-proxy"
 #define MAX_RECORD 16384u
 #define AHEAD      (64u << 10)
+
+_Static_assert(sizeof(giovec_t) == sizeof(struct iovec), "GnuTLS's giovec_t is struct iovec");
 
 struct transport_tls {
 	bool server;
@@ -128,10 +131,22 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *to, size_t len)
 	return (ssize_t)len;
 }
 
+/* GnuTLS's "push": like writev(2), without SIGPIPE. */
+static ssize_t push(gnutls_transport_ptr_t ptr, const giovec_t *iov, int iovcnt)
+{
+	struct transport *t = ptr;
+	struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)iovcnt};
+	ssize_t n = sendmsg(t->fd, &msg, MSG_NOSIGNAL);
+
+	if (n < 0)
+		gnutls_transport_set_errno(t->session, errno);
+	return n;
+}
+
 static int open_session(struct transport *t, const struct transport_tls *tls)
 {
-	unsigned flags = GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL | GNUTLS_NO_TICKETS |
-	                 (tls->server ? GNUTLS_SERVER : GNUTLS_CLIENT);
+	unsigned flags =
+	        GNUTLS_NONBLOCK | GNUTLS_NO_TICKETS | (tls->server ? GNUTLS_SERVER : GNUTLS_CLIENT);
 	gnutls_session_t session;
 
 	if (gnutls_init(&session, flags))
@@ -146,8 +161,9 @@ static int open_session(struct transport *t, const struct transport_tls *tls)
 	t->ahead.buf = malloc(AHEAD);
 	if (!t->ahead.buf)
 		return -ENOMEM;
-	gnutls_transport_set_ptr2(session, t, (gnutls_transport_ptr_t)(intptr_t)t->fd);
+	gnutls_transport_set_ptr(session, t);
 	gnutls_transport_set_pull_function(session, pull);
+	gnutls_transport_set_vec_push_function(session, push);
 	return 0;
 }
 
