@@ -38,7 +38,8 @@ static void ask_secondary(struct node *node, struct evidence *noted, const struc
 	struct iovec iov = {.iov_base = payload};
 	struct ask ask;
 
-	if (!ask_of(why, &ask))
+	/* After a hand-over the peer is no secondary any more, and would take an ask amiss. */
+	if (node->role.state != ROLE_PROTECTED || !ask_of(why, &ask))
 		return;
 	ask.id = noted->id;
 	iov.iov_len = ask_pack(payload, &ask);

@@ -8,6 +8,7 @@ import struct
 
 from registry import Group, test
 from support import URL, Env, check, wait_for
+from test_reprotect import move
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.all import IP, TCP, Ether, RawPcapNgReader  # noqa: E402
@@ -15,14 +16,24 @@ from scapy.all import IP, TCP, Ether, RawPcapNgReader  # noqa: E402
 group = Group(Env)
 
 
-def divergences(env, *argv):
-    """What the primary keeps, when its secondary has answered for all of it."""
+def divergences(env, *argv, host="primary"):
+    """What the one that speaks keeps, when its secondary has answered for all of it."""
     def answered():
-        done = env.pair.cli("primary", "divergences", "--json", *argv)
+        done = env.pair.cli(host, "divergences", "--json", *argv)
         found = json.loads(done.stdout)["divergences"]
         return None if any(one["secondary_is"] == "waiting" for one in found) else found
 
     return wait_for(answered, 5, "the secondary answers")
+
+
+def mismatch(env, path, host="primary"):
+    """Asks until the answers differ: on a busy machine the SVM may be late first. The newest one."""
+    def differs():
+        env.run("http", "-n", 1, target=URL + path)
+        found = [one for one in divergences(env, host=host) if one["cause"] == "mismatch"]
+        return found[-1] if found else None
+
+    return wait_for(differs, 30, f"{path} differs")
 
 
 def payload(packet):
@@ -37,17 +48,15 @@ def payload(packet):
 @test("divergences", group)
 def shown(env):
     """flow, offset and the bytes of both VMs, as JSON, as text, in status and as a capture"""
-    env.quiet()
-    env.run("http", "-n", 1, target=URL + "/time")
-    one = divergences(env, "-n", 1)[0]
-    check(one["cause"] == "mismatch" and one["flow"].startswith("tcp ") and ":80 - " in one["flow"],
-          f"not this divergence: {one}")
+    one = mismatch(env, "/time")
+    check(one["flow"].startswith("tcp ") and ":80 - " in one["flow"], f"not this one: {one}")
     check(one["secondary_is"] == "here" and one["offset"] == 0, f"evidence: {one}")
     (ours, seq), (theirs, their_seq) = (payload(one[side][0]) for side in ("primary", "secondary"))
     check(seq == their_seq == one["seq"], "the packets are not in the same numbers")
     first = next(i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b)
     check(b"realtime=" in ours[:first] and one["difference"] == {"at": first, "offset": first},
           f"the first difference is at {first}: {one['difference']}")
+    check(divergences(env, "-n", 1)[0]["id"] == one["id"], "a newer one came in between")
     shows = env.pair.cli("primary", "divergences", "-n", "1").stdout
     check(f"first difference at offset {first}\n" in shows and " ^^ " in shows, shows)
     for command in ("status", "stats"):
@@ -93,7 +102,7 @@ def read_pcapng(path):
 @test("divergences-pcapng", group)
 def capture(env):
     """both sides' packets as a capture of two interfaces, with a comment each"""
-    env.run("http", "-n", 3, target=URL + "/random")
+    mismatch(env, "/random")
     found = divergences(env)
     path = env.lab.dir / "divergences.pcapng"
     env.pair.cli("primary", "divergences", "--pcapng", str(path))
@@ -101,7 +110,7 @@ def capture(env):
     read = read_pcapng(path)
     wanted = [(side, base64.b64decode(packet["data"]), one, packet) for one in found
               for side in ("primary", "secondary") for packet in one[side]]
-    check(len(read) == len(wanted) > 5, f"{len(read)} packets of {len(wanted)}")
+    check(len(read) == len(wanted) > 1, f"{len(read)} packets of {len(wanted)}")
     check([data for data, _meta in RawPcapNgReader(str(path))] ==
           [data for _name, _at, _original, data, _comment in read], "scapy reads others")
     for (name, at, original, data, comment), (side, whole, one, packet) in zip(read, wanted):
@@ -131,8 +140,14 @@ def late(env):
 @test("divergences-gone", secondary={"checkpoint": {"recent-output": 0}})
 def gone(env):
     """a secondary that keeps nothing says so, and nothing waits for it"""
-    env.run("http", "-n", 2, target=URL + "/time")
-    one = divergences(env, "-n", 1)[0]
-    check(one["cause"] == "mismatch" and one["secondary_is"] == "gone" and not one["secondary"] and
-          one["primary"], f"{one}")
+    one = mismatch(env, "/time")
+    check(one["secondary_is"] == "gone" and not one["secondary"] and one["primary"], f"{one}")
     check("secondary has nothing of it" in env.pair.cli("primary", "divergences").stdout, "not said")
+
+
+@test("divergences-after-move")
+def after_move(env):
+    """after a switch-over the survivor keeps them, and asks the side that it came from"""
+    move(env, "primary")
+    one = mismatch(env, "/random", host="secondary")
+    check(one["secondary_is"] == "here" and one["difference"], f"{one}")
