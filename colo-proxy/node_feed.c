@@ -140,6 +140,11 @@ void secondary_input(struct node *node, const uint8_t *payload, size_t len)
 		link_drop(node->link, "an input frame of an impossible length");
 		return;
 	}
+	/* A checkpoint can overtake input that is in it: there is no order between the channels. */
+	if (r == 0 && index < s->lineage_cut) {
+		frame_free(frame);
+		return;
+	}
 	if (r == 0) {
 		make_room(node, frame->len);
 		r = input_log_push(&s->log, index, frame, node->config->max_input_log_bytes);

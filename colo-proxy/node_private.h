@@ -127,7 +127,8 @@ struct secondary {
 	struct input_log log;
 	struct input *next_to_feed;
 	uint32_t lineage, primary_epoch;
-	uint64_t input_cut; /* of the checkpoint in the buffer */
+	uint64_t input_cut;   /* of the checkpoint in the buffer */
+	uint64_t lineage_cut; /* of the one that the lineage began with: it has what is below */
 	uint64_t ckpt_size;
 	bool joined_here; /* the copy was made in this session */
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;

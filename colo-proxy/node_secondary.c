@@ -342,7 +342,7 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 	while (s->log.head && s->log.head->index < s->input_cut)
 		input_log_pop(&s->log);
 	s->next_to_feed = s->log.head;
-	s->consumed = s->input_cut;
+	s->consumed = s->lineage_cut = s->input_cut;
 	s->feeding = true;
 	u64_pack(payload, now - s->load_started);
 	if (link_is_up(node->link)) {
@@ -492,7 +492,7 @@ static void epoch_0_begins(struct node *node, const uint8_t *payload, size_t len
 		return;
 	}
 	s->lineage = 0;
-	s->input_cut = u64_unpack(payload);
+	s->input_cut = s->lineage_cut = u64_unpack(payload);
 	s->feeding = true;
 	map_begins(node);
 	node->committed_epoch = 0;
@@ -594,7 +594,7 @@ void secondary_stop_copy(struct node *node)
 	struct secondary *s = of(node);
 
 	secondary_stop_timers(node);
-	s->consumed = 0;
+	s->consumed = s->lineage_cut = 0;
 	secondary_close_svm(node);
 	input_log_clear(&s->log);
 	s->next_to_feed = NULL;
