@@ -132,6 +132,7 @@ struct secondary {
 	uint64_t ckpt_size;
 	bool joined_here; /* the copy was made in this session */
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
+	uint32_t starts; /* of QEMU that were ordered and not answered */
 	bool taking_over;
 	uint32_t announcements;
 	uint8_t batch[64 * DIGEST_WIRE_MAX]; /* digests of this turn */

@@ -413,6 +413,7 @@ static void protect_asked(struct node *node, const uint8_t *payload, size_t len)
 	    recent_new(&of(node)->recent, node->config->recent_output_bytes) < 0)
 		log_warn("no memory for the VM's recent output: divergences are shown without it");
 	secondary_empty_tap(node);
+	of(node)->starts++;
 	node->ops->order(node->ctx, ORDER_START_SECONDARY, "");
 }
 
@@ -462,7 +463,10 @@ void secondary_vm_ready(struct node *node, bool ok, const char *text)
 {
 	int r;
 
-	if (node->role.state != ROLE_JOINING)
+	/* The answer to an order of an earlier attempt is about a QEMU that the next one ends. */
+	if (of(node)->starts)
+		of(node)->starts--;
+	if (of(node)->starts || !node->shadow || node->role.state != ROLE_JOINING)
 		return;
 	if (!ok) {
 		give_up(node, text);
