@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The control threads (what daemon.c does with the node's orders: one after the other, each takes
+ * its time, some fail), the fence, and an operator who looks at both hosts now and then: starts
+ * what does not run, and where nobody can decide, switches the other host off and forces it.
+ */
+#include <string.h>
+
+#include "tests/sim/pair.h"
+
+#define COPY_POLL_NS  (50 * MS)
+#define FENCE_TIMEOUT (5 * SEC)
+#define LOOK_NS       (400 * MS)
+
+static void control_event(struct host *host, uint64_t life);
+
+/* ---- orders ---- */
+
+static uint64_t takes(enum order order)
+{
+	if (!world->calm && rnd(60) == 0)
+		return rnd_ns(50 * MS, 2 * SEC); /* QMP hangs */
+	switch (order) {
+	case ORDER_START_PRIMARY:
+	case ORDER_START_SECONDARY:
+		return rnd_ns(10 * MS, 150 * MS);
+	case ORDER_LEAVE_COLO:
+	case ORDER_ABORT_COPY:
+		return rnd_ns(500 * US, 20 * MS);
+	default:
+		return rnd_ns(100 * US, 3 * MS);
+	}
+}
+
+static void go_on(struct host *host)
+{
+	if (host->control_busy || !host->orders_n)
+		return;
+	host->control_busy = true;
+	at(world->now + takes(host->orders[0].order), host, control_event, host->life);
+}
+
+static void order(void *ctx, enum order what, const char *text)
+{
+	struct host *host = ctx;
+
+	if (!acts(host))
+		return;
+	if (what == ORDER_EVENT) {
+		trace(host, "\"%s\"", text);
+		return;
+	}
+	CHECK(host->orders_n < ORDERS_MAX, "orders pile up");
+	host->orders[host->orders_n++].order = what;
+	go_on(host);
+}
+
+const struct node_ops control_operations = {.order = order};
+
+void control_clear(struct host *host)
+{
+	host->orders_n = 0;
+	host->control_busy = host->fencing = host->in_colo = host->job_busy = false;
+	host->bad_since = 0;
+}
+
+static void watch_copy(struct host *host, uint64_t life)
+{
+	if (host->life != life || !host->node || !host->qemu.alive || host->in_colo)
+		return;
+	if (qemu_failed_to_copy(host)) {
+		node_copy_failed(host->node, "the migration failed");
+		return;
+	}
+	if (host->qemu.phase >= QEMU_COLO && host->qemu.phase <= QEMU_SENT_RECEIVED) {
+		host->in_colo = true;
+		return;
+	}
+	if (host->qemu.phase == QEMU_COPYING || host->qemu.phase == QEMU_COPIED)
+		at(world->now + COPY_POLL_NS, host, watch_copy, life);
+}
+
+static void migrate(struct host *host)
+{
+	if (!host->qemu.alive || host->qemu.phase != QEMU_ALONE || (!world->calm && chance(3))) {
+		node_copy_failed(host->node, "QEMU does not migrate");
+		return;
+	}
+	host->in_colo = false;
+	qemu_migrate(host);
+	at(world->now + COPY_POLL_NS, host, watch_copy, host->life);
+}
+
+static void leave_colo(struct host *host)
+{
+	host->in_colo = false;
+	node_left_colo(host->node, qemu_leave_colo(host), "no VM");
+}
+
+/* ---- the fence ---- */
+
+static void power_returns(struct host *host, uint64_t arg)
+{
+	(void)arg;
+	host_power_on(host);
+	host_start(host);
+}
+
+static void fence_ends(struct host *host, uint64_t life)
+{
+	bool works = world->fence == FENCE_WORKS || world->calm;
+	struct host *peer = peer_of(host);
+
+	if (host->life != life || !host->node)
+		return;
+	host->fencing = false;
+	if (works) {
+		trace(host, "fences the peer");
+		host_power_off(peer);
+		at(world->now + rnd_ns(500 * MS, 4 * SEC), peer, power_returns, 0);
+	}
+	here = host;
+	node_fenced(host->node, works, works ? "done" : "no");
+	here = NULL;
+}
+
+static void ask_fence(struct host *host)
+{
+	if (host->fencing)
+		return;
+	host->fencing = true;
+	at(world->now + (world->fence == FENCE_HANGS ? FENCE_TIMEOUT : rnd_ns(20 * MS, 500 * MS)),
+	   host, fence_ends, host->life);
+}
+
+static void carry_out(struct host *host, enum order what)
+{
+	bool starts = world->calm || !chance(3);
+
+	switch (what) {
+	case ORDER_START_PRIMARY:
+		qemu_boot(host);
+		node_vm_ready(host->node, true, "");
+		break;
+	case ORDER_START_SECONDARY:
+		host->in_colo = false;
+		if (starts)
+			qemu_listen(host);
+		else
+			qemu_end(host);
+		node_vm_ready(host->node, starts, "QEMU does not start");
+		break;
+	case ORDER_MIGRATE:
+		migrate(host);
+		break;
+	case ORDER_ABORT_COPY:
+	case ORDER_LEAVE_COLO:
+		leave_colo(host);
+		break;
+	case ORDER_CHECKPOINT:
+		if (host->in_colo && host->qemu.alive)
+			qemu_trigger(host);
+		break;
+	case ORDER_KILL_VM:
+	case ORDER_RETIRED:
+		trace(host, "ends its QEMU");
+		host->in_colo = false;
+		qemu_end(host);
+		break;
+	case ORDER_FENCE:
+		ask_fence(host);
+		break;
+	default:
+		break;
+	}
+}
+
+static void control_event(struct host *host, uint64_t life)
+{
+	enum order what;
+
+	if (host->life != life || !host->node)
+		return;
+	if (host->stalled_until > world->now) {
+		at(host->stalled_until, host, control_event, life);
+		return;
+	}
+	what = host->orders[0].order;
+	host->orders_n--;
+	memmove(host->orders, host->orders + 1, host->orders_n * sizeof(host->orders[0]));
+	host->control_busy = false;
+	here = host;
+	carry_out(host, what);
+	here = NULL;
+	go_on(host);
+}
+
+/* ---- the operator ---- */
+
+static void job_done(struct node_job *job, bool ok, const char *text)
+{
+	struct host *host = job->node ? (struct host *)job->node->ctx : here;
+
+	host->job_busy = false;
+	trace(host, "the operator's command: %s %s", ok ? "done" : "refused:", text);
+}
+
+static bool begin_job(struct host *host)
+{
+	if (!host->node || host->job_busy)
+		return false;
+	host->job_busy = true;
+	host->job = (struct node_job){.done = job_done, .node = host->node};
+	here = host;
+	return true;
+}
+
+void operator_fails_over(struct host *host, bool force)
+{
+	if (!begin_job(host))
+		return;
+	trace(host, "the operator: failover%s", force ? " --force" : "");
+	host->job.force = force;
+	node_failover(host->node, &host->job);
+	here = NULL;
+}
+
+void operator_checkpoints(struct host *host)
+{
+	if (!begin_job(host))
+		return;
+	trace(host, "the operator: checkpoint");
+	node_checkpoint(host->node, &host->job);
+	here = NULL;
+}
+
+static bool undecided(const struct host *host)
+{
+	return host->node &&
+	       (host->node->role.state == ROLE_STUCK ||
+	        (host->node->role.state == ROLE_DECIDING && !host->fencing && !host->orders_n));
+}
+
+static bool waits_to_boot(const struct host *host)
+{
+	return host->node && host->node->is_primary && !host->node->p.vm_ordered &&
+	       host->node->role.state != ROLE_RETIRED;
+}
+
+static bool speaks(const struct host *host)
+{
+	return host->node && host->qemu.alive && role_speaks(&host->node->role);
+}
+
+/* Long enough that neither can find a way out by itself. */
+static bool for_long(struct host *host, bool bad, uint64_t patience)
+{
+	if (!bad)
+		host->bad_since = 0;
+	else if (!host->bad_since)
+		host->bad_since = world->now;
+	return bad && world->now - host->bad_since >= patience;
+}
+
+static void decide_for(struct host *host)
+{
+	struct host *peer = peer_of(host);
+
+	trace(host, "the operator switches the other host off");
+	host_power_off(peer);
+	operator_fails_over(host, true);
+	at(world->now + rnd_ns(SEC, 3 * SEC), peer, power_returns, 0);
+}
+
+static bool has_vm(const struct host *host)
+{
+	return host->node && host->qemu.alive && host->node->role.state != ROLE_JOINING &&
+	       host->node->role.state != ROLE_WAITING && host->node->role.state != ROLE_RETIRED;
+}
+
+/*
+ * Both have lost the VM, also by a planned switch-over whose receiver died before it spoke: the
+ * primary by configuration is started again.
+ */
+static void restart_when_lost(void)
+{
+	struct host *host = &world->host[0];
+	bool lost = world->calm && host->node && peer_of(host)->node && !speaks(host) &&
+	            !has_vm(host) && !has_vm(peer_of(host)) && !waits_to_boot(host) &&
+	            !host->orders_n;
+
+	if (!lost)
+		world->lost_since = world->now;
+	if (world->now - world->lost_since < 3 * SEC)
+		return;
+	world->lost_since = world->now;
+	trace(host, "the operator restarts the daemon, there is no VM any more");
+	host_kill_daemon(host);
+	host_start(host);
+}
+
+static void operator_looks(struct host *unused, uint64_t arg)
+{
+	(void)unused;
+	(void)arg;
+	at(world->now + LOOK_NS, NULL, operator_looks, 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct host *host = &world->host[i], *peer = peer_of(host);
+		bool nobody = !speaks(host) && !speaks(peer);
+
+		if (world->calm && !host->node && for_long(host, true, 4 * SEC)) {
+			host_power_on(host);
+			host_start(host);
+			host->bad_since = 0;
+		} else if (host->node &&
+		           for_long(host, undecided(host) || (waits_to_boot(host) && nobody),
+		                    undecided(host) ? 3 * SEC : 8 * SEC)) {
+			host->bad_since = 0;
+			decide_for(host);
+		}
+	}
+	restart_when_lost();
+}
+
+void operator_starts(void)
+{
+	at(world->now + LOOK_NS, NULL, operator_looks, 0);
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* loop.h in virtual time: turns are events of the world, descriptors are the models'. */
+#include <errno.h>
+#include <sys/epoll.h>
+
+#include "tests/sim/pair.h"
+
+#define SOURCES 16u
+
+struct post {
+	struct post *next;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+struct loop {
+	struct host *host;
+	uint64_t now;
+	struct loop_timer *timers, *due;
+	struct loop_source *source[SOURCES], *batch[SOURCES];
+	uint32_t events[SOURCES], n, batch_n;
+	struct post *posts, **posts_tail;
+};
+
+uint64_t loop_clock(void)
+{
+	return world->now;
+}
+
+uint64_t loop_now(const struct loop *loop)
+{
+	return loop->now;
+}
+
+int loop_new(struct loop **ret_loop)
+{
+	struct loop *loop = g_new0(struct loop, 1);
+
+	loop->host = here;
+	loop->now = world->now;
+	loop->posts_tail = &loop->posts;
+	here->loop = loop;
+	*ret_loop = loop;
+	return 0;
+}
+
+void loop_free(struct loop *loop)
+{
+	if (!loop)
+		return;
+	while (loop->posts) {
+		struct post *post = loop->posts;
+
+		loop->posts = post->next;
+		free(post);
+	}
+	loop->host->loop = NULL;
+	g_free(loop);
+}
+
+int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
+             void (*ready)(void *ctx, uint32_t events), void *ctx)
+{
+	g_assert(loop->n < SOURCES);
+	*source = (struct loop_source){
+	        .fd = fd, .events = events, .ready = ready, .ctx = ctx, .added = true};
+	loop->source[loop->n++] = source;
+	loop_wake(loop->host);
+	return 0;
+}
+
+int loop_set_events(struct loop *loop, struct loop_source *source, uint32_t events)
+{
+	if (!source->added)
+		return -ENOENT;
+	source->events = events;
+	loop_wake(loop->host);
+	return 0;
+}
+
+void loop_del(struct loop *loop, struct loop_source *source)
+{
+	if (!source->added)
+		return;
+	source->added = false;
+	for (uint32_t i = 0; i < loop->n; i++) {
+		if (loop->source[i] == source) {
+			loop->source[i] = loop->source[--loop->n];
+			break;
+		}
+	}
+	for (uint32_t i = 0; i < loop->batch_n; i++) {
+		if (loop->batch[i] == source)
+			loop->batch[i] = NULL;
+	}
+}
+
+static bool take_out(struct loop_timer **list, struct loop_timer *timer)
+{
+	for (; *list; list = &(*list)->next) {
+		if (*list == timer) {
+			*list = timer->next;
+			return true;
+		}
+	}
+	return false;
+}
+
+void loop_timer_clear(struct loop *loop, struct loop_timer *timer)
+{
+	if (!timer->at)
+		return;
+	if (!take_out(&loop->timers, timer))
+		take_out(&loop->due, timer);
+	timer->at = 0;
+	timer->next = NULL;
+}
+
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t when)
+{
+	struct loop_timer **pos;
+
+	loop_timer_clear(loop, timer);
+	timer->at = when ? when : 1;
+	for (pos = &loop->timers; *pos && (*pos)->at <= timer->at; pos = &(*pos)->next)
+		;
+	timer->next = *pos;
+	*pos = timer;
+}
+
+int loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
+{
+	struct post *post = g_new(struct post, 1);
+
+	*post = (struct post){NULL, fn, arg};
+	*loop->posts_tail = post;
+	loop->posts_tail = &post->next;
+	loop_wake(loop->host);
+	return 0;
+}
+
+int loop_run(struct loop *loop)
+{
+	(void)loop;
+	return -ENOSYS;
+}
+
+void loop_stop(struct loop *loop)
+{
+	(void)loop;
+}
+
+void loop_wake(struct host *host)
+{
+	uint64_t when = world->now + rnd_ns(2 * US, 60 * US);
+
+	if (host->loop && when < host->turn_at)
+		host->turn_at = when;
+}
+
+uint64_t loop_next(const struct host *host)
+{
+	uint64_t next = host->turn_at, link;
+
+	if (!host->loop || !host->node)
+		return NEVER;
+	if (host->loop->timers && host->loop->timers->at < next)
+		next = host->loop->timers->at;
+	link = link_next(host);
+	if (link < next)
+		next = link;
+	return next < host->stalled_until ? host->stalled_until : next;
+}
+
+static void run_posts(struct loop *loop)
+{
+	struct post *post = loop->posts;
+
+	loop->posts = NULL;
+	loop->posts_tail = &loop->posts;
+	while (post) {
+		struct post *next = post->next;
+
+		post->fn(post->arg);
+		free(post);
+		post = next;
+	}
+}
+
+static uint32_t ready(const struct loop *loop, const struct loop_source *source)
+{
+	return fd_poll(loop->host, source->fd) & (source->events | EPOLLERR | EPOLLHUP);
+}
+
+static void call_sources(struct loop *loop)
+{
+	uint32_t first = loop->n ? rnd(loop->n) : 0;
+
+	loop->batch_n = 0;
+	for (uint32_t i = 0; i < loop->n; i++) {
+		struct loop_source *source = loop->source[(first + i) % loop->n];
+		uint32_t events = ready(loop, source);
+
+		if (!events)
+			continue;
+		loop->events[loop->batch_n] = events;
+		loop->batch[loop->batch_n++] = source;
+	}
+	for (uint32_t i = 0; i < loop->batch_n; i++) {
+		struct loop_source *source = loop->batch[i];
+		uint32_t events;
+
+		if (!source)
+			continue;
+		events = loop->events[i] & (source->events | EPOLLERR | EPOLLHUP);
+		if (events)
+			source->ready(source->ctx, events);
+	}
+	loop->batch_n = 0;
+}
+
+static void fire_timers(struct loop *loop)
+{
+	struct loop_timer **end = &loop->timers;
+
+	while (*end && (*end)->at <= loop->now)
+		end = &(*end)->next;
+	if (end == &loop->timers)
+		return;
+	loop->due = loop->timers;
+	loop->timers = *end;
+	*end = NULL;
+	while (loop->due) {
+		struct loop_timer *timer = loop->due;
+
+		loop->due = timer->next;
+		timer->next = NULL;
+		timer->at = 0;
+		timer->fire(timer->ctx, loop->now);
+	}
+}
+
+void loop_turn(struct host *host)
+{
+	struct loop *loop = host->loop;
+
+	host->turn_at = NEVER;
+	loop->now = world->now;
+	run_posts(loop);
+	link_turn(host);
+	call_sources(loop);
+	fire_timers(loop);
+	link_turn_end(host);
+	for (uint32_t i = 0; i < loop->n; i++) {
+		if (ready(loop, loop->source[i]))
+			loop_wake(host);
+	}
+}
