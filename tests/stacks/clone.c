@@ -221,6 +221,8 @@ static int put_window(int fd, const struct image *image)
 	/* The FIN is to be heard again. */
 	window.rcv_wnd += image->peer_closed;
 	window.rcv_wup = seq_min(window.rcv_wup, image->rcv_nxt);
+	/* The window may be closed, and the last word on the PVM's own out of order behind it. */
+	window.snd_wl1 = seq_min(window.snd_wl1, image->rcv_nxt + window.rcv_wnd);
 	if (setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &window, sizeof(window)) < 0)
 		return -errno;
 	return 0;
