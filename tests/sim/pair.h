@@ -188,6 +188,7 @@ void link_world_clear(void);
 uint64_t loop_next(const struct host *host);
 void loop_turn(struct host *host);
 void loop_wake(struct host *host);
+void loop_end(struct host *host);
 
 /* ---- hosts ---- */
 

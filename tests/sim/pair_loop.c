@@ -187,6 +187,13 @@ static void run_posts(struct loop *loop)
 	}
 }
 
+/* A daemon that dies: what was posted is freed by running it, without effect (acts()). */
+void loop_end(struct host *host)
+{
+	while (host->loop->posts)
+		run_posts(host->loop);
+}
+
 static uint32_t ready(const struct loop *loop, const struct loop_source *source)
 {
 	return fd_poll(loop->host, source->fd) & (source->events | EPOLLERR | EPOLLHUP);

@@ -189,6 +189,7 @@ static void end_daemon(struct host *host)
 	host->dying = true;
 	qemu_end(host);
 	control_clear(host);
+	loop_end(host);
 	node_free(host->node);
 	host->node = NULL;
 	host->loop = NULL;
