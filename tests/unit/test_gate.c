@@ -534,6 +534,16 @@ static void test_hole(void)
 	assert_out(r, 2);
 	g_assert_cmpuint(r->wants, ==, 0);
 	rig_free(r);
+	/* Of a connection that it has seen from its SYN on, the SVM tells each byte once. */
+	r = rig_new();
+	pvm_syn(r, 100, 501);
+	svm_syn(r, 0, 100, 501);
+	pvm(r, 0, 101, 10, 501);
+	svm(r, 0, 0, 101, 10, 501);
+	assert_out(r, 2);
+	svm(r, 0, 0, 106, 10, 501);
+	assert_wanted(r, CKPT_MISMATCH);
+	rig_free(r);
 	/* Of what is repeated only the FIN is new. */
 	r = rig_established();
 	pvm(r, 0, 101, 10, 501);
