@@ -105,20 +105,18 @@ def ipv6(env):
 
 @test("reprotect-failover")
 def failover(env):
-    """planned switch-over, and back (fail-back): no daemon is started, never two speakers"""
+    """planned switch-over: no daemon is started, never two speakers (the way back: ten-moves)"""
     running = {host: Capture(env, host) for host in OTHER}
     keep = env.load("keepalive", "--check-log", "-i", 2).reached("requests", 10)
     spoke = {}
-    for host in ("primary", "secondary"):
-        move(env, host)
-        spoke[host] = time.time()
-        keep.more("requests", 20)
+    move(env, "primary")
+    spoke["primary"] = time.time()
+    keep.more("requests", 20)
     check(env.stall(keep.stop().result()) < 3000, "the client has to wait")
     said = {host: [frame.at for frame in capture.said()] for host, capture in running.items()}
     between = [at for at in said["primary"] if at < spoke["primary"]]
     check(between and max(between) < min(said["secondary"]), "two speakers at the first move")
-    back = [at for at in said["primary"] if at > spoke["primary"]]
-    check(back and max(said["secondary"]) < min(back), "two speakers at the way back")
+    check(not [at for at in said["primary"] if at > spoke["primary"]], "the retired side speaks")
 
 
 @test("reprotect-progress", valve=True)
@@ -235,10 +233,9 @@ def ten_cuts(env):
 
 @test("reprotect-ten-moves")
 def ten_moves(env):
-    """ten planned switch-overs back and forth, some right after a checkpoint, the same"""
-    def away(host, n):
-        if n % 2:
-            env.pair.cli(host, "checkpoint")
+    """ten planned switch-overs back and forth, each behind a checkpoint (README, Limits), the same"""
+    def away(host, _n):
+        env.pair.cli(host, "checkpoint")
         move(env, host)
 
     ten_takeovers(env, away)
