@@ -523,6 +523,10 @@ void primary_handover(struct node *node, struct node_job *job)
 		job->done(job, false, "a switch-over is under way");
 		return;
 	}
+	if (p->changed_here) { /* seen to lose state: README, Limits */
+		job->done(job, false, "a VM that has been taken over cannot be handed back yet");
+		return;
+	}
 	p->handing_over = true;
 	p->handover_job = job;
 	node_event(node, "planned switch-over asked for");
