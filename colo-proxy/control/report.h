@@ -77,4 +77,7 @@ void stats_print_line(FILE *out, const struct stats_snapshot *before,
 void stats_print_screen(FILE *out, const char *name, const struct stats_snapshot *before,
                         const struct stats_snapshot *stats);
 
+/* A CLOCK_REALTIME value in ns as local time with milliseconds, in buf, which it returns. */
+const char *report_clock_text(char *buf, size_t size, uint64_t ns);
+
 #endif

@@ -2,17 +2,17 @@
 /* Divergences as JSON, as text and as a capture file. */
 #include "colo-proxy/control/report_divergence.h"
 
+#include "colo-proxy/control/report.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <glib.h>
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
 #include "colo-proxy/control/pcapng.h"
 #include "colo-proxy/core/frame.h"
 
-#define SECOND   1000000000ull
 #define ROW      16u
 #define UNKNOWN  "--" /* a byte that was not said, among hexadecimal ones */
 #define BASE_LEN 1024 /* of an entry's JSON, beside its packets */
@@ -139,19 +139,6 @@ static uint64_t number_of(const json_t *object, const char *key)
 
 /* ---- as text ---- */
 
-/* Local time with milliseconds. */
-static const char *clock_text(char *buf, size_t size, uint64_t ns)
-{
-	time_t seconds = (time_t)(ns / SECOND);
-	struct tm tm;
-	size_t len;
-
-	localtime_r(&seconds, &tm);
-	len = strftime(buf, size, "%Y-%m-%d %H:%M:%S", &tm);
-	snprintf(buf + len, size - len, ".%03u", (unsigned)(ns / 1000000 % 1000));
-	return buf;
-}
-
 /* The byte at i of a window's text, or -1. */
 static int window_byte(const char *window, unsigned i)
 {
@@ -238,7 +225,7 @@ static void print_packets(FILE *out, const char *name, const json_t *packets)
 	{
 		char at[48];
 
-		clock_text(at, sizeof(at), number_of(packet, "at_ns"));
+		report_clock_text(at, sizeof(at), number_of(packet, "at_ns"));
 		fprintf(out, "    %-9s %s  %s\n", name, at + strlen("2026-01-01 "),
 		        text_of(packet, "text"));
 	}
@@ -272,8 +259,8 @@ static void print_entry(FILE *out, const json_t *entry)
 	char at[48];
 
 	fprintf(out, "#%" PRIu64 "  %s  epoch %" PRIu64 "  %s: %s\n", number_of(entry, "id"),
-	        clock_text(at, sizeof(at), number_of(entry, "at_ns")), number_of(entry, "epoch"),
-	        text_of(entry, "cause"), text_of(entry, "what"));
+	        report_clock_text(at, sizeof(at), number_of(entry, "at_ns")),
+	        number_of(entry, "epoch"), text_of(entry, "cause"), text_of(entry, "what"));
 	print_where(out, entry);
 	print_packets(out, "primary", json_object_get(entry, "primary"));
 	print_packets(out, "secondary", json_object_get(entry, "secondary"));

@@ -225,8 +225,7 @@ void stats_print_screen(FILE *out, const char *name, const struct stats_snapshot
 	fflush(out);
 }
 
-/* A CLOCK_REALTIME value as local time with milliseconds. */
-static const char *clock_text(char *buf, size_t size, uint64_t ns)
+const char *report_clock_text(char *buf, size_t size, uint64_t ns)
 {
 	time_t seconds = (time_t)(ns / SECOND);
 	struct tm tm;
@@ -238,7 +237,7 @@ static const char *clock_text(char *buf, size_t size, uint64_t ns)
 	return buf;
 }
 
-#define CLOCK(ns) clock_text((char[48]){0}, 48, ns)
+#define CLOCK(ns) report_clock_text((char[48]){0}, 48, ns)
 
 static void print_takeover(FILE *out, const struct status_takeover *t)
 {
