@@ -2,6 +2,7 @@
 #include "colo-proxy/cmd.h"
 #include "colo-proxy/control/control.h"
 #include "colo-proxy/control/report.h"
+#include "colo-proxy/control/report_history.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -15,7 +16,8 @@ struct view {
 	const char *name; /* "" when only the socket is known */
 	bool json;
 	bool watching;
-	bool screen; /* redraw instead of adding lines */
+	int checkpoints; /* of the last ones, so many */
+	bool screen;     /* redraw instead of adding lines */
 	unsigned shown;
 	struct stats_snapshot before;
 };
@@ -29,6 +31,8 @@ static void show(struct view *view, const struct stats_snapshot *stats, const js
 		putchar('\n');
 	} else if (view->json) {
 		cmd_print_json(result);
+	} else if (view->checkpoints) {
+		history_print(stdout, result);
 	} else if (!view->watching) {
 		stats_print(stdout, view->name, stats);
 	} else if (view->screen) {
@@ -45,9 +49,12 @@ static int fetch_and_show(struct view *view)
 {
 	struct stats_snapshot stats;
 	json_t *result = NULL;
+	json_t *args = json_pack("{s:i}", "checkpoints", view->checkpoints);
 	char err[512];
-	int ret = control_client_call(view->client, "stats", NULL, TIMEOUT_MS, &result, err,
+	int ret = control_client_call(view->client, "stats", args, TIMEOUT_MS, &result, err,
 	                              sizeof(err));
+
+	json_decref(args);
 
 	if (ret == 0 && stats_from_json(result, &stats) == 0) {
 		show(view, &stats, result);
@@ -100,6 +107,7 @@ int cmd_stats(const struct command *command, int argc, char **argv)
 	char *socket = NULL;
 	gboolean json = FALSE;
 	gboolean watching = FALSE;
+	gint checkpoints = 0;
 	int interval_ms = 1000;
 	const GOptionEntry entries[] = {
 	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
@@ -108,6 +116,8 @@ int cmd_stats(const struct command *command, int argc, char **argv)
 	         "Again and again: a screen on a terminal, else one line each time", NULL},
 	        {"interval", 'i', 0, G_OPTION_ARG_INT, &interval_ms,
 	         "With --watch: how often (1000)", "MS"},
+	        {"checkpoints", 'c', 0, G_OPTION_ARG_INT, &checkpoints,
+	         "The last N checkpoints (256 at most), step by step; on the primary", "N"},
 	        {"json", 0, 0, G_OPTION_ARG_NONE, &json,
 	         "Print JSON; with --watch, one line each time", NULL},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
@@ -117,12 +127,17 @@ int cmd_stats(const struct command *command, int argc, char **argv)
 
 	if (ret == CMD_OK && (interval_ms < 50 || interval_ms > 3600000))
 		ret = cmd_usage_error(command, "--interval is from 50 to 3600000");
+	if (ret == CMD_OK && (checkpoints < 0 || checkpoints > (int)HISTORY_LEN))
+		ret = cmd_usage_error(command, "--checkpoints is from 1 to %u", HISTORY_LEN);
+	if (ret == CMD_OK && checkpoints && watching)
+		ret = cmd_usage_error(command, "--checkpoints and --watch exclude each other");
 	if (ret == CMD_OK)
 		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
 	if (ret == CMD_OK) {
 		view.name = argc > 1 ? argv[1] : "";
 		view.json = json;
 		view.watching = watching;
+		view.checkpoints = checkpoints;
 		ret = run(&view, socket, interval_ms);
 	}
 	g_free(path);

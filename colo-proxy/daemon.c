@@ -31,6 +31,7 @@
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/control/report.h"
 #include "colo-proxy/control/report_divergence.h"
+#include "colo-proxy/control/report_history.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
 #include "colo-proxy/stock.h"
@@ -545,6 +546,19 @@ static void add_vm_status(struct daemon *daemon, struct status_snapshot *status)
 	snprintf(status->accel, sizeof(status->accel), "%s", daemon->vm.kvm ? "kvm" : "tcg");
 }
 
+/* The figures, and when asked for the last checkpoints beside them. */
+static json_t *stats_with_history(struct node_job *job)
+{
+	json_t *stats = stats_to_json(&job->stats);
+
+	if (job->history)
+		json_object_set_new(stats, "history",
+		                    history_to_json(job->history, job->history_count));
+	g_free(job->history);
+	job->history = NULL;
+	return stats;
+}
+
 static gboolean reply(gpointer data)
 {
 	struct answer *answer = data;
@@ -553,7 +567,7 @@ static gboolean reply(gpointer data)
 	if (!answer->ok) {
 		control_fail(answer->request, "%s", answer->text);
 	} else if (answer->kind == ANSWER_STATS) {
-		control_reply(answer->request, stats_to_json(&answer->job.stats));
+		control_reply(answer->request, stats_with_history(&answer->job));
 	} else if (answer->kind == ANSWER_STATUS) {
 		add_vm_status(daemon, &answer->job.status);
 		control_reply(answer->request, status_to_json(&answer->job.status));
@@ -603,7 +617,14 @@ static void handle_command(void *ctx, struct control_request *request, const cha
 		answer->kind = ANSWER_STATUS;
 		node_snapshot(daemon->node, &answer->job);
 	} else if (strcmp(command, "stats") == 0) {
+		const json_t *count = json_object_get(args, "checkpoints");
+
 		answer->kind = ANSWER_STATS;
+		if (json_is_integer(count) && json_integer_value(count) > 0) {
+			answer->job.history = g_new(struct history_entry, HISTORY_LEN);
+			answer->job.max_history =
+			        (uint32_t)MIN(json_integer_value(count), HISTORY_LEN);
+		}
 		take_stock_events(daemon);
 		node_snapshot(daemon->node, &answer->job);
 	} else if (strcmp(command, "divergences") == 0) {

@@ -813,8 +813,10 @@ static void do_checkpoint_seen(void *arg)
 
 	seen->node->p.paused_ns += seen->pause_ns;
 	hist_add(&seen->node->pause_hist, seen->pause_ns);
-	if (!node_proxies(seen->node))
-		stock_checkpoint_seen(seen->node, seen->stopped_at);
+	if (node_proxies(seen->node))
+		figures_paused(seen->node, seen->stopped_at, seen->pause_ns);
+	else
+		stock_checkpoint_seen(seen->node, seen->stopped_at, seen->pause_ns);
 	free(seen);
 }
 

@@ -8,6 +8,7 @@
 #include "colo-proxy/config/config.h"
 #include "colo-proxy/control/report.h"
 #include "colo-proxy/core/evidence.h"
+#include "colo-proxy/core/history.h"
 #include "colo-proxy/core/stats.h"
 
 /*
@@ -88,6 +89,8 @@ struct node_job {
 	struct node *node;                   /* set by the node */
 	struct stats_snapshot stats;         /* filled by node_snapshot() */
 	struct status_snapshot status;       /* filled by node_snapshot(): what the node knows */
+	struct history_entry *history;       /* node_snapshot(): room for max_history, or NULL */
+	uint32_t max_history, history_count; /* at most so many, the newest; so many there are */
 	bool force;                          /* node_failover() */
 	uint64_t epoch, pause_us, commit_us; /* filled by node_checkpoint() */
 	uint32_t max;                        /* node_divergences(): at most so many */

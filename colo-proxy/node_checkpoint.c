@@ -16,6 +16,8 @@ void primary_trigger(struct node *node)
 {
 	struct primary *p = of(node);
 
+	if (!p->triggered)
+		p->asked_at = loop_clock();
 	p->triggered = true;
 	node->ops->order(node->ctx, ORDER_CHECKPOINT, ckpt_cause_name(p->cause));
 	node_arm(node, &p->trigger_timer, TRIGGER_REPEAT_NS);
@@ -107,6 +109,8 @@ void primary_let_stop(struct node *node)
 		cut_end(node);
 		return;
 	}
+	p->replied_at = loop_clock();
+	p->reading_ns = 0;
 	primary_write_pvm(node);
 }
 
@@ -157,6 +161,7 @@ void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 	node->by_cause[p->taken_cause]++;
 	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
 	node->pages_total += node->pages_last;
+	figures_captured(node);
 	p->sending = true;
 	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
 }

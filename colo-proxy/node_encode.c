@@ -206,6 +206,7 @@ static void count(struct node *node)
 	c->total.compressed += now.compressed - c->seen.compressed;
 	c->total.whole += now.whole - c->seen.whole;
 	hist_add(&node->encode_hist, c->encode_ns);
+	figures_encoded(node);
 }
 
 static bool send_end(struct node *node)

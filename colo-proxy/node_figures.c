@@ -68,14 +68,87 @@ static void fill_queues(struct node *node, const struct gate_stats *gate,
 	stats->queues.page_cache = codec_memory(node);
 }
 
+static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
+        [CKPT_INITIAL] = STATS_CAUSE_INITIAL, [CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
+        [CKPT_LATE] = STATS_CAUSE_LATE,       [CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
+        [CKPT_TIMER] = STATS_CAUSE_TIMER,     [CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
+        [CKPT_COMMAND] = STATS_CAUSE_COMMAND,
+};
+
+/* ---- the last checkpoints ---- */
+
+void figures_captured(struct node *node)
+{
+	struct primary *p = &node->p;
+	struct history_entry entry = {
+	        .epoch = p->ckpt.epoch,
+	        .cause = cause_in_stats[p->taken_cause],
+	        .when_ns = node_realtime(),
+	        .asked_at = p->asked_at,
+	        .requested_at = p->ckpt.requested_at,
+	        .replied_at = p->replied_at,
+	        .sent_at = p->ckpt.stopped_at,
+	        .first_at = p->ckpt.first_at,
+	        .captured_at = p->ckpt.captured_at,
+	        .reading_ns = p->reading_ns + (loop_clock() - p->read_at),
+	        .pages = node->pages_last,
+	        .plain_bytes = p->ckpt.buf.len,
+	};
+
+	history_add(&node->history, &entry);
+}
+
+void figures_paused(struct node *node, uint64_t stopped_at, uint64_t pause_ns)
+{
+	history_paused(&node->history, stopped_at, pause_ns);
+}
+
+void figures_committed(struct node *node, uint64_t commit_ns)
+{
+	struct history_entry *entry = history_find(&node->history, node->p.ckpt.epoch);
+
+	hist_add(&node->commit_hist, commit_ns);
+	if (entry)
+		entry->commit_ns = commit_ns;
+}
+
+void figures_loaded(struct node *node, uint64_t load_ns)
+{
+	struct history_entry *entry = history_find(&node->history, node->p.ckpt.epoch);
+
+	hist_add(&node->load_hist, load_ns);
+	if (entry)
+		entry->load_ns = load_ns;
+}
+
+void figures_encoded(struct node *node)
+{
+	struct history_entry *entry = history_find(&node->history, node->p.ckpt.epoch);
+
+	if (!entry)
+		return;
+	entry->bytes = node->bytes_last;
+	entry->encode_ns = node->codec.encode_ns;
+}
+
+void figures_stock(struct node *node, enum ckpt_cause cause, uint64_t stopped_at, uint64_t pause_ns)
+{
+	/* QEMU holds the VM until the other one has loaded: that is its commit. */
+	struct history_entry entry = {
+	        .cause = cause_in_stats[cause],
+	        .when_ns = node_realtime(),
+	        .stopped_at = stopped_at,
+	        .resumed_at = stopped_at + pause_ns,
+	        .commit_ns = pause_ns,
+	};
+
+	history_add(&node->history, &entry);
+}
+
+/* ---- statistics ---- */
+
 static void fill_checkpoints(const struct node *node, struct stats_snapshot *stats)
 {
-	static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
-	        [CKPT_INITIAL] = STATS_CAUSE_INITIAL, [CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
-	        [CKPT_LATE] = STATS_CAUSE_LATE,       [CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
-	        [CKPT_TIMER] = STATS_CAUSE_TIMER,     [CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
-	        [CKPT_COMMAND] = STATS_CAUSE_COMMAND,
-	};
 	uint64_t protected_ns = node->p.protected_ns;
 
 	if (node->p.protected_at)
@@ -171,6 +244,9 @@ static void do_snapshot(void *arg)
 
 	fill_stats(job->node, &job->stats);
 	fill_status(job->node, &job->status);
+	if (job->max_history)
+		job->history_count =
+		        history_copy(&job->node->history, job->history, job->max_history);
 	job->done(job, true, "");
 }
 

@@ -266,6 +266,7 @@ static void read_pvm(struct node *node)
 		if (relay_primary_phase(p->relay) == RELAY_PRIMARY_INITIAL &&
 		    len > STREAM_CHUNK_MAX)
 			len = STREAM_CHUNK_MAX;
+		p->read_at = loop_clock();
 		n = recv(p->pvm.fd, ptr, len < budget ? len : budget, MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
@@ -279,6 +280,7 @@ static void read_pvm(struct node *node)
 			pvm_failed(node, relay_primary_error(p->relay));
 			return;
 		}
+		p->reading_ns += loop_clock() - p->read_at;
 		primary_write_pvm(node);
 		primary_pump_checkpoint(node);
 	}
@@ -561,7 +563,7 @@ static void committed(struct node *node, uint32_t epoch)
 	}
 	p->committed = true;
 	node->committed_epoch = epoch;
-	hist_add(&node->commit_hist, loop_clock() - p->cut_at);
+	figures_committed(node, loop_clock() - p->cut_at);
 	if (p->taken_job) {
 		p->taken_job->epoch = epoch;
 		p->taken_job->pause_us = p->last_pause_ns / 1000;
@@ -585,7 +587,7 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 		link_drop(node->link, "a load of a checkpoint that was not committed");
 		return;
 	}
-	hist_add(&node->load_hist, u64_unpack(payload));
+	figures_loaded(node, u64_unpack(payload));
 	node->peer_lineage = epoch;
 	p->in_flight = false;
 	if (!p->wanted)

@@ -8,6 +8,7 @@
 #include "colo-proxy/core/evidence.h"
 #include "colo-proxy/core/gate.h"
 #include "colo-proxy/core/hist.h"
+#include "colo-proxy/core/history.h"
 #include "colo-proxy/core/role.h"
 #include "colo-proxy/core/shadow.h"
 #include "colo-proxy/datapath/capture.h"
@@ -100,6 +101,8 @@ struct primary {
 	void *hash;         /* XXH3_state_t of what was encoded */
 	uint64_t cut_at;
 	uint64_t last_pause_ns; /* as the relay saw it: a part of what the VM stood still */
+	uint64_t asked_at, replied_at, reading_ns; /* of the next checkpoint; see core/history.h */
+	uint64_t read_at;                          /* when the read that is under way began */
 	uint64_t paused_ns, protected_at, protected_ns;
 	struct loop_timer boot_timer; /* until the peer can be asked who speaks */
 	bool vm_ordered, vm_up, copy_due;
@@ -209,6 +212,7 @@ struct node {
 	/* figures */
 	struct hist hold_hist[PACKET_CLASS_COUNT];
 	struct hist pause_hist, commit_hist, load_hist, encode_hist;
+	struct history history;
 	uint64_t by_cause[CKPT_CAUSE_COUNT];
 	uint64_t pages_last, pages_total, bytes_last, bytes_total, plain_last, plain_total;
 	uint64_t copied_packets, copied_bytes;
@@ -339,6 +343,16 @@ void primary_mirror_ready(void *ctx, uint32_t events);
 void primary_copy_due(void *ctx, uint64_t now);
 void primary_write_pvm(struct node *node);
 
+/* node_figures.c; the last checkpoints, step by step */
+void figures_captured(struct node *node);
+void figures_paused(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
+void figures_committed(struct node *node, uint64_t commit_ns);
+void figures_loaded(struct node *node, uint64_t load_ns);
+void figures_encoded(struct node *node);
+/* comparator = qemu: the stop was a checkpoint of QEMU's */
+void figures_stock(struct node *node, enum ckpt_cause cause, uint64_t stopped_at,
+                   uint64_t pause_ns);
+
 /* node_evidence.c; what there is no memory or no room on the link for is left out */
 void node_note_divergence(struct node *node, const struct divergence *why);
 void node_note_cause(struct node *node, enum ckpt_cause cause);
@@ -407,6 +421,6 @@ void stock_vm_ready(struct node *node, bool ok, const char *text);
 void stock_left_colo(struct node *node, bool ok, const char *text);
 void stock_in_colo(struct node *node);
 void stock_channel_lost(struct node *node, const char *text);
-void stock_checkpoint_seen(struct node *node, uint64_t stopped_at);
+void stock_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
 
 #endif

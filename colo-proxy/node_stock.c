@@ -88,7 +88,7 @@ void stock_channel_lost(struct node *node, const char *text)
  * QEMU does not say why it took a checkpoint. Its timer starts anew with each: what comes when it
  * is due was the timer's, all others were colo-compare's, unless an operator asked.
  */
-void stock_checkpoint_seen(struct node *node, uint64_t stopped_at)
+void stock_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns)
 {
 	struct primary *p = &node->p;
 	enum ckpt_cause cause =
@@ -99,6 +99,7 @@ void stock_checkpoint_seen(struct node *node, uint64_t stopped_at)
 	p->wanted = false;
 	p->cut_at = stopped_at;
 	node->by_cause[cause]++;
+	figures_stock(node, cause, stopped_at, pause_ns);
 }
 
 /* ---- protection ends ---- */

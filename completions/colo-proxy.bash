@@ -30,7 +30,7 @@ _colo_proxy() {
 	start) options="--config --foreground" ;;
 	stop) options="--socket --timeout" ;;
 	status) options="--socket --watch --json" ;;
-	stats) options="--socket --watch --interval --json" ;;
+	stats) options="--socket --watch --interval --checkpoints --json" ;;
 	divergences) options="--socket --count --all --pcapng --json" ;;
 	checkpoint) options="--socket --json" ;;
 	failover) options="--socket --force --json" ;;

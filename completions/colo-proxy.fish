@@ -35,6 +35,7 @@ complete -c colo-proxy -n '__fish_seen_subcommand_from start' -l foreground
 complete -c colo-proxy -n '__fish_seen_subcommand_from stop' -s t -l timeout -x
 complete -c colo-proxy -n '__fish_seen_subcommand_from status stats' -s w -l watch
 complete -c colo-proxy -n '__fish_seen_subcommand_from stats' -s i -l interval -x
+complete -c colo-proxy -n '__fish_seen_subcommand_from stats' -s c -l checkpoints -x
 complete -c colo-proxy -n '__fish_seen_subcommand_from divergences' -s n -l count -x
 complete -c colo-proxy -n '__fish_seen_subcommand_from divergences' -s a -l all
 complete -c colo-proxy -n '__fish_seen_subcommand_from divergences' -l pcapng -r -F

@@ -18,8 +18,9 @@ struct ckpt {
 	struct stream_stats stats;
 	uint64_t requested_at; /* ns: CHECKPOINT_REQUEST seen; the VM runs */
 	uint64_t stopped_at;   /* ns: VMSTATE_SEND seen; the VM stands still */
-	uint64_t captured_at;  /* ns: last byte read */
-	uint64_t resumed_at;   /* ns: VMSTATE_LOADED queued for the PVM; 0: not yet */
+	uint64_t first_at; /* ns: first bytes read: QEMU has saved devices and read the dirty log */
+	uint64_t captured_at; /* ns: last byte read */
+	uint64_t resumed_at;  /* ns: VMSTATE_LOADED queued for the PVM; 0: not yet */
 };
 
 #endif

@@ -167,6 +167,8 @@ static int got_checkpoint(struct relay_primary *r, size_t n, uint64_t now)
 	struct ckpt *ckpt = r->ckpt;
 	int rc;
 
+	if (!ckpt->first_at)
+		ckpt->first_at = now;
 	if (ckpt_buf_filled(&ckpt->buf, n) < 0)
 		return fail(r, -EPROTO, "%zu bytes read, more than were asked for", n);
 	rc = stream_feed(&r->stream, ckpt->buf.base, ckpt->buf.len);
@@ -286,7 +288,7 @@ int relay_primary_reply(struct relay_primary *r, struct ckpt *ckpt, uint64_t epo
 	ckpt->epoch = epoch;
 	ckpt->stats = (struct stream_stats){0};
 	ckpt->requested_at = r->requested_at;
-	ckpt->stopped_at = ckpt->captured_at = ckpt->resumed_at = 0;
+	ckpt->stopped_at = ckpt->first_at = ckpt->captured_at = ckpt->resumed_at = 0;
 	stream_begin(&r->stream);
 	r->ckpt = ckpt;
 	put_message(r, COLO_REPLY);
