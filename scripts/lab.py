@@ -363,6 +363,12 @@ class Lab:
         else:
             self.ip(host, f"neigh del {peer} dev repl0")
 
+    def shape_replication(self, rate):
+        """The replication link takes so much from now on, each way: "100mbit", as tc(8) has it."""
+        for host in REPLICATION_IP:
+            self.run(host, ["tc", "qdisc", "replace", "dev", "repl0", "root", "tbf", "rate", rate,
+                            "burst", "256kb", "latency", "50ms"])
+
     def power_cut(self, host):
         """All links of a host down in one batch, then all its processes killed.
 

@@ -148,11 +148,12 @@ class Bench:
 
     # --- variants -------------------------------------------------------------------------------
 
-    def pair(self, lab, variant, delay_ms=0):
+    def pair(self, lab, variant, delay_ms=0, checkpoint=None):
         """The two daemons of a variant, not started. With @delay_ms the link between the daemons
-        (stock: also that between the two QEMUs) goes through a relay that is so slow one way."""
+        (stock: also that between the two QEMUs) goes through a relay that is so slow one way.
+        @checkpoint: keys of that section besides."""
         address = lab_module.REPLICATION_IP
-        both = {"checkpoint": {}, "network": {}, "vm": {}}
+        both = {"checkpoint": dict(checkpoint or {}), "network": {}, "vm": {}}
         primary = {"replication": {}}
         secondary = {"replication": {}}
         if variant not in OURS + ("alone-batch",):
@@ -160,11 +161,11 @@ class Bench:
         if variant in UNPROTECTED:
             both["checkpoint"]["comparator"] = "none"
         elif variant in STOCK:
-            both["checkpoint"] = {
+            both["checkpoint"].update({
                 "comparator": "qemu", "qemu-base-port": STOCK_PORT,
                 "migration-transport": variant.removeprefix("stock-"),
                 "migration-path": Path(lab.dir) / "migration.sock",
-            }
+            })
             primary["replication"]["listen"] = f"{address['primary']}:{LINK_PORT}"
             secondary["replication"]["peer"] = f"{address['primary']}:{LINK_PORT}"
         else:
