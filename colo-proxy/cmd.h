@@ -28,6 +28,7 @@ int cmd_status(const struct command *command, int argc, char **argv);
 int cmd_stats(const struct command *command, int argc, char **argv);
 int cmd_divergences(const struct command *command, int argc, char **argv);
 int cmd_checkpoint(const struct command *command, int argc, char **argv);
+int cmd_policy(const struct command *command, int argc, char **argv);
 int cmd_failover(const struct command *command, int argc, char **argv);
 int cmd_check(const struct command *command, int argc, char **argv);
 int cmd_version(const struct command *command, int argc, char **argv);

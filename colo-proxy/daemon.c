@@ -531,6 +531,7 @@ struct answer {
 		ANSWER_STATS,
 		ANSWER_CHECKPOINT,
 		ANSWER_STOP,
+		ANSWER_POLICY,
 		ANSWER_DIVERGENCES
 	} kind;
 	bool ok;
@@ -576,6 +577,11 @@ static gboolean reply(gpointer data)
 		              divergences_to_json(answer->job.list, answer->job.count,
 		                                  CONTROL_REPLY_MAX / 4 * 3));
 		evidence_list_free(answer->job.list, answer->job.count);
+	} else if (answer->kind == ANSWER_POLICY) {
+		json_t *status = status_to_json(&answer->job.status);
+
+		control_reply(answer->request, json_incref(json_object_get(status, "policy")));
+		json_decref(status);
 	} else if (answer->kind == ANSWER_CHECKPOINT) {
 		control_reply(answer->request,
 		              json_pack("{s:I, s:I, s:I}", "epoch", (json_int_t)answer->job.epoch,
@@ -597,6 +603,53 @@ static void job_done(struct node_job *job, bool ok, const char *text)
 	answer->ok = ok;
 	snprintf(answer->text, sizeof(answer->text), "%s", text);
 	g_idle_add_full(G_PRIORITY_DEFAULT, reply, answer, g_free);
+}
+
+/* A number of the request's, if it is there, within what the configuration allows. */
+static int read_number(const json_t *args, const char *name, uint64_t low, uint64_t high, bool *has,
+                       uint64_t *ret, char *err, size_t errlen)
+{
+	const json_t *value = json_object_get(args, name);
+
+	*has = value != NULL;
+	if (!value)
+		return 0;
+	if (!json_is_integer(value) || json_integer_value(value) < (json_int_t)low ||
+	    json_integer_value(value) > (json_int_t)high) {
+		snprintf(err, errlen, "%s is %lu to %lu", name, (unsigned long)low,
+		         (unsigned long)high);
+		return -EINVAL;
+	}
+	*ret = (uint64_t)json_integer_value(value);
+	return 0;
+}
+
+static int read_policy_change(const json_t *args, struct pacer_change *change, char *err,
+                              size_t errlen)
+{
+	const char *name = json_string_value(json_object_get(args, "policy"));
+	uint64_t latency_ms = 0, rest_ms = 0;
+	int r = 0;
+
+	change->has_policy = name != NULL;
+	if (name && pacer_policy_parse(&change->to.policy, name) < 0) {
+		snprintf(err, errlen,
+		         "there is no policy \"%s\": compare, epoch, on-output, continuous or auto",
+		         name);
+		return -EINVAL;
+	}
+	/* The ranges of config_table.c. */
+	r = read_number(args, "latency_target_ms", 5, 60000, &change->has_latency, &latency_ms, err,
+	                errlen);
+	if (r == 0)
+		r = read_number(args, "rest_ms", 0, 60000, &change->has_rest, &rest_ms, err,
+		                errlen);
+	if (r == 0)
+		r = read_number(args, "max_pause_percent", 1, 100, &change->has_max_pause,
+		                &change->to.max_pause, err, errlen);
+	change->to.latency_ns = latency_ms * 1000000;
+	change->to.rest_ns = rest_ms * 1000000;
+	return r;
 }
 
 static void handle_command(void *ctx, struct control_request *request, const char *command,
@@ -637,6 +690,16 @@ static void handle_command(void *ctx, struct control_request *request, const cha
 			answer->job.max = (uint32_t)json_integer_value(count);
 		answer->job.any_kind = json_is_true(json_object_get(args, "all"));
 		node_divergences(daemon->node, &answer->job);
+	} else if (strcmp(command, "policy") == 0) {
+		char err[ERR_LEN];
+
+		answer->kind = ANSWER_POLICY;
+		if (read_policy_change(args, &answer->job.change, err, sizeof(err)) < 0) {
+			control_fail(request, "%s", err);
+			g_free(answer);
+			return;
+		}
+		node_policy(daemon->node, &answer->job);
 	} else if (strcmp(command, "checkpoint") == 0) {
 		answer->kind = ANSWER_CHECKPOINT;
 		node_checkpoint(daemon->node, &answer->job);

@@ -12,6 +12,7 @@ static const struct command commands[] = {
         {"stats", "[NAME]", "Show what is compared, held, released and checkpointed", cmd_stats},
         {"divergences", "[NAME]", "Show where the two VMs differed", cmd_divergences},
         {"checkpoint", "[NAME]", "Take a checkpoint now", cmd_checkpoint},
+        {"policy", "[NAME]", "Show or change when checkpoints are taken", cmd_policy},
         {"failover", "[NAME]", "Take over, or hand over", cmd_failover},
         {"check", "", "Look at this host, and at a configuration file", cmd_check},
         {"version", "", "Show the version", cmd_version},

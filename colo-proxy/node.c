@@ -517,6 +517,7 @@ static int open_core(struct node *node, char *err, size_t errlen)
 	};
 
 	role_init(&node->role, &role, loop_clock());
+	policy_init(node);
 	if (node_proxies(node) && config->divergences &&
 	    evidence_ring_new(&node->evidence, (uint32_t)config->divergences) < 0) {
 		snprintf(err, errlen, "no memory");
@@ -813,6 +814,7 @@ static void do_checkpoint_seen(void *arg)
 
 	seen->node->p.paused_ns += seen->pause_ns;
 	hist_add(&seen->node->pause_hist, seen->pause_ns);
+	pacer_paused(&seen->node->pacer, seen->pause_ns);
 	if (node_proxies(seen->node))
 		figures_paused(seen->node, seen->stopped_at, seen->pause_ns);
 	else

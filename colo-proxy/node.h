@@ -92,6 +92,7 @@ struct node_job {
 	struct history_entry *history;       /* node_snapshot(): room for max_history, or NULL */
 	uint32_t max_history, history_count; /* at most so many, the newest; so many there are */
 	bool force;                          /* node_failover() */
+	struct pacer_change change;          /* node_policy() */
 	uint64_t epoch, pause_us, commit_us; /* filled by node_checkpoint() */
 	uint32_t max;                        /* node_divergences(): at most so many */
 	bool any_kind;                       /* likewise: not divergences only */
@@ -103,6 +104,9 @@ void node_snapshot(struct node *node, struct node_job *job);
 void node_divergences(struct node *node, struct node_job *job);
 /* P: done when a checkpoint that began after the call is committed, or protection ends. */
 void node_checkpoint(struct node *node, struct node_job *job);
+/* What the policy is, in job->status.policy; after what job->change changes. The change is
+ * this daemon's until it ends. */
+void node_policy(struct node *node, struct node_job *job);
 /* P: planned switch-over. S: take over without a fence's word, in a state that asks for it. */
 void node_failover(struct node *node, struct node_job *job);
 /* Tells the peer that this side ends on purpose: P: the VM ends; S: its copy ends. */

@@ -3,7 +3,6 @@
 #include "colo-proxy/node_private.h"
 
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
-#define PAUSE_SHARE       5u         /* at least this many times the last pause between cuts */
 
 static struct primary *of(struct node *node)
 {
@@ -23,21 +22,10 @@ void primary_trigger(struct node *node)
 	node_arm(node, &p->trigger_timer, TRIGGER_REPEAT_NS);
 }
 
-/* The earliest moment of the next cut: paused time stays a small share of the time (DESIGN 5). */
-uint64_t primary_earliest_trigger(const struct node *node)
-{
-	const struct primary *p = &node->p;
-	uint64_t rest = p->last_pause_ns * PAUSE_SHARE;
-
-	if (rest < node->config->min_interval_ns)
-		rest = node->config->min_interval_ns;
-	return p->cut_at + rest;
-}
-
 void primary_want(struct node *node, enum ckpt_cause cause)
 {
 	struct primary *p = of(node);
-	uint64_t at = primary_earliest_trigger(node);
+	uint64_t at = pacer_earliest(&node->pacer);
 
 	if (p->wanted || node->role.state != ROLE_PROTECTED)
 		return;
@@ -83,10 +71,30 @@ void primary_end_job(struct node_job **job, bool ok, const char *text)
 	*job = NULL;
 }
 
+/* The policy wants a checkpoint. */
 void primary_epoch_over(void *ctx, uint64_t now)
 {
-	(void)now;
-	primary_want(ctx, CKPT_TIMER);
+	struct node *node = ctx;
+	enum ckpt_cause cause;
+	uint64_t due = pacer_due(&node->pacer, &cause);
+
+	if (due <= now)
+		primary_want(node, cause);
+	else
+		primary_pace(node); /* it was sooner when the timer was set */
+}
+
+/* Something has happened that the policy may want a checkpoint for, sooner or later. */
+void primary_pace(struct node *node)
+{
+	struct primary *p = of(node);
+	enum ckpt_cause cause;
+	uint64_t due = pacer_due(&node->pacer, &cause);
+
+	if (due == UINT64_MAX || p->wanted)
+		loop_timer_clear(node->loop, &p->epoch_timer);
+	else
+		loop_timer_set(node->loop, &p->epoch_timer, due);
 }
 
 /* ---- the checkpoint ---- */
@@ -135,6 +143,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 	node_drain_hold(node);
 	primary_input_cut(node);
 	map_cut(node);
+	gate_set_comparing(node->gate, pacer_cut(&node->pacer, p->cause, now));
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	p->taken_cause = p->cause;
@@ -162,6 +171,7 @@ void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 	node->pages_last = ckpt->stats.pages + ckpt->stats.zero_pages;
 	node->pages_total += node->pages_last;
 	figures_captured(node);
+	pacer_captured(&node->pacer, p->last_pause_ns, node->pages_last);
 	p->sending = true;
-	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
+	primary_pace(node);
 }

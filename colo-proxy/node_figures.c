@@ -72,7 +72,7 @@ static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
         [CKPT_INITIAL] = STATS_CAUSE_INITIAL, [CKPT_MISMATCH] = STATS_CAUSE_MISMATCH,
         [CKPT_LATE] = STATS_CAUSE_LATE,       [CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
         [CKPT_TIMER] = STATS_CAUSE_TIMER,     [CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
-        [CKPT_COMMAND] = STATS_CAUSE_COMMAND,
+        [CKPT_COMMAND] = STATS_CAUSE_COMMAND, [CKPT_POLICY] = STATS_CAUSE_POLICY,
 };
 
 /* ---- the last checkpoints ---- */
@@ -234,6 +234,7 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 		         "%u of the rules in [flows] bypass: what they fit leaves unprotected",
 		         policy_count(&config->flows, POLICY_BYPASS));
 	node_last_divergence(node, status->last_divergence, sizeof(status->last_divergence));
+	policy_status(node, &status->policy);
 	status->takeover = node->takeover;
 	status->takeover.discarded = node->discarded_packets;
 }

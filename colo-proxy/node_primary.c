@@ -61,8 +61,10 @@ static void gate_release(void *ctx, struct frame *frame, const struct packet *pa
 	struct node *node = ctx;
 
 	/* packet is of the frame as the VM said it, and is not used once that is translated. */
-	if (why == RELEASE_MATCH || why == RELEASE_COMMIT)
+	if (why == RELEASE_MATCH || why == RELEASE_COMMIT) {
 		hist_add(&node->hold_hist[packet->class], held_ns);
+		pacer_released(&node->pacer, held_ns);
+	}
 	if (node->shadow)
 		shadow_translate(node->shadow, frame, loop_now(node->loop));
 	node_release(node, frame, node->shadow != NULL);
@@ -134,6 +136,10 @@ void primary_output(struct node *node, struct frame *frame)
 		return;
 	}
 	gate_output(node->gate, frame, loop_now(node->loop));
+	if (!node->pacer.output && gate_epoch_has_output(node->gate)) {
+		pacer_output(&node->pacer);
+		primary_pace(node);
+	}
 }
 
 static int forward_stream(void *ctx, const uint8_t *data, size_t len)
@@ -170,6 +176,7 @@ static void close_pvm(struct node *node)
 	cut_end(node);
 	encode_stop(node);
 	p->wanted = p->triggered = p->in_flight = p->sending = false;
+	pacer_end(&node->pacer);
 }
 
 /* The channel to the PVM's QEMU is of no use any more: the VM goes on, unprotected, if it may. */
@@ -421,6 +428,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	node_drain_hold(node);
 	primary_mirror(node);
 	primary_input_cut(node);
+	gate_set_comparing(node->gate, pacer_begin(&node->pacer, now));
 	gate_cut(node->gate, 0, now);
 	u64_pack(payload, p->input_cut);
 	p->map_told = 0; /* a new secondary has no mapping */
@@ -443,7 +451,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 		return;
 	}
 	primary_write_pvm(node);
-	node_arm(node, &p->epoch_timer, node->config->longest_epoch_ns);
+	primary_pace(node);
 }
 
 /* ---- protection ends ---- */
@@ -564,6 +572,7 @@ static void committed(struct node *node, uint32_t epoch)
 	p->committed = true;
 	node->committed_epoch = epoch;
 	figures_committed(node, loop_clock() - p->cut_at);
+	pacer_committed(&node->pacer, loop_clock());
 	if (p->taken_job) {
 		p->taken_job->epoch = epoch;
 		p->taken_job->pause_us = p->last_pause_ns / 1000;
@@ -590,17 +599,20 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 	figures_loaded(node, u64_unpack(payload));
 	node->peer_lineage = epoch;
 	p->in_flight = false;
-	if (!p->wanted)
+	pacer_ready(&node->pacer, loop_clock());
+	if (!p->wanted) {
+		primary_pace(node);
 		return;
+	}
 	if (relay_primary_phase(p->relay) == RELAY_PRIMARY_REQUESTED) {
 		primary_answer_request(node);
 		primary_write_pvm(node);
 		return;
 	}
-	if (primary_earliest_trigger(node) <= loop_clock())
+	if (pacer_earliest(&node->pacer) <= loop_clock())
 		primary_trigger(node);
 	else
-		loop_timer_set(node->loop, &p->trigger_timer, primary_earliest_trigger(node));
+		loop_timer_set(node->loop, &p->trigger_timer, pacer_earliest(&node->pacer));
 }
 
 static void digests(struct node *node, uint32_t lineage, const uint8_t *payload, size_t len)

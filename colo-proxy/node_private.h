@@ -9,6 +9,7 @@
 #include "colo-proxy/core/gate.h"
 #include "colo-proxy/core/hist.h"
 #include "colo-proxy/core/history.h"
+#include "colo-proxy/core/pacer.h"
 #include "colo-proxy/core/role.h"
 #include "colo-proxy/core/shadow.h"
 #include "colo-proxy/datapath/capture.h"
@@ -39,6 +40,7 @@
  *   node_feed.c        the secondary's input log
  *   node_takeover.c    the secondary becomes the one that speaks
  *   node_reprotect.c   sides change: the survivor becomes a primary, who lost the VM its secondary
+ *   node_policy.c      the policy: its parameters, changed at run time, and shown
  *   node_map.c         the mapping between a survivor and its clients, here and to the secondary
  *   node_stock.c       the other comparators
  *   node_evidence.c    what the two VMs said when they differed
@@ -85,7 +87,7 @@ struct primary {
 	struct loop_timer gate_timer;    /* late packets */
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
 	struct loop_timer channel_timer; /* the migration channel has closed: has QEMU died? */
-	struct loop_timer epoch_timer;   /* the longest epoch */
+	struct loop_timer epoch_timer;   /* the policy's next checkpoint */
 	struct input_log unsent;         /* input that the link has not taken */
 	uint64_t input_index;            /* frames that have been seen on their way to the VM */
 	uint64_t input_cut;              /* of the checkpoint in the buffer */
@@ -208,6 +210,7 @@ struct node {
 	struct primary p;
 	struct secondary s;
 	struct codec codec;
+	struct pacer pacer; /* the policy, on the primary */
 
 	/* figures */
 	struct hist hold_hist[PACKET_CLASS_COUNT];
@@ -285,6 +288,10 @@ void primary_stop_timers(struct node *node);
 void primary_vm_ready(struct node *node, bool ok, const char *text);
 void primary_silence(struct node *node);
 
+/* node_policy.c */
+void policy_init(struct node *node);
+void policy_status(const struct node *node, struct status_policy *status);
+
 /* node_boot.c; the marker: 0 when it is on disk */
 int primary_mark(struct node *node);
 void primary_unmark(struct node *node);
@@ -292,10 +299,10 @@ bool primary_force_boot(struct node *node);
 void primary_boot_due(void *ctx, uint64_t now);
 
 /* node_checkpoint.c */
-uint64_t primary_earliest_trigger(const struct node *node);
 void primary_answer_request(struct node *node);
 void primary_end_job(struct node_job **job, bool ok, const char *text);
 void primary_epoch_over(void *ctx, uint64_t now);
+void primary_pace(struct node *node);
 void primary_trigger(struct node *node);
 void primary_trigger_due(void *ctx, uint64_t now);
 void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now);

@@ -16,13 +16,17 @@ _colo_proxy() {
 
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		words="start stop status stats divergences checkpoint failover check version --help --version"
+		words="start stop status stats divergences checkpoint policy failover check version --help --version"
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 		return
 	fi
 	case $prev in
 	-c | --config | -s | --socket | --pcapng)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return
+		;;
+	--set)
+		mapfile -t COMPREPLY < <(compgen -W "compare epoch on-output continuous auto" -- "$cur")
 		return
 		;;
 	esac
@@ -33,6 +37,7 @@ _colo_proxy() {
 	stats) options="--socket --watch --interval --checkpoints --json" ;;
 	divergences) options="--socket --count --all --pcapng --json" ;;
 	checkpoint) options="--socket --json" ;;
+	policy) options="--socket --set --latency-target --rest --max-pause --json" ;;
 	failover) options="--socket --force --json" ;;
 	check) options="--config --offline --protocols --example --json" ;;
 	version) options="--json" ;;

@@ -22,11 +22,12 @@ complete -c colo-proxy -n __fish_use_subcommand -a status -d 'Show role, state, 
 complete -c colo-proxy -n __fish_use_subcommand -a stats -d 'Show what is compared and checkpointed'
 complete -c colo-proxy -n __fish_use_subcommand -a divergences -d 'Show where the two VMs differed'
 complete -c colo-proxy -n __fish_use_subcommand -a checkpoint -d 'Take a checkpoint now'
+complete -c colo-proxy -n __fish_use_subcommand -a policy -d 'Show or change when checkpoints are taken'
 complete -c colo-proxy -n __fish_use_subcommand -a failover -d 'Take over, or hand over'
 complete -c colo-proxy -n __fish_use_subcommand -a check -d 'Look at this host and a configuration'
 complete -c colo-proxy -n __fish_use_subcommand -a version -d 'Show the version'
 
-set -l talking stop status stats divergences checkpoint failover
+set -l talking stop status stats divergences checkpoint policy failover
 complete -c colo-proxy -n "__fish_seen_subcommand_from $talking" -s s -l socket -r -F
 complete -c colo-proxy -n "__fish_seen_subcommand_from $talking" -a '(__colo_proxy_running)'
 complete -c colo-proxy -n '__fish_seen_subcommand_from start' -a '(__colo_proxy_configured)'
@@ -40,7 +41,11 @@ complete -c colo-proxy -n '__fish_seen_subcommand_from divergences' -s n -l coun
 complete -c colo-proxy -n '__fish_seen_subcommand_from divergences' -s a -l all
 complete -c colo-proxy -n '__fish_seen_subcommand_from divergences' -l pcapng -r -F
 complete -c colo-proxy -n '__fish_seen_subcommand_from failover' -l force
+complete -c colo-proxy -n '__fish_seen_subcommand_from policy' -l set -x -a 'compare epoch on-output continuous auto'
+complete -c colo-proxy -n '__fish_seen_subcommand_from policy' -l latency-target -x
+complete -c colo-proxy -n '__fish_seen_subcommand_from policy' -l rest -x
+complete -c colo-proxy -n '__fish_seen_subcommand_from policy' -l max-pause -x
 complete -c colo-proxy -n '__fish_seen_subcommand_from check' -l offline
 complete -c colo-proxy -n '__fish_seen_subcommand_from check' -l protocols
 complete -c colo-proxy -n '__fish_seen_subcommand_from check' -l example
-complete -c colo-proxy -n '__fish_seen_subcommand_from status stats divergences checkpoint failover check version' -l json
+complete -c colo-proxy -n '__fish_seen_subcommand_from status stats divergences checkpoint policy failover check version' -l json

@@ -2,6 +2,7 @@
 #ifndef COLO_CONFIG_CONFIG_H
 #define COLO_CONFIG_CONFIG_H
 
+#include "colo-proxy/core/pacer.h"
 #include "colo-proxy/core/policy.h"
 
 #include <glib.h>
@@ -97,6 +98,10 @@ struct config {
 	uint64_t link_buffer_bytes;
 
 	/* [checkpoint] */
+	enum pacer_policy policy;
+	uint64_t latency_target_ns;
+	uint64_t rest_ns;
+	uint64_t max_pause; /* per cent */
 	uint64_t longest_epoch_ns;
 	uint64_t late_timeout_ns;
 	uint64_t min_interval_ns;

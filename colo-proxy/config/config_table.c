@@ -49,6 +49,10 @@ static const struct config_choice comparators[] = {
         {"none", CONFIG_COMPARATOR_NONE},
         {NULL, 0},
 };
+static const struct config_choice policies[] = {
+        {"compare", PACER_COMPARE},       {"epoch", PACER_EPOCH}, {"on-output", PACER_ON_OUTPUT},
+        {"continuous", PACER_CONTINUOUS}, {"auto", PACER_AUTO},   {NULL, 0},
+};
 static const struct config_choice transports[] = {
         {"tcp", CONFIG_TRANSPORT_TCP},
         {"unix", CONFIG_TRANSPORT_UNIX},
@@ -171,6 +175,23 @@ const struct config_key config_table[] = {
 	  .min = 1, .max = 65536, .preset = "64",
 	  .help = "What may wait to be sent to the peer before checkpoints slow down" },
 
+	{ KEY("checkpoint", "policy", CONFIG_CHOICE, policy), .choices = policies,
+	  .preset = "compare",
+	  .help = "When a checkpoint is taken. compare: both VMs run, and it is when their output "
+	          "differs; epoch: at a pace, on-output: when there is output, continuous: one "
+	          "after the other, and in these three only the primary's VM runs; auto: compare, "
+	          "else on-output, as measured. `colo-proxy policy` changes it at run time" },
+	{ KEY("checkpoint", "latency-target", CONFIG_UINT, latency_target_ns), MILLISECONDS,
+	  .min = 5, .max = 60000, .preset = "30",
+	  .help = "With policy = epoch: how long output may wait for its commit; epochs are as long "
+	          "as that allows" },
+	{ KEY("checkpoint", "rest", CONFIG_UINT, rest_ns), MILLISECONDS,
+	  .min = 0, .max = 60000, .preset = "0",
+	  .help = "With policy = continuous: between a commit and the next checkpoint" },
+	{ KEY("checkpoint", "max-pause", CONFIG_UINT, max_pause), .unit = "per cent",
+	  .min = 1, .max = 100, .preset = "20",
+	  .help = "The share of time that the VM may stand still for checkpoints; it goes before "
+	          "every policy's wish for the next one" },
 	{ KEY("checkpoint", "longest-epoch", CONFIG_UINT, longest_epoch_ns), MILLISECONDS,
 	  .min = 20, .max = 600000, .preset = "10000",
 	  .help = "A checkpoint is taken when the last one is that old" },

@@ -37,6 +37,9 @@ struct field {
 	{NULL, #n, (t), offsetof(struct status_snapshot, n), sizeof(((struct status_snapshot *)0)->n)}
 #define TAKEOVER(n)                                                                                \
 	{"takeover", #n, FIELD_UINT, offsetof(struct status_snapshot, takeover.n), 0}
+#define POLICY(n, t)                                                                               \
+	{"policy", #n, (t), offsetof(struct status_snapshot, policy.n),                            \
+	 sizeof(((struct status_snapshot *)0)->policy.n)}
 /* NOLINTEND(bugprone-macro-parentheses) */
 /* clang-format on */
 
@@ -69,6 +72,7 @@ static const struct field stats_fields[] = {
         STATS(queues, input_bytes, FIELD_QUEUE),
         STATS(queues, link_bytes, FIELD_QUEUE),
         STATS(queues, page_cache, FIELD_QUEUE),
+        STATS(queues, kept_state, FIELD_QUEUE),
         TOP(kernel_drops, FIELD_UINT),
         STATS(checkpoints, total, FIELD_UINT),
         STATS(checkpoints, pause_us, FIELD_HIST),
@@ -119,6 +123,16 @@ static const struct field status_fields[] = {
         TAKEOVER(live_ns),
         TAKEOVER(lineage),
         TAKEOVER(discarded),
+        POLICY(name, FIELD_TEXT),
+        POLICY(in_force, FIELD_TEXT),
+        POLICY(why, FIELD_TEXT),
+        POLICY(compares, FIELD_BOOL),
+        POLICY(latency_target_ms, FIELD_UINT),
+        POLICY(rest_ms, FIELD_UINT),
+        POLICY(max_pause_percent, FIELD_UINT),
+        POLICY(epoch_us, FIELD_UINT),
+        POLICY(pause_us, FIELD_UINT),
+        POLICY(commit_us, FIELD_UINT),
         {"copy", "done", FIELD_UINT, offsetof(struct status_snapshot, copy_done), 0},
         {"copy", "total", FIELD_UINT, offsetof(struct status_snapshot, copy_total), 0},
 };

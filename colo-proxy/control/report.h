@@ -25,6 +25,18 @@ struct status_takeover {
 	uint64_t discarded;     /* packets of the dead primary's that had never left */
 };
 
+/* The policy (core/pacer.h) and what comes of it at present. */
+struct status_policy {
+	char name[16];     /* what was asked for: compare, epoch, ... */
+	char in_force[16]; /* what is done: with `auto` one of the others */
+	char why[120];     /* with `auto`; "" when there is nothing to say */
+	bool compares;     /* the epoch that runs is compared */
+	uint64_t latency_target_ms, rest_ms, max_pause_percent;
+	uint64_t epoch_us; /* `epoch`: the length that epochs are to have */
+	uint64_t pause_us; /* means of the last checkpoints; 0: none yet */
+	uint64_t commit_us;
+};
+
 /* Texts are cut to fit, and always terminated. */
 struct status_snapshot {
 	char name[64];
@@ -47,6 +59,7 @@ struct status_snapshot {
 	char warning[160];         /* what the configuration gives up; "" when nothing */
 	char last_divergence[256]; /* the newest one in words, without payload; "" when none */
 	struct status_takeover takeover;
+	struct status_policy policy; /* all "" and zero without one: other comparators */
 	/* joining, on the side that has the VM: bytes of memory that are copied, of how many */
 	uint64_t copy_done, copy_total;
 };
@@ -62,6 +75,9 @@ int status_from_json(const json_t *json, struct status_snapshot *ret_status);
 /* The display of `colo-proxy stats` and `colo-proxy status`. `name` may be "". */
 void stats_print(FILE *out, const char *name, const struct stats_snapshot *stats);
 void status_print(FILE *out, const struct status_snapshot *status);
+
+/* The display of `colo-proxy policy`. */
+void policy_print(FILE *out, const struct status_policy *policy);
 
 /* One line for `status` of several VMs; header first when asked. */
 void status_print_row(FILE *out, const struct status_snapshot *status, bool header);

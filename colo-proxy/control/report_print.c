@@ -101,6 +101,8 @@ static void print_queues(FILE *out, const struct stats_snapshot *stats)
 	print_queue(out, "input log", &stats->queues.input_bytes);
 	print_queue(out, "link buffer", &stats->queues.link_bytes);
 	print_queue(out, "page cache", &stats->queues.page_cache);
+	if (stats->queues.kept_state.high)
+		print_queue(out, "kept state", &stats->queues.kept_state);
 }
 
 static void print_times(FILE *out, const char *name, const struct hist_summary *hist)
@@ -256,6 +258,32 @@ static void print_takeover(FILE *out, const struct status_takeover *t)
 	fprintf(out, "\n");
 }
 
+static void print_policy(FILE *out, const struct status_policy *p)
+{
+	if (!p->name[0])
+		return;
+	fprintf(out, "  policy       %s", p->name);
+	if (strcmp(p->name, p->in_force) != 0)
+		fprintf(out, ", at present %s", p->in_force);
+	fprintf(out, "%s%s\n", p->why[0] ? ": " : "", p->why);
+}
+
+void policy_print(FILE *out, const struct status_policy *p)
+{
+	print_policy(out, p);
+	fprintf(out, "  compared     %s\n",
+	        p->compares ? "the secondary's VM runs and is compared with"
+	                    : "nothing: output leaves when its checkpoint is committed");
+	fprintf(out,
+	        "  parameters   latency-target %" PRIu64 " ms, rest %" PRIu64
+	        " ms, max-pause %" PRIu64 " %%\n",
+	        p->latency_target_ms, p->rest_ms, p->max_pause_percent);
+	if (p->commit_us)
+		fprintf(out, "  measured     pause %.1f ms, commit %.1f ms; an epoch of %.1f ms\n",
+		        (double)p->pause_us / 1000, (double)p->commit_us / 1000,
+		        (double)p->epoch_us / 1000);
+}
+
 void status_print(FILE *out, const struct status_snapshot *s)
 {
 	fprintf(out, "%s: %s, %s, %s\n", s->name, s->role, s->state,
@@ -274,6 +302,7 @@ void status_print(FILE *out, const struct status_snapshot *s)
 	else
 		fprintf(out, "  QEMU         not running\n");
 	fprintf(out, "  output       held by %s, compared by %s\n", s->datapath, s->comparator);
+	print_policy(out, &s->policy);
 	if (s->copy_total)
 		fprintf(out, "  copy         %" PRIu64 " %%, %.0f of %.0f MB\n",
 		        s->copy_done * 100 / s->copy_total, (double)s->copy_done / 1e6,

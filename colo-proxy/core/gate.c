@@ -310,7 +310,8 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 	struct flow *flow;
 	struct view *view;
 
-	if (!gate->protected || lineage < gate->committed) {
+	if (!gate->protected || lineage < gate->committed ||
+	    (lineage == gate->epoch && !gate->compared)) {
 		gate->stats.digests_stale++;
 		return 0;
 	}
@@ -351,6 +352,9 @@ void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now)
 	}
 	gate->protected = true;
 	gate->epoch = epoch;
+	gate->compared = gate->comparing;
+	if (!gate->compared)
+		gate->broken_below = epoch + 1;
 	gate->cut_at[epoch & 1] = now;
 	gate->requested = 0;
 	gate->ts_lead[epoch & 1] = 0;
@@ -463,7 +467,7 @@ static uint64_t late_due(struct gate *gate, uint64_t now)
 	enum ckpt_cause cause;
 	uint64_t due;
 
-	if (!first)
+	if (!first || !gate->compared)
 		return UINT64_MAX;
 	cause = late_cause(first);
 	if (gate->requested & (1u << cause))
@@ -511,10 +515,16 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 	gate->held_pool = (struct pool){.size = sizeof(struct held), .keep = POOL_KEEP};
 	gate->pending_pool = (struct pool){.size = sizeof(struct pending), .keep = POOL_KEEP};
 	gate->limits = *limits;
+	gate->comparing = true;
 	gate->ops = ops;
 	gate->ctx = ctx;
 	*ret_gate = gate;
 	return 0;
+}
+
+void gate_set_comparing(struct gate *gate, bool comparing)
+{
+	gate->comparing = comparing;
 }
 
 void gate_set_policy(struct gate *gate, const struct policy *policy)
@@ -545,6 +555,11 @@ bool gate_has_room(const struct gate *gate)
 {
 	return gate->stats.now_bytes < gate->limits.max_bytes &&
 	       gate->stats.now_packets < gate->limits.max_packets;
+}
+
+bool gate_epoch_has_output(const struct gate *gate)
+{
+	return gate->protected && gate->first_of_epoch;
 }
 
 bool gate_is_protected(const struct gate *gate)

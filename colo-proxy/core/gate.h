@@ -94,6 +94,10 @@ struct gate_stats {
 int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
              const struct packet_digest_key *key, const struct gate_ops *ops, void *ctx);
 
+/* Whether the epochs that begin from the next cut on are compared (the default). One that is not is
+ * released by commit only, and asks for no checkpoint but for pressure. */
+void gate_set_comparing(struct gate *gate, bool comparing);
+
 /* The operator's rules; borrowed, NULL (the default): everything is compared. Before any output. */
 void gate_set_policy(struct gate *gate, const struct policy *policy);
 
@@ -130,6 +134,8 @@ uint64_t gate_tick(struct gate *gate, uint64_t now);
 /* False while the gate is full: the caller stops reading the VM's output (R8). */
 bool gate_has_room(const struct gate *gate);
 
+/* Something that was said in the current epoch is held. */
+bool gate_epoch_has_output(const struct gate *gate);
 bool gate_is_protected(const struct gate *gate);
 uint32_t gate_epoch(const struct gate *gate);
 void gate_get_stats(const struct gate *gate, struct gate_stats *ret_stats);

@@ -107,8 +107,10 @@ struct gate {
 	const struct policy *policy;
 	void *ctx;
 	bool protected;
+	bool comparing; /* of the next epochs */
+	bool compared;  /* this epoch is */
 	uint32_t epoch, committed;
-	uint32_t broken_below; /* of gate_break(): epochs before it match no more */
+	uint32_t broken_below; /* epochs before it match no more: gate_break(), or not compared */
 	uint64_t committed_at; /* when C(committed) was */
 	uint64_t now;          /* when the last call was */
 	uint64_t cut_at[2];    /* when the epoch began, by parity */

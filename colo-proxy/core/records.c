@@ -10,7 +10,7 @@
 #endif
 
 static const char *const cause_names[] = {
-        "initial", "mismatch", "late", "uncompared", "timer", "pressure", "command",
+        "initial", "mismatch", "late", "uncompared", "timer", "pressure", "command", "policy",
 };
 static_assert(sizeof(cause_names) / sizeof(cause_names[0]) == CKPT_CAUSE_COUNT,
               "one name for each cause");

@@ -54,6 +54,7 @@ enum ckpt_cause {
 	CKPT_TIMER,      /* the longest epoch is over */
 	CKPT_PRESSURE,   /* a queue or table is near its limit */
 	CKPT_COMMAND,
+	CKPT_POLICY, /* the policy's own pace (pacer.h) */
 	CKPT_CAUSE_COUNT,
 };
 

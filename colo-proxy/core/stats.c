@@ -12,7 +12,7 @@ static const char *const cause_names[STATS_CAUSES] = {
         [STATS_CAUSE_INITIAL] = "initial", [STATS_CAUSE_MISMATCH] = "mismatch",
         [STATS_CAUSE_LATE] = "late",       [STATS_CAUSE_UNCOMPARED] = "uncompared",
         [STATS_CAUSE_TIMER] = "timer",     [STATS_CAUSE_PRESSURE] = "pressure",
-        [STATS_CAUSE_COMMAND] = "command",
+        [STATS_CAUSE_COMMAND] = "command", [STATS_CAUSE_POLICY] = "policy",
 };
 
 const char *stats_class_name(enum stats_class class)

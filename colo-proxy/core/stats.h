@@ -30,6 +30,7 @@ enum stats_cause {
 	STATS_CAUSE_TIMER,      /* longest-epoch reached */
 	STATS_CAUSE_PRESSURE,   /* a queue or table near its limit (R8) */
 	STATS_CAUSE_COMMAND,    /* asked for by an operator */
+	STATS_CAUSE_POLICY,     /* the policy's own pace */
 	STATS_CAUSES,
 };
 
@@ -83,6 +84,7 @@ struct stats_snapshot {
 		struct stats_queue input_bytes; /* input log for lineages being loaded */
 		struct stats_queue link_bytes;  /* waiting to be sent to the peer */
 		struct stats_queue page_cache;  /* bytes of pages kept as they were last sent */
+		struct stats_queue kept_state;  /* secondary: the newest state, not loaded */
 	} queues;
 
 	uint64_t kernel_drops; /* frames that the kernel reports lost before we saw them */

@@ -33,6 +33,7 @@ import test_encoding  # noqa: E402,F401
 import test_fence  # noqa: E402,F401
 import test_flows  # noqa: E402,F401
 import test_life  # noqa: E402,F401
+import test_policies  # noqa: E402,F401
 import test_protected  # noqa: E402,F401
 import test_release  # noqa: E402,F401
 import test_reprotect  # noqa: E402,F401

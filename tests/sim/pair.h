@@ -292,6 +292,7 @@ void control_clear(struct host *host);
 void operator_starts(void);
 void operator_fails_over(struct host *host, bool force);
 void operator_checkpoints(struct host *host);
+void operator_changes_policy(struct host *host);
 
 /* ---- faults (pair_fault.c) ---- */
 

@@ -234,6 +234,17 @@ void operator_checkpoints(struct host *host)
 	here = NULL;
 }
 
+void operator_changes_policy(struct host *host)
+{
+	if (!begin_job(host))
+		return;
+	host->job.change.has_policy = true;
+	host->job.change.to.policy = (enum pacer_policy)rnd(PACER_POLICY_COUNT);
+	trace(host, "the operator: policy %s", pacer_policy_name(host->job.change.to.policy));
+	node_policy(host->node, &host->job);
+	here = NULL;
+}
+
 static bool undecided(const struct host *host)
 {
 	return host->node &&

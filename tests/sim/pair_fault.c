@@ -26,15 +26,16 @@ enum fault {
 	FAULT_LOSSY,
 	FAULT_SWITCH_OVER,
 	FAULT_CHECKPOINT,
+	FAULT_POLICY,
 	FAULTS
 };
 
 static const char *const names[FAULTS] = {
-        "power lost",    "daemon killed", "daemon killed in a turn",
-        "QEMU killed",   "link cut",      "one-way cut",
-        "daemon stalls", "QEMU stalls",   "host stalls",
-        "link slow",     "frames lost",   "switch-over",
-        "checkpoint",
+        "power lost",    "daemon killed",  "daemon killed in a turn",
+        "QEMU killed",   "link cut",       "one-way cut",
+        "daemon stalls", "QEMU stalls",    "host stalls",
+        "link slow",     "frames lost",    "switch-over",
+        "checkpoint",    "policy changed",
 };
 
 static void starts_again(struct host *host, uint64_t life)
@@ -163,6 +164,9 @@ static void happens(struct host *unused, uint64_t number)
 		break;
 	case FAULT_CHECKPOINT:
 		operator_checkpoints(host);
+		break;
+	case FAULT_POLICY:
+		operator_changes_policy(host);
 		break;
 	case FAULTS:
 		break;

@@ -55,6 +55,8 @@ static void vary(struct config *a, struct config *b)
 	bool small = chance(30);
 	uint64_t held = small ? (32u << 10) : (4u << 20), log = small ? (64u << 10) : (4u << 20);
 	uint64_t late = rnd_ns(20 * MS, 150 * MS), longest = rnd_ns(100 * MS, 1500 * MS);
+	enum pacer_policy policy = chance(50) ? PACER_COMPARE : rnd(PACER_POLICY_COUNT);
+	uint64_t latency = rnd_ns(10 * MS, 200 * MS), rest = chance(50) ? 0 : rnd_ns(0, 100 * MS);
 	enum config_fence fence = chance(10) ? CONFIG_FENCE_OPERATOR : CONFIG_FENCE_COMMAND;
 
 	for (uint32_t i = 0; i < 2; i++) {
@@ -67,6 +69,9 @@ static void vary(struct config *a, struct config *b)
 		config->link_buffer_bytes = 2u << 20;
 		config->late_timeout_ns = late;
 		config->longest_epoch_ns = longest;
+		config->policy = policy;
+		config->latency_target_ns = latency;
+		config->rest_ns = rest;
 		config->fence = fence;
 		config->boot_wait_ns = 500 * MS;
 	}

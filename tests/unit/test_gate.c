@@ -1004,6 +1004,42 @@ static void test_late(void)
 	rig_free(r);
 }
 
+/* An epoch that is not compared: what the SVM says, or the checkpoint has, lets nothing out. */
+static void test_not_comparing(void)
+{
+	struct rig *r = rig_established();
+	uint32_t outs;
+
+	gate_set_comparing(r->gate, false); /* from the next cut on: this epoch goes on as it is */
+	pvm(r, 0, 101, 10, 501);
+	svm(r, 0, 0, 101, 10, 501);
+	outs = r->outs;
+	g_assert_cmpuint(r->out[outs - 1].end, ==, 111);
+	g_assert_false(gate_epoch_has_output(r->gate));
+	gate_cut(r->gate, 1, r->now);
+	gate_commit(r->gate, 1, r->now);
+	pvm(r, 0, 101, 10, 501); /* again: the checkpoint has it */
+	pvm(r, 0, 111, 10, 501);
+	svm(r, 1, 0, 111, 10, 501);
+	g_assert_cmpuint(r->outs, ==, outs);
+	g_assert_true(gate_epoch_has_output(r->gate));
+	/* Nobody waits for the SVM. */
+	g_assert_cmpuint(gate_tick(r->gate, r->now + 10 * LATE), ==, UINT64_MAX);
+	svm(r, 1, PACKET_FIN, 111, 10, 501); /* it differs, and nobody asks for a checkpoint */
+	g_assert_cmpuint(r->wants, ==, 0);
+	gate_set_comparing(r->gate, true);
+	gate_cut(r->gate, 2, r->now);
+	g_assert_cmpuint(r->outs, ==, outs);
+	gate_commit(r->gate, 2, r->now);
+	g_assert_cmpuint(r->outs, ==, outs + 2);
+	g_assert_cmpuint(r->out[outs].why, ==, RELEASE_COMMIT);
+	pvm(r, 0, 121, 10, 501);
+	svm(r, 2, 0, 121, 10, 501);
+	g_assert_cmpuint(r->outs, ==, outs + 3);
+	g_assert_cmpuint(r->out[outs + 2].why, ==, RELEASE_MATCH);
+	rig_free(r);
+}
+
 static void test_uncompared(void)
 {
 	struct rig *r = rig_new();
@@ -1354,6 +1390,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/datagram/cut", test_datagrams_across_the_cut);
 	g_test_add_func("/gate/break", test_break);
 	g_test_add_func("/gate/late", test_late);
+	g_test_add_func("/gate/not-comparing", test_not_comparing);
 	g_test_add_func("/gate/uncompared", test_uncompared);
 	g_test_add_func("/gate/evidence/mismatch", test_evidence_of_a_mismatch);
 	g_test_add_func("/gate/evidence/others", test_evidence_of_others);

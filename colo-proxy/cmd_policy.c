@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "colo-proxy/cmd.h"
+#include "colo-proxy/control/report.h"
+
+#include <stdio.h>
+
+#define TIMEOUT_MS 5000
+
+static void add_number(json_t *args, const char *name, gint value)
+{
+	if (value >= 0)
+		json_object_set_new(args, name, json_integer(value));
+}
+
+/* The daemon answers with the policy alone; status's reader knows it as a part. */
+static int print_result(json_t *result)
+{
+	json_t *wrapped = json_pack("{s:O}", "policy", result);
+	struct status_snapshot status;
+	int ret = CMD_OK;
+
+	if (wrapped && status_from_json(wrapped, &status) == 0) {
+		policy_print(stdout, &status.policy);
+	} else {
+		fprintf(stderr, "colo-proxy: the daemon's policy cannot be read; are the versions "
+		                "the same?\n");
+		ret = CMD_FAILED;
+	}
+	json_decref(wrapped);
+	return ret;
+}
+
+int cmd_policy(const struct command *command, int argc, char **argv)
+{
+	char *path = NULL;
+	char *socket = NULL;
+	char *policy = NULL;
+	gint latency = -1, rest = -1, max_pause = -1;
+	gboolean json = FALSE;
+	json_t *args = NULL;
+	json_t *result = NULL;
+	const GOptionEntry entries[] = {
+	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
+	         "PATH"},
+	        {"set", 0, 0, G_OPTION_ARG_STRING, &policy,
+	         "compare, epoch, on-output, continuous or auto", "POLICY"},
+	        {"latency-target", 0, 0, G_OPTION_ARG_INT, &latency,
+	         "epoch: how long output may wait for its commit", "MS"},
+	        {"rest", 0, 0, G_OPTION_ARG_INT, &rest,
+	         "continuous: between a commit and the next checkpoint", "MS"},
+	        {"max-pause", 0, 0, G_OPTION_ARG_INT, &max_pause,
+	         "The share of time that the VM may stand still", "PERCENT"},
+	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
+	        {NULL, 0, 0, 0, NULL, NULL, NULL},
+	};
+	int ret = cmd_parse(
+	        command, entries,
+	        "Without --set and the others it shows what is in force, and why. A change is "
+	        "that\n"
+	        "daemon's until it ends; the configuration files of both hosts say what a survivor "
+	        "begins with.",
+	        &argc, &argv, 1);
+
+	if (ret == CMD_OK)
+		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
+	if (ret == CMD_OK) {
+		args = json_object();
+		if (policy)
+			json_object_set_new(args, "policy", json_string(policy));
+		add_number(args, "latency_target_ms", latency);
+		add_number(args, "rest_ms", rest);
+		add_number(args, "max_pause_percent", max_pause);
+		ret = cmd_call(socket, "policy", args, TIMEOUT_MS, &result);
+	}
+	if (ret == CMD_OK && json)
+		cmd_print_json(result);
+	else if (ret == CMD_OK)
+		ret = print_result(result);
+	json_decref(args);
+	json_decref(result);
+	g_free(policy);
+	g_free(path);
+	g_free(socket);
+	return ret;
+}

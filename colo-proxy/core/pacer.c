@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The pacer: theory of operation
+ *
+ * One mechanism (release by match or by commit) and a policy that says when a checkpoint is taken.
+ * The gate asks for one when it has a reason (difference, pressure), the operator may; the pacer
+ * says how early anybody may have the next one, and when the policy itself wants it.
+ *
+ * Pause. With a pause of p and at most the share m of the time paused, cuts are p / m apart at
+ * least. The pause is the larger one of the last and the mean: one slow checkpoint delays the next.
+ *
+ * epoch. Output of an epoch waits for its end and for the commit of what ends it, T + commit at
+ * most. A commit costs something fixed, and something for each page that the epoch has written to:
+ * commit(T) = fixed + rate * T * per_page. So the longest T with T + commit(T) <= latency is
+ * (latency - fixed) / (1 + rate * per_page). Rate, fixed and per_page are measured. The pause's
+ * limit goes before the latency's.
+ *
+ * auto. While it compares, it notes of each epoch whether a difference ended it, and how long
+ * output waited. When most of the last eight were ended so, and output waited longer than it would
+ * if nobody compared (half of the shortest interval, and a commit), it stops comparing; then it
+ * takes a checkpoint when there is output, as on-output does. Only comparing shows whether
+ * comparing pays, so after a while it tries again: at once if the first four epochs of the trial
+ * are ended by differences and output waits no less than it did, it gives that up for twice the
+ * time. Both ways ask for a quarter more or less than the other's cost: the hysteresis. A cost is
+ * the mean time that output was held, stretched by the share of time that the VM stood still: what
+ * a client that waits for its answer sees.
+ *
+ * Invariants: whether an epoch is compared never changes within it. Nothing is due while a
+ * checkpoint is in flight.
+ */
+#include "colo-proxy/core/pacer.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SECOND      1000000000ull
+#define EPOCHS_SEEN 8u /* bits of pacer.differed */
+#define MOST        6u /* of them */
+#define TRIAL       4u /* epochs */
+#define BACKOFF_MIN (1 * SECOND)
+#define BACKOFF_MAX (60 * SECOND)
+
+static const char *const names[] = {"compare", "epoch", "on-output", "continuous", "auto"};
+static_assert(sizeof(names) / sizeof(names[0]) == PACER_POLICY_COUNT, "a name for each policy");
+
+const char *pacer_policy_name(enum pacer_policy policy)
+{
+	return (unsigned)policy < PACER_POLICY_COUNT ? names[policy] : "unknown";
+}
+
+int pacer_policy_parse(enum pacer_policy *ret_policy, const char *name)
+{
+	for (unsigned i = 0; i < PACER_POLICY_COUNT; i++) {
+		if (strcmp(names[i], name) == 0) {
+			*ret_policy = (enum pacer_policy)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+static void mean_add(struct pacer_mean *mean, uint64_t sample)
+{
+	mean->value = mean->known ? mean->value - mean->value / 4 + sample / 4 : sample;
+	mean->known = true;
+}
+
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* ---- what is done ---- */
+
+enum pacer_policy pacer_in_force(const struct pacer *pacer)
+{
+	if (pacer->params.policy != PACER_AUTO)
+		return pacer->params.policy;
+	return pacer->epochs ? PACER_ON_OUTPUT : PACER_COMPARE;
+}
+
+const char *pacer_why(const struct pacer *pacer)
+{
+	return pacer->why;
+}
+
+static bool wants_comparison(const struct pacer *pacer)
+{
+	return pacer_in_force(pacer) == PACER_COMPARE;
+}
+
+static uint64_t shortest_interval(const struct pacer *pacer)
+{
+	uint64_t pause = max_u64(pacer->last_pause, pacer->pause.value);
+
+	return max_u64(pause * 100 / pacer->params.max_pause, pacer->params.min_interval_ns);
+}
+
+uint64_t pacer_earliest(const struct pacer *pacer)
+{
+	return pacer->cut_at + shortest_interval(pacer);
+}
+
+uint64_t pacer_epoch_length(const struct pacer *pacer)
+{
+	const struct pacer_params *params = &pacer->params;
+	uint64_t fixed = pacer->commit.known ? pacer->fixed : params->latency_ns / 4;
+	uint64_t room = params->latency_ns > fixed ? params->latency_ns - fixed : 0;
+	/* ns of commit that a second of the epoch brings. */
+	uint64_t slope = pacer->rate.value * pacer->per_page.value;
+	uint64_t length = (uint64_t)((double)room * (double)SECOND / (double)(SECOND + slope));
+
+	length = max_u64(length, shortest_interval(pacer));
+	return length < params->longest_ns ? length : params->longest_ns;
+}
+
+uint64_t pacer_due(const struct pacer *pacer, enum ckpt_cause *ret_cause)
+{
+	uint64_t longest = pacer->cut_at + pacer->params.longest_ns;
+	uint64_t due = longest;
+
+	*ret_cause = CKPT_TIMER;
+	if (!pacer->on || pacer->in_flight)
+		return UINT64_MAX;
+	if (!pacer->settled || pacer->compares != wants_comparison(pacer)) {
+		*ret_cause = CKPT_POLICY;
+		return pacer_earliest(pacer);
+	}
+	switch (pacer_in_force(pacer)) {
+	case PACER_EPOCH:
+		due = pacer->cut_at + pacer_epoch_length(pacer);
+		break;
+	case PACER_ON_OUTPUT:
+		due = pacer->output ? pacer->cut_at : longest;
+		break;
+	case PACER_CONTINUOUS:
+		due = pacer->ready_at + pacer->params.rest_ns;
+		break;
+	default:
+		break;
+	}
+	if (due < longest)
+		*ret_cause = CKPT_POLICY;
+	else
+		due = longest;
+	return max_u64(due, pacer_earliest(pacer));
+}
+
+/* ---- auto ---- */
+
+static bool is_difference(enum ckpt_cause cause)
+{
+	return cause == CKPT_MISMATCH || cause == CKPT_LATE || cause == CKPT_UNCOMPARED;
+}
+
+/* What output would wait if nothing was compared, before that has been measured. */
+static uint64_t expected_cost(const struct pacer *pacer)
+{
+	return shortest_interval(pacer) / 2 + pacer->commit.value;
+}
+
+static void begin_phase(struct pacer *pacer, bool epochs, bool trial, uint64_t now)
+{
+	pacer->epochs = epochs;
+	pacer->trial = trial;
+	pacer->differed = 0;
+	pacer->looked_at = 0;
+	pacer->held_sum = pacer->held_count = 0;
+	if (epochs) {
+		pacer->try_at = now + pacer->backoff;
+		pacer->cost_epochs.known = false;
+	} else {
+		pacer->cost_compare.known = false;
+	}
+}
+
+static unsigned bits(uint8_t byte)
+{
+	return (unsigned)__builtin_popcount(byte);
+}
+
+/* Whether comparing has not paid, as far as it was looked at. */
+static bool compare_is_lost(const struct pacer *pacer, uint64_t other)
+{
+	unsigned looked = pacer->trial ? TRIAL : EPOCHS_SEEN;
+	unsigned lost = pacer->trial ? TRIAL : MOST;
+
+	return pacer->looked_at >= looked && bits(pacer->differed) >= lost &&
+	       pacer->cost_compare.known && pacer->cost_compare.value / 5 * 4 > other;
+}
+
+static void stop_comparing(struct pacer *pacer, uint64_t now)
+{
+	unsigned differed = bits(pacer->differed), looked = pacer->looked_at;
+	uint64_t cost = pacer->cost_compare.value;
+
+	if (pacer->trial)
+		pacer->backoff =
+		        pacer->backoff * 2 < BACKOFF_MAX ? pacer->backoff * 2 : BACKOFF_MAX;
+	begin_phase(pacer, true, false, now);
+	snprintf(pacer->why, sizeof(pacer->why),
+	         "%u of %u epochs ended by a difference, output waited %.1f ms; next try in %.0f s",
+	         differed, looked, (double)cost / 1e6, (double)pacer->backoff / 1e9);
+}
+
+/* An epoch that was compared is over. */
+static void judge_compare(struct pacer *pacer, uint64_t now)
+{
+	uint64_t other = pacer->trial && pacer->cost_epochs.value ? pacer->cost_epochs.value
+	                                                          : expected_cost(pacer);
+
+	if (compare_is_lost(pacer, other)) {
+		stop_comparing(pacer, now);
+		return;
+	}
+	if (!pacer->trial || pacer->looked_at < EPOCHS_SEEN)
+		return;
+	/* The trial was worth it. */
+	pacer->trial = false;
+	pacer->backoff = BACKOFF_MIN;
+	snprintf(pacer->why, sizeof(pacer->why), "comparing pays again");
+}
+
+static void judge(struct pacer *pacer, enum ckpt_cause cause, uint64_t now)
+{
+	struct pacer_mean *cost = pacer->epochs ? &pacer->cost_epochs : &pacer->cost_compare;
+	uint64_t length = now - pacer->cut_at, pause = pacer->last_pause;
+
+	if (pacer->held_count && length > pause) {
+		uint64_t held = pacer->held_sum / pacer->held_count;
+
+		mean_add(cost,
+		         (uint64_t)((double)held * (double)length / (double)(length - pause)));
+		pacer->held_sum = pacer->held_count = 0;
+	}
+	if (pacer->epochs) {
+		if (now >= pacer->try_at) {
+			begin_phase(pacer, false, true, now);
+			snprintf(pacer->why, sizeof(pacer->why), "trying whether comparing pays");
+		}
+		return;
+	}
+	if (!pacer->compares)
+		return; /* the first one that is compared has yet to begin */
+	pacer->differed = (uint8_t)(pacer->differed << 1 | is_difference(cause));
+	if (pacer->looked_at < EPOCHS_SEEN)
+		pacer->looked_at++;
+	judge_compare(pacer, now);
+}
+
+/* ---- what happens ---- */
+
+static void begin_auto(struct pacer *pacer, uint64_t now)
+{
+	pacer->backoff = BACKOFF_MIN;
+	pacer->cost_epochs.value = 0;
+	begin_phase(pacer, false, false, now);
+	pacer->why[0] = 0;
+}
+
+void pacer_init(struct pacer *pacer, const struct pacer_params *params)
+{
+	*pacer = (struct pacer){.params = *params};
+	begin_auto(pacer, 0);
+}
+
+void pacer_change(struct pacer *pacer, const struct pacer_change *change, uint64_t now)
+{
+	struct pacer_params *params = &pacer->params;
+
+	if (change->has_latency)
+		params->latency_ns = change->to.latency_ns;
+	if (change->has_rest)
+		params->rest_ns = change->to.rest_ns;
+	if (change->has_max_pause)
+		params->max_pause = change->to.max_pause;
+	if (!change->has_policy || change->to.policy == params->policy)
+		return;
+	params->policy = change->to.policy;
+	begin_auto(pacer, now);
+}
+
+bool pacer_begin(struct pacer *pacer, uint64_t now)
+{
+	pacer->on = true;
+	pacer->in_flight = pacer->output = false;
+	pacer->cut_at = pacer->ready_at = now;
+	pacer->last_pause = pacer->last_pages = 0;
+	begin_auto(pacer, now);
+	pacer->compares = wants_comparison(pacer);
+	/* The SVM runs in lineage 0 whatever the policy: the first checkpoint ends that. */
+	pacer->settled = pacer->compares;
+	return pacer->compares;
+}
+
+void pacer_end(struct pacer *pacer)
+{
+	pacer->on = false;
+}
+
+bool pacer_cut(struct pacer *pacer, enum ckpt_cause cause, uint64_t now)
+{
+	mean_add(&pacer->epoch, now - pacer->cut_at);
+	if (pacer->params.policy == PACER_AUTO)
+		judge(pacer, cause, now);
+	pacer->compares = wants_comparison(pacer);
+	pacer->settled = true;
+	pacer->in_flight = true;
+	pacer->output = false;
+	pacer->cut_at = now;
+	return pacer->compares;
+}
+
+void pacer_captured(struct pacer *pacer, uint64_t pause_ns, uint64_t pages)
+{
+	pacer->last_pause = pause_ns;
+	pacer->last_pages = pages;
+	mean_add(&pacer->pause, pause_ns);
+	if (pacer->epoch.value)
+		mean_add(&pacer->rate,
+		         (uint64_t)((double)pages * (double)SECOND / (double)pacer->epoch.value));
+}
+
+void pacer_paused(struct pacer *pacer, uint64_t pause_ns)
+{
+	pacer->last_pause = max_u64(pacer->last_pause, pause_ns);
+}
+
+void pacer_committed(struct pacer *pacer, uint64_t now)
+{
+	uint64_t commit = now - pacer->cut_at;
+
+	/* The least that was seen of late is what no page is to blame for. */
+	if (!pacer->commit.known || commit < pacer->fixed)
+		pacer->fixed = commit;
+	else
+		pacer->fixed += (commit - pacer->fixed) / 64;
+	mean_add(&pacer->commit, commit);
+	if (pacer->last_pages)
+		mean_add(&pacer->per_page, (commit - pacer->fixed) / pacer->last_pages);
+}
+
+void pacer_ready(struct pacer *pacer, uint64_t now)
+{
+	pacer->in_flight = false;
+	pacer->ready_at = now;
+}
+
+void pacer_output(struct pacer *pacer)
+{
+	pacer->output = true;
+}
+
+void pacer_released(struct pacer *pacer, uint64_t held_ns)
+{
+	pacer->held_sum += held_ns;
+	pacer->held_count++;
+}
