@@ -149,6 +149,15 @@ static void route_output(struct node *node, struct frame *frame)
 		secondary_output(node, frame);
 }
 
+/* What comes next, for the flow tables: see gate_ahead(). */
+static void look_ahead(const struct node *node, const struct frame *list)
+{
+	if (node->is_primary && node->gate)
+		gate_ahead(node->gate, list);
+	else if (!node->is_primary && node->shadow)
+		shadow_ahead(node->shadow, list);
+}
+
 /* Takes up to `max` frames out of the hold. Returns how many. */
 static int take_output(struct node *node, unsigned max)
 {
@@ -159,6 +168,7 @@ static int take_output(struct node *node, unsigned max)
 		log_error("cannot read what the VM says: %s; it stays held", strerror(-n));
 		return 0;
 	}
+	look_ahead(node, list);
 	while (list) {
 		struct frame *next = list->next;
 

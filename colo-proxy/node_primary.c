@@ -47,6 +47,7 @@
 #define CKPT_KEEP        (64u << 20)
 #define CKPT_EXTRA       (64u << 20)
 #define RCVBUF           (4u << 20)
+#define DIGEST_BATCH     64u
 
 static struct primary *of(struct node *node)
 {
@@ -615,15 +616,34 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 		loop_timer_set(node->loop, &p->trigger_timer, pacer_earliest(&node->pacer));
 }
 
+/* Takes up to DIGEST_BATCH records. Returns their bytes, or -EPROTO. */
+static int digest_batch(struct node *node, uint32_t lineage, const uint8_t *payload, size_t len)
+{
+	struct digest batch[DIGEST_BATCH] = {0};
+	uint32_t count = 0;
+	size_t taken = 0;
+
+	for (; taken < len && count < DIGEST_BATCH; count++) {
+		int r = digest_unpack(&batch[count], payload + taken, len - taken);
+
+		if (r < 0)
+			return -EPROTO;
+		taken += (size_t)r;
+	}
+	gate_ahead_digests(node->gate, batch, count);
+	for (uint32_t i = 0; i < count; i++) {
+		if (gate_digest(node->gate, lineage, &batch[i], loop_now(node->loop)) != 0)
+			return -EPROTO;
+	}
+	return (int)taken;
+}
+
 static void digests(struct node *node, uint32_t lineage, const uint8_t *payload, size_t len)
 {
-	uint64_t now = loop_now(node->loop);
-
 	while (len) {
-		struct digest digest;
-		int r = digest_unpack(&digest, payload, len);
+		int r = digest_batch(node, lineage, payload, len);
 
-		if (r < 0 || gate_digest(node->gate, lineage, &digest, now) != 0) {
+		if (r < 0) {
 			link_drop(node->link, "a digest of an unknown kind or a future lineage");
 			return;
 		}

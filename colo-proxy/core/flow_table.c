@@ -36,6 +36,7 @@
 #define MIN_SLOTS   256u
 #define ALIGN       16u
 #define LINE        64u
+#define NEAR_BYTES  (512u << 10) /* what a processor's own cache surely holds */
 #define HUGE_PAGE   (2u << 20)
 #define STAMP_SHIFT 20
 #define LOOKS       8u /* at a queue, for each flow that is made */
@@ -119,6 +120,53 @@ static void prefetch_entry(const struct flow_table *table, const struct flow_ent
 
 	for (uint32_t i = 0; i < table->stride; i += LINE)
 		__builtin_prefetch(at + i, 1);
+}
+
+bool flow_ahead_pays(const struct flow_table *table)
+{
+	return (uint64_t)table->count * table->stride > NEAR_BYTES;
+}
+
+void flow_ahead_add(const struct flow_table *table, struct flow_ahead *ahead,
+                    const struct flow_key *key)
+{
+	uint32_t hash;
+
+	if (ahead->count == FLOW_AHEAD_MAX)
+		return;
+	hash = hash_of(table, key);
+	__builtin_prefetch(&table->slots[hash & table->slot_mask]);
+	ahead->hash[ahead->count++] = hash;
+}
+
+void flow_ahead_go(const struct flow_table *table, struct flow_ahead *ahead)
+{
+	for (uint32_t k = 0; k < ahead->count; k++) {
+		uint32_t hash = ahead->hash[k], i = hash & table->slot_mask;
+
+		while (table->slots[i].entry && table->slots[i].tag != hash)
+			i = (i + 1) & table->slot_mask;
+		if (table->slots[i].entry)
+			prefetch_entry(table, entry_at(table, table->slots[i].entry));
+	}
+	ahead->count = 0;
+}
+
+void flow_ahead_frames(const struct flow_table *table, const struct frame *list,
+                       enum packet_direction direction)
+{
+	struct flow_ahead ahead = {0};
+
+	if (!flow_ahead_pays(table))
+		return;
+	for (const struct frame *frame = list; frame && ahead.count < FLOW_AHEAD_MAX;
+	     frame = frame->next) {
+		struct flow_key key;
+
+		if (packet_flow_guess(frame, direction, &key) == 0)
+			flow_ahead_add(table, &ahead, &key);
+	}
+	flow_ahead_go(table, &ahead);
 }
 
 static struct flow_entry *find(const struct flow_table *table, const struct flow_key *key,

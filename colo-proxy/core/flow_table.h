@@ -91,6 +91,30 @@ int flow_table_init(struct flow_table *table, uint32_t max, const struct packet_
 /* Removes every flow and frees the table's memory. A zeroed table is allowed. */
 void flow_table_fini(struct flow_table *table);
 
+/*
+ * Looking ahead. Where the table is larger than the processor's cache, a look-up waits for memory
+ * twice, for the slot and then for the entry. With the keys of some packets in hand, all of them
+ * can be waited for at once: add each key, which asks for its slot, then go, which asks for the
+ * entries. Changes nothing but what is in the cache; wrong or missing keys cost time only.
+ */
+#define FLOW_AHEAD_MAX 64u /* of a batch; more are not looked ahead for */
+
+struct flow_ahead {
+	uint32_t count;
+	uint32_t hash[FLOW_AHEAD_MAX];
+};
+
+/* Whether it pays: what is in use is more than a cache holds. */
+bool flow_ahead_pays(const struct flow_table *table);
+void flow_ahead_add(const struct flow_table *table, struct flow_ahead *ahead,
+                    const struct flow_key *key);
+/* Begins a new batch, too. */
+void flow_ahead_go(const struct flow_table *table, struct flow_ahead *ahead);
+
+/* All of that for the flows of these frames, linked by `next`, if it pays. */
+void flow_ahead_frames(const struct flow_table *table, const struct frame *list,
+                       enum packet_direction direction);
+
 /* The flow of a key, or NULL; find notes that it is used now. */
 struct flow_entry *flow_table_find(struct flow_table *table, const struct flow_key *key,
                                    uint64_t now);

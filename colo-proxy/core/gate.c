@@ -211,6 +211,11 @@ struct flow *gate_flow_of(struct gate *gate, struct packet *packet)
 	return flow;
 }
 
+void gate_ahead(const struct gate *gate, const struct frame *list)
+{
+	flow_ahead_frames(&gate->flows, list, PACKET_FROM_VM);
+}
+
 int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
@@ -336,6 +341,17 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 		gate_pending_add(gate, flow, view, digest);
 	gate_match_release(gate, flow, now);
 	return 0;
+}
+
+void gate_ahead_digests(const struct gate *gate, const struct digest *digests, uint32_t count)
+{
+	struct flow_ahead ahead = {0};
+
+	if (!flow_ahead_pays(&gate->flows))
+		return;
+	for (uint32_t i = 0; i < count; i++)
+		flow_ahead_add(&gate->flows, &ahead, &digests[i].key);
+	flow_ahead_go(&gate->flows, &ahead);
 }
 
 /* ---- epochs ---- */

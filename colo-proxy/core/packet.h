@@ -243,6 +243,14 @@ int packet_flow_key(const struct packet *p, enum packet_direction direction,
                     struct flow_key *ret_key);
 
 /*
+ * The key, read without parsing: of a frame without tags that is TCP or UDP behind a plain IPv4
+ * or IPv6 header. A guess for looking ahead: nothing is checked but that the bytes are
+ * there. 0, or -EINVAL (nothing written) for other frames.
+ */
+int packet_flow_guess(const struct frame *f, enum packet_direction direction,
+                      struct flow_key *ret_key);
+
+/*
  * The keyed digest (XXH3, 128 bits, canonical byte order) over what two VMs' datagrams must have
  * in common besides the flow (rule R2). UDP: the payload. ICMP: the whole message without its
  * checksum. ARP: the 28-byte body. A UDP segmentation-offload superframe (several datagrams) has

@@ -11,6 +11,13 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#define ETHERTYPE_IPV4  0x0800u
+#define ETHERTYPE_IPV6  0x86ddu
+#define IPV4_NO_OPTIONS 0x45u
+#define IPV4_LEN        20u
+#define PROTO_TCP       6u
+#define PROTO_UDP       17u
+
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2; kernel headers from 6.2 on */
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
@@ -99,6 +106,46 @@ int packet_flow_key(const struct packet *p, enum packet_direction direction,
 	}
 	if (p->version == 6 || p->tag[0])
 		wide_flow_key(p, from_vm, key);
+	return 0;
+}
+
+static void guess_addresses(const struct frame *f, uint32_t off, bool from_vm, bool six,
+                            struct flow_key *key)
+{
+	uint32_t src = off + (six ? 8 : 12), dst = src + (six ? 16 : 4);
+	uint32_t vm = from_vm ? src : dst, peer = from_vm ? dst : src;
+
+	for (uint32_t i = 0; six && i < 3; i++) {
+		key->vm_net[i] = frame_get32(f, vm + i * 4);
+		key->peer_net[i] = frame_get32(f, peer + i * 4);
+	}
+	key->vm_ip = frame_get32(f, vm + (six ? 12 : 0));
+	key->peer_ip = frame_get32(f, peer + (six ? 12 : 0));
+}
+
+int packet_flow_guess(const struct frame *f, enum packet_direction direction,
+                      struct flow_key *ret_key)
+{
+	bool from_vm = direction == PACKET_FROM_VM, six;
+	uint32_t off = f->start == FRAME_AT_ETHERNET ? PACKET_ETH_LEN : 0, ports;
+	struct flow_key key = {0};
+
+	if (f->len < off + PACKET_IPV6_LEN + 4)
+		return -EINVAL; /* shorter than any TCP over IPv4, and than few UDP */
+	six = f->data[off] >> 4 == 6;
+	if ((!six && f->data[off] != IPV4_NO_OPTIONS) ||
+	    (off && frame_get16(f, 12) != (six ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4)))
+		return -EINVAL;
+	key.proto = f->data[off + (six ? 6 : 9)];
+	if (key.proto != PROTO_TCP && key.proto != PROTO_UDP)
+		return -EINVAL;
+	key.kind = key.proto == PROTO_TCP ? FLOW_TCP : FLOW_UDP;
+	key.flags = six ? FLOW_IPV6 : 0;
+	ports = off + (six ? PACKET_IPV6_LEN : IPV4_LEN);
+	key.vm_port = frame_get16(f, from_vm ? ports : ports + 2);
+	key.peer_port = frame_get16(f, from_vm ? ports + 2 : ports);
+	guess_addresses(f, off, from_vm, six, &key);
+	*ret_key = key;
 	return 0;
 }
 

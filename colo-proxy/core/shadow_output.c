@@ -270,6 +270,11 @@ static void exempt_seen(struct shadow *shadow, const struct packet *packet,
 		flow_table_remove(&shadow->flows, entry);
 }
 
+void shadow_ahead(const struct shadow *shadow, const struct frame *list)
+{
+	flow_ahead_frames(&shadow->flows, list, PACKET_FROM_VM);
+}
+
 void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 {
 	struct packet packet;

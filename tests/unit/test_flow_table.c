@@ -276,6 +276,21 @@ static void do_clear(struct model *m)
 	m->count = 0;
 }
 
+/* More than fit, of keys that are there and of others: nothing changes. */
+static void do_ahead(struct model *m, uint32_t key)
+{
+	struct flow_ahead ahead = {0};
+
+	for (uint32_t i = 0; i < FLOW_AHEAD_MAX + 2; i++) {
+		struct flow_key k = key_of(key + i);
+
+		flow_ahead_add(&m->table, &ahead, &k);
+	}
+	g_assert_cmpuint(ahead.count, ==, FLOW_AHEAD_MAX);
+	flow_ahead_go(&m->table, &ahead);
+	g_assert_cmpuint(ahead.count, ==, 0);
+}
+
 static void one_step(struct model *m)
 {
 	uint32_t key = (uint32_t)g_rand_int_range(m->rand, 0, (gint32)m->keys);
@@ -283,6 +298,8 @@ static void one_step(struct model *m)
 
 	if (what % 3 == 0) /* mostly a few milliseconds, seldom more than what is idle */
 		m->now += (uint32_t)g_rand_int_range(m->rand, 0, what % 50 ? 5 : 150000);
+	if (what % 10 == 0)
+		do_ahead(m, key);
 	if (what < 550)
 		do_get(m, key);
 	else if (what < 800)

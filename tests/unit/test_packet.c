@@ -73,6 +73,7 @@ static uint16_t slow_tcp_checksum(const struct frame *f)
 /* --- against scapy --------------------------------------------------------------------------- */
 
 static uint32_t rows_seen, whys_seen; /* bits */
+static unsigned guesses_seen;
 
 struct oracle {
 	const char *name;
@@ -323,6 +324,24 @@ static void check_ip(const struct oracle *o, const struct packet *p)
 	}
 }
 
+/* The guess is the key of TCP and UDP behind plain headers; there is none of a tagged frame. */
+static void check_guess(const struct packet *p, enum packet_direction direction)
+{
+	uint32_t head = p->version == 6 ? 40 : 20;
+	struct flow_key guess, key;
+	int r = packet_flow_guess(p->frame, direction, &guess);
+
+	if (p->tag[0])
+		g_assert_cmpint(r, ==, -EINVAL);
+	if (p->tag[0] || (p->class != PACKET_TCP && p->class != PACKET_UDP) || p->ip_len != head ||
+	    p->frame->len < p->ip_off + 44)
+		return;
+	guesses_seen++;
+	g_assert_cmpint(r, ==, 0);
+	g_assert_cmpint(packet_flow_key(p, direction, &key), ==, 0);
+	g_assert_cmpmem(&guess, sizeof(guess), &key, sizeof(key));
+}
+
 /* The row of the table, where scapy's words name it; and the class that its treatment allows. */
 static void check_row(const struct oracle *o, const struct packet *p)
 {
@@ -359,6 +378,8 @@ static void check_line(const char *line)
 	g_assert_cmpint(packet_parse(&p, f), ==, 0);
 	g_test_message("%s: %s", o.name, packet_describe(&p, text, sizeof(text)));
 	check_row(&o, &p);
+	check_guess(&p, PACKET_FROM_VM);
+	check_guess(&p, PACKET_TO_VM);
 	if (g_str_equal(word(&o, "class"), "other"))
 		check_other(&o, &p);
 	else if (g_str_equal(word(&o, "class"), "arp"))
@@ -389,6 +410,7 @@ static void test_oracle(void)
 		count++;
 	}
 	g_assert_cmpuint(count, >=, 300);
+	g_assert_cmpuint(guesses_seen, >=, 100);
 	/* Every row and every reason; only a vnet header, which scapy has not, gives this one. */
 	g_assert_cmphex(rows_seen, ==, (1u << PROTOCOL_COUNT) - 1);
 	whys_seen |= 1u << PACKET_WHY_CSUM_START;
