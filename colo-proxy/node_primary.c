@@ -759,6 +759,7 @@ int primary_new_core(struct node *node)
 	        .max_packets = (uint32_t)config->max_held_packets,
 	        .max_flows = (uint32_t)config->max_flows,
 	        .max_digests = 8192,
+	        .late_max_ns = config->late_timeout_max_ns,
 	};
 	int r = gate_new(&node->gate, &limits, &node->digest_key, &gate_operations, node);
 

@@ -104,6 +104,7 @@ struct config {
 	uint64_t max_pause; /* per cent */
 	uint64_t longest_epoch_ns;
 	uint64_t late_timeout_ns;
+	uint64_t late_timeout_max_ns;
 	uint64_t min_interval_ns;
 	uint64_t max_held_bytes;
 	uint64_t max_held_packets;

@@ -197,7 +197,12 @@ const struct config_key config_table[] = {
 	  .help = "A checkpoint is taken when the last one is that old" },
 	{ KEY("checkpoint", "late-timeout", CONFIG_UINT, late_timeout_ns), MILLISECONDS,
 	  .min = 1, .max = 60000, .preset = "250",
-	  .help = "Output that the secondary has not matched for so long asks for a checkpoint" },
+	  .help = "Output that the secondary has not matched for so long asks for a checkpoint; "
+	          "longer where the secondary's measured lag is longer" },
+	{ KEY("checkpoint", "late-timeout-max", CONFIG_UINT, late_timeout_max_ns), MILLISECONDS,
+	  .min = 1, .max = 60000, .preset = "1000",
+	  .help = "The longest that is waited for a secondary that lags; at or below late-timeout, "
+	          "that time is fixed" },
 	{ KEY("checkpoint", "min-interval", CONFIG_UINT, min_interval_ns), MILLISECONDS,
 	  .min = 5, .max = 60000, .preset = "20",
 	  .help = "The shortest time between two checkpoints" },

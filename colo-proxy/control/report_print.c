@@ -86,6 +86,14 @@ static void print_other_releases(FILE *out, const struct stats_traffic *total)
 		        SI(total->discarded.packets));
 }
 
+static void print_lag(FILE *out, const struct stats_snapshot *stats)
+{
+	if (stats->comparison.late_wait_us)
+		fprintf(out, "        the secondary's lag is %.1f ms; it is waited for %.1f ms\n",
+		        (double)stats->comparison.lag_us / 1000,
+		        (double)stats->comparison.late_wait_us / 1000);
+}
+
 static void print_queue(FILE *out, const char *name, const struct stats_queue *queue)
 {
 	fprintf(out, "  %-14s %8s now %8s high %8s limit\n", name, SI(queue->now), SI(queue->high),
@@ -165,6 +173,7 @@ void stats_print(FILE *out, const char *name, const struct stats_snapshot *stats
 		if (i == STATS_TOTAL || stats->traffic[i].held.packets)
 			print_traffic(out, i, &stats->traffic[i]);
 	print_other_releases(out, &stats->traffic[STATS_TOTAL]);
+	print_lag(out, stats);
 	print_queues(out, stats);
 	print_checkpoints(out, stats);
 	print_rest(out, stats);

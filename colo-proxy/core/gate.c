@@ -33,8 +33,9 @@
  * flow; what was said in fragments, as the packet that they make.
  *
  * A difference ends the comparison of that flow for the epoch (view->broken) and asks for a
- * checkpoint, once for each cause and epoch; a frame that waits for too long asks, too. What is not
- * comparable has no flow, and asks when it is late.
+ * checkpoint, once for each cause and epoch; a frame that waits for too long asks, too. How long is
+ * too long follows from how far behind the SVM has been when it said the same (lag.c). What is not
+ * comparable has no flow, and asks after a fixed time.
  *
  * The files and the invariants are listed in gate_private.h.
  *
@@ -364,6 +365,7 @@ void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now)
 		gate->committed = 0;
 		gate->committed_at = now;
 		gate->broken_below = 0;
+		lag_init(&gate->lag, gate->limits.late_ns, gate->limits.late_max_ns);
 		gate_flow_clear_views(gate);
 	}
 	gate->protected = true;
@@ -494,9 +496,11 @@ static uint64_t late_due(struct gate *gate, uint64_t now)
 	due = first->arrived;
 	if (cause == CKPT_LATE && due < gate->committed_at)
 		due = gate->committed_at;
-	due += gate->limits.late_ns;
+	due += cause == CKPT_LATE ? lag_wait_ns(&gate->lag) : gate->limits.late_ns;
 	if (due > now)
 		return due;
+	if (cause == CKPT_LATE)
+		lag_gave_up(&gate->lag);
 	request_late(gate, first);
 	return UINT64_MAX;
 }
@@ -531,6 +535,7 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 	gate->held_pool = (struct pool){.size = sizeof(struct held), .keep = POOL_KEEP};
 	gate->pending_pool = (struct pool){.size = sizeof(struct pending), .keep = POOL_KEEP};
 	gate->limits = *limits;
+	lag_init(&gate->lag, limits->late_ns, limits->late_max_ns);
 	gate->comparing = true;
 	gate->ops = ops;
 	gate->ctx = ctx;
@@ -594,4 +599,6 @@ void gate_get_stats(const struct gate *gate, struct gate_stats *ret_stats)
 	ret_stats->now_flows = gate->flows.count;
 	ret_stats->high_flows = gate->flows.high;
 	ret_stats->flows_evicted = gate->flows.evicted;
+	ret_stats->lag_ns = gate->lag.smoothed_ns;
+	ret_stats->late_wait_ns = lag_wait_ns(&gate->lag);
 }

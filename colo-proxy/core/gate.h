@@ -63,11 +63,15 @@ struct gate_ops {
 };
 
 struct gate_limits {
-	uint64_t late_ns;     /* how long the SVM may take before a checkpoint is asked for */
+	/* How long the SVM may take before a checkpoint is asked for: at least; and what is held
+	 * for a commit waits that long. */
+	uint64_t late_ns;
 	uint64_t max_bytes;   /* of held frames */
 	uint32_t max_packets; /* held */
 	uint32_t max_flows;   /* in the table */
 	uint32_t max_digests; /* of one flow that wait for the PVM's bytes; below 2^24 */
+	uint64_t late_max_ns; /* ... and at most, as its lag is measured (lag.h); 0: late_ns always
+	                       */
 };
 
 /* Statistics for each class of packets (enum packet_class). */
@@ -87,6 +91,7 @@ struct gate_stats {
 	uint32_t now_packets, high_packets;
 	uint32_t now_flows, high_flows;
 	uint64_t digests, digests_stale, flows_evicted;
+	uint64_t lag_ns, late_wait_ns; /* the SVM's lag, smoothed; how long it is waited for now */
 };
 
 /* key: what both daemons share and no guest knows; copied.

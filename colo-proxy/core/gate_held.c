@@ -35,7 +35,7 @@ void gate_let_out(struct gate *gate, struct frame *frame, const struct packet *p
 		count(&stats->bypassed_packets, &stats->bypassed_bytes, frame);
 	else
 		count(&stats->unprotected_packets, &stats->unprotected_bytes, frame);
-	if ((why == RELEASE_MATCH || why == RELEASE_COMMIT) && held_ns > gate->limits.late_ns)
+	if ((why == RELEASE_MATCH || why == RELEASE_COMMIT) && held_ns > lag_wait_ns(&gate->lag))
 		stats->late++;
 	gate->ops->release(gate->ctx, frame, packet, why, held_ns);
 }
@@ -69,6 +69,14 @@ static void release_pieces(struct gate *gate, struct whole *whole, uint64_t now)
 	}
 }
 
+/* The SVM could not say it before its lineage was committed. */
+static void note_lag(struct gate *gate, const struct held *held, uint64_t now)
+{
+	uint64_t from = held->arrived > gate->committed_at ? held->arrived : gate->committed_at;
+
+	lag_measured(&gate->lag, now - from, now);
+}
+
 void gate_held_release(struct gate *gate, struct held *held, enum release_why why, uint64_t now)
 {
 	struct flow *flow = held->flow;
@@ -79,6 +87,8 @@ void gate_held_release(struct gate *gate, struct held *held, enum release_why wh
 		if (!flow->head)
 			flow->tail = NULL;
 	}
+	if (why == RELEASE_MATCH)
+		note_lag(gate, held, now);
 	/* Otherwise all of an epoch leaves, and the pieces did so before. */
 	if (why == RELEASE_MATCH && held->whole)
 		release_pieces(gate, held->whole, now);

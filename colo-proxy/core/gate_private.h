@@ -10,6 +10,7 @@
 
 #include "colo-proxy/core/flow_table.h"
 #include "colo-proxy/core/fragments.h"
+#include "colo-proxy/core/lag.h"
 #include "colo-proxy/core/pool.h"
 
 /*
@@ -122,6 +123,7 @@ struct gate {
 	struct flow_table flows;
 	struct pool held_pool, pending_pool;
 	struct fragments *fragments; /* of the current epoch */
+	struct lag lag;              /* of the SVM since protection began */
 	struct gate_stats stats;     /* but for the flows: the table counts them */
 };
 

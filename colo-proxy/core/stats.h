@@ -87,6 +87,11 @@ struct stats_snapshot {
 		struct stats_queue kept_state;  /* secondary: the newest state, not loaded */
 	} queues;
 
+	struct {
+		uint64_t lag_us;       /* the secondary behind the primary, smoothed */
+		uint64_t late_wait_us; /* what is waited for it now */
+	} comparison;
+
 	uint64_t kernel_drops; /* frames that the kernel reports lost before we saw them */
 
 	struct {

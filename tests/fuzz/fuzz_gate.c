@@ -278,7 +278,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct gate_ops gate_ops = {on_release, on_request, on_flow_open, on_ts_lead};
 	static const struct shadow_ops shadow_ops = {.digest = on_digest, .refeed = on_refeed};
-	static const struct gate_limits limits = {1000000, 1 << 16, 64, 4, 8};
+	static const struct gate_limits limits = {1000000, 1 << 16, 64, 4, 8, 8000000};
 	static const struct packet_digest_key key = {{5}};
 	struct rig r = {.now = 1000000000, .ruled = size & 1};
 

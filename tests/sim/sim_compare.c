@@ -96,6 +96,7 @@ struct msg {
 	struct frame *frame;
 	struct flow_open open;
 	struct digest digest;
+	uint64_t due; /* to P: not there before */
 };
 
 struct channel {
@@ -118,6 +119,9 @@ struct sim {
 	bool in_flight, image_here, image_loaded;
 	bool wanted, crashed, draining;
 	uint32_t matched, by_commit, checkpoints;
+	bool calm;       /* no checkpoint but for a cause, no divergence, no lost input */
+	uint64_t lag_ns; /* of what S tells P */
+	uint32_t late;   /* checkpoints that were asked for because the SVM is late */
 };
 
 static uint32_t rnd(struct sim *s, uint32_t below)
@@ -339,8 +343,8 @@ static void on_request(void *ctx, const struct divergence *why)
 {
 	struct sim *s = ctx;
 
-	(void)why;
 	s->wanted = true;
+	s->late += why->cause == CKPT_LATE;
 }
 
 static void on_flow_open(void *ctx, uint32_t epoch, const struct flow_open *open)
@@ -362,7 +366,10 @@ static void on_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 static void on_digest(void *ctx, uint32_t lineage, const struct digest *digest)
 {
 	struct sim *s = ctx;
-	struct msg msg = {.kind = TO_P_DIGEST, .epoch = lineage, .digest = *digest};
+	struct msg msg = {.kind = TO_P_DIGEST,
+	                  .epoch = lineage,
+	                  .digest = *digest,
+	                  .due = s->now + s->lag_ns};
 
 	post(&s->to_p, &msg);
 }
@@ -872,8 +879,11 @@ static void link_to_s(struct sim *s)
 
 static void link_to_p(struct sim *s)
 {
-	struct msg *msg = s->crashed ? NULL : take(&s->to_p);
+	struct msg *msg;
 
+	if (s->crashed || (s->to_p.head && s->to_p.head->due > s->now))
+		return;
+	msg = take(&s->to_p);
 	if (!msg)
 		return;
 	if (msg->kind == TO_P_COMMITTED) {
@@ -1033,6 +1043,8 @@ static void step(struct sim *s)
 	gate_tick(s->gate, s->now);
 	if (s->wanted && chance(s, 20))
 		cut(s);
+	if (s->calm)
+		return;
 	if (!s->draining && rnd(s, 1000) == 0)
 		cut(s);
 	if (!s->draining && rnd(s, 1500) == 0)
@@ -1085,16 +1097,15 @@ static void clear(struct sim *s)
 	shadow_free(s->shadow);
 }
 
-static void run(struct sim *s, uint64_t seed)
+static void begin(struct sim *s, uint64_t seed, uint64_t late_max_ns)
 {
-	static const struct gate_limits limits = {50 * MS, 1 << 20, 2000, 64, 256};
-	uint32_t crash_at, i;
+	const struct gate_limits limits = {50 * MS, 1 << 20, 2000, 64, 256, late_max_ns};
 
 	memset(s, 0, sizeof(*s));
 	s->seed = seed;
 	s->ipv6 = seed % 2;
 	s->random = seed * 0x9e3779b97f4a7c15ull | 1;
-	for (i = 0; i < 8; i++)
+	for (uint32_t i = 0; i < 8; i++)
 		rnd(s, 2);
 	s->now = 1000000 * MS;
 	s->input = g_ptr_array_new();
@@ -1105,6 +1116,13 @@ static void run(struct sim *s, uint64_t seed)
 	s->pvm.clock_ms = s->svm.clock_ms = 0xfffffff0u;
 	gate_cut(s->gate, 0, s->now);
 	shadow_lineage(s->shadow, 0);
+}
+
+static void run(struct sim *s, uint64_t seed)
+{
+	uint32_t crash_at, i;
+
+	begin(s, seed, 400 * MS);
 	crash_at = chance(s, 50) ? rnd(s, 6000) : UINT32_MAX;
 	for (i = 0; i < 6000; i++) {
 		if (i == crash_at)
@@ -1146,9 +1164,46 @@ static void test_seeds(void)
 	g_free(s);
 }
 
+/* Checkpoints for lateness of an honest SVM whose words take `lag_ns` to arrive. */
+static uint32_t late_of(struct sim *s, uint64_t seed, uint64_t lag_ns, uint64_t late_max_ns)
+{
+	uint32_t late;
+
+	begin(s, seed, late_max_ns);
+	s->calm = true;
+	s->lag_ns = lag_ns;
+	for (uint32_t i = 0; i < 40000; i++)
+		step(s);
+	late = s->late;
+	clear(s);
+	return late;
+}
+
+/* The time to wait follows the lag: what a fixed time takes for late is not asked for again and
+ * again; and where nothing lags, nothing changes. */
+static void test_lag(void)
+{
+	struct sim *s = g_new(struct sim, 1);
+	uint32_t fixed = 0, adapted = 0, prompt_fixed = 0, prompt_adapted = 0;
+
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		fixed += late_of(s, seed, 200 * MS, 0);
+		adapted += late_of(s, seed, 200 * MS, 2000 * MS);
+		prompt_fixed += late_of(s, seed, 0, 0);
+		prompt_adapted += late_of(s, seed, 0, 2000 * MS);
+	}
+	g_test_message("late checkpoints with 200 ms of lag: %u fixed, %u adapted; with none: %u, "
+	               "%u",
+	               fixed, adapted, prompt_fixed, prompt_adapted);
+	g_assert_cmpuint(fixed, >, 10 * adapted);
+	g_assert_cmpuint(prompt_adapted, <=, prompt_fixed);
+	g_free(s);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/sim/compare/seeds", test_seeds);
+	g_test_add_func("/sim/compare/lag", test_lag);
 	return g_test_run();
 }

@@ -68,6 +68,7 @@ static void vary(struct config *a, struct config *b)
 		config->max_flows = 256;
 		config->link_buffer_bytes = 2u << 20;
 		config->late_timeout_ns = late;
+		config->late_timeout_max_ns = 4 * late;
 		config->longest_epoch_ns = longest;
 		config->policy = policy;
 		config->latency_target_ns = latency;

@@ -94,7 +94,7 @@ static inline struct pair *pair_new(void)
 	                                         pair_on_flow_open, pair_on_ts_lead};
 	static const struct shadow_ops shadow_ops = {.digest = pair_on_digest,
 	                                             .refeed = pair_on_refeed};
-	static const struct gate_limits limits = {PAIR_LATE, 1 << 24, 400, 64, 200};
+	static const struct gate_limits limits = {PAIR_LATE, 1 << 24, 400, 64, 200, 0};
 	static const struct packet_digest_key key = {{3}};
 	struct pair *p = g_new0(struct pair, 1);
 

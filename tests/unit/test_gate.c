@@ -302,7 +302,7 @@ static void test_nothing_but_match_or_commit(void)
 
 static void test_unprotected(void)
 {
-	static const struct gate_limits limits = {LATE, 1 << 20, 100, 16, 8};
+	static const struct gate_limits limits = {LATE, 1 << 20, 100, 16, 8, 0};
 	struct rig *r = rig_limited(&limits);
 
 	pvm(r, 0, 1, 10, 5);
@@ -445,7 +445,7 @@ static void test_retransmission_across_the_cut(void)
 
 static void test_old_connection(void)
 {
-	static const struct gate_limits limits = {LATE, 1 << 20, 100, 16, 8};
+	static const struct gate_limits limits = {LATE, 1 << 20, 100, 16, 8, 0};
 	struct rig *r = rig_limited(&limits);
 
 	/* Seen before protection: the cut's numbers are known. */
@@ -1004,6 +1004,69 @@ static void test_late(void)
 	rig_free(r);
 }
 
+/* The SVM says it this long after the PVM. Returns whether a checkpoint was asked for, and taken,
+ * before. */
+static bool say_late(struct rig *r, uint32_t *epoch, uint32_t seq, uint64_t lag)
+{
+	uint32_t wants = r->wants = 0, outs = r->outs = 0;
+
+	pvm(r, 0, seq, 10, 501);
+	for (uint64_t end = r->now + lag; r->now < end; r->now += MS) {
+		gate_tick(r->gate, r->now);
+		if (r->wants == wants)
+			continue;
+		assert_wanted(r, CKPT_LATE);
+		gate_cut(r->gate, ++*epoch, r->now);
+		gate_commit(r->gate, *epoch, r->now);
+		g_assert_cmpuint(r->outs, ==, outs + 1);
+		return true;
+	}
+	svm(r, *epoch, 0, seq, 10, 501);
+	g_assert_cmpuint(r->outs, ==, outs + 1);
+	g_assert_cmpuint(r->out[outs].why, ==, RELEASE_MATCH);
+	return false;
+}
+
+static uint64_t late_wait(const struct rig *r)
+{
+	struct gate_stats stats;
+
+	gate_get_stats(r->gate, &stats);
+	return stats.late_wait_ns;
+}
+
+/* An SVM that is behind by more than late_ns is waited for, once that is known, and no longer when
+ * it has caught up. What is measured counts from the commit: before, the SVM could not say it. */
+static void test_late_adapts(void)
+{
+	static const struct gate_limits limits = {LATE, 1 << 20, 100, 16, 8, 10 * LATE};
+	struct rig *r = rig_limited(&limits);
+	uint32_t epoch = 0, late = 0, seq = 101;
+
+	gate_cut(r->gate, 0, r->now);
+	g_assert_cmpuint(late_wait(r), ==, LATE);
+	for (uint32_t i = 0; i < 50; i++, seq += 10) {
+		late += say_late(r, &epoch, seq, 3 * LATE);
+		g_assert_true(i > 2 || late == (i < 2 ? i + 1 : 2)); /* 1, 2, 4 times LATE */
+	}
+	g_assert_cmpuint(late, ==, 2);
+	g_assert_cmpuint(late_wait(r), >=, 3 * LATE);
+	for (uint32_t i = 0; i < 50; i++, seq += 10) {
+		g_assert_false(say_late(r, &epoch, seq, 0));
+		r->now += 100 * MS;
+	}
+	g_assert_cmpuint(late_wait(r), ==, LATE);
+	gate_cut(r->gate, ++epoch, r->now);
+	r->outs = 0;
+	pvm(r, 0, seq, 10, 501);
+	r->now += 9 * LATE;
+	gate_commit(r->gate, epoch, r->now);
+	svm(r, epoch, 0, seq, 10, 501);
+	assert_out(r, 1);
+	g_assert_cmpuint(late_wait(r), ==, LATE);
+	rig_free(r);
+}
+
 /* An epoch that is not compared: what the SVM says, or the checkpoint has, lets nothing out. */
 static void test_not_comparing(void)
 {
@@ -1178,7 +1241,7 @@ static void test_commit_rule(void)
 /* A full table holds no bypassed flow back: the rules are asked without an entry for it. */
 static void test_bypass_of_a_full_table(void)
 {
-	static const struct gate_limits limits = {LATE, 1 << 20, 100, 2, 8};
+	static const struct gate_limits limits = {LATE, 1 << 20, 100, 2, 8, 0};
 	struct rig *r = rig_limited(&limits);
 
 	gate_set_policy(r->gate, &flows);
@@ -1194,7 +1257,7 @@ static void test_bypass_of_a_full_table(void)
 
 static void test_room(void)
 {
-	static const struct gate_limits limits = {LATE, 1000, 6, 16, 8};
+	static const struct gate_limits limits = {LATE, 1000, 6, 16, 8, 0};
 	struct rig *r = rig_limited(&limits);
 
 	gate_cut(r->gate, 0, r->now);
@@ -1219,7 +1282,7 @@ static void test_room(void)
 
 static void test_full_table(void)
 {
-	static const struct gate_limits limits = {LATE, 1 << 20, 100, 2, 8};
+	static const struct gate_limits limits = {LATE, 1 << 20, 100, 2, 8, 0};
 	struct rig *r = rig_limited(&limits);
 	struct gate_stats stats;
 
@@ -1263,7 +1326,7 @@ static void test_too_far_ahead(void)
 /* All flows together hold no more digests than packets may be held. */
 static void test_digests_of_all_flows(void)
 {
-	static const struct gate_limits limits = {LATE, 1 << 20, 4, 100, 8};
+	static const struct gate_limits limits = {LATE, 1 << 20, 4, 100, 8, 0};
 	struct rig *r = rig_limited(&limits);
 
 	gate_cut(r->gate, 0, r->now);
@@ -1390,6 +1453,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/datagram/cut", test_datagrams_across_the_cut);
 	g_test_add_func("/gate/break", test_break);
 	g_test_add_func("/gate/late", test_late);
+	g_test_add_func("/gate/late/adapts", test_late_adapts);
 	g_test_add_func("/gate/not-comparing", test_not_comparing);
 	g_test_add_func("/gate/uncompared", test_uncompared);
 	g_test_add_func("/gate/evidence/mismatch", test_evidence_of_a_mismatch);
