@@ -69,6 +69,15 @@ void shadow_map_superseded(struct shadow *shadow, const struct flow_open *open)
 	shadow->map_changes++;
 }
 
+/*
+ * A SYN of the lineage's own makes the 4-tuple a new connection, unless it is the old one's, said
+ * again: a SYN-ACK that was lost before the takeover.
+ */
+static bool is_another(const struct opening *opening, const struct natmap_entry *old)
+{
+	return opening->seen && !(old->iss_known && opening->iss == old->iss);
+}
+
 uint32_t shadow_map_adopt(struct shadow *shadow, const struct natmap *map, uint64_t now)
 {
 	uint32_t left_out = 0;
@@ -81,7 +90,7 @@ uint32_t shadow_map_adopt(struct shadow *shadow, const struct natmap *map, uint6
 			left_out++;
 			continue;
 		}
-		if (flow->pvm.seen || flow->svm.seen)
+		if (is_another(&flow->pvm, from) || is_another(&flow->svm, from))
 			continue;
 		flow->seq_delta = from->seq_delta;
 		flow->ts_delta = from->ts_delta;

@@ -3,9 +3,11 @@
 the VM serves. What the client gets is right to the byte, whichever is in force."""
 
 import json
+import os
+from pathlib import Path
 
 from registry import test
-from support import MB, Capture, Continuity, check, wait_for
+from support import MB, URL, Capture, Continuity, check, wait_for
 
 
 def policy(name, **keys):
@@ -41,12 +43,20 @@ def end_loads(env, loads):
     return env.stall(*[load.result() for load in loads])
 
 
+def cpu(env, host):
+    """What the host's QEMU has used of a processor, s."""
+    fields = Path(f"/proc/{env.qemu_pid(host)}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def through_a_cut(env, name):
     """every load; nothing is released by comparison; a power cut; no byte is lost or wrong"""
     capture = [Capture(env, host, both=True) for host in ("primary", "secondary")]
     # The first one ends the secondary's lineage 0.
     wait_for(lambda: env.checkpoints("policy") >= 1, 15, "the first checkpoint")
+    wait_for(lambda: env.status("primary")["lineage"] >= 1, 15, "which the secondary has")
     before = released(env)
+    used = [cpu(env, "primary"), cpu(env, "secondary")]
     loads = begin_loads(env)
     for load in loads:
         load.more("bytes", 1)
@@ -59,11 +69,78 @@ def through_a_cut(env, name):
     check(state["name"] == state["in_force"] == name and not state["compares"], f"{state}")
     env.fact(f"pause {state['pause_us'] / 1000:.1f} ms, commit {state['commit_us'] / 1000:.1f} ms, "
              f"epoch {state['epoch_us'] / 1000:.1f} ms")
+    used = [cpu(env, "primary") - used[0], cpu(env, "secondary") - used[1]]
+    env.fact(f"processor time of the two QEMUs: {used[0]:.2f} s and {used[1]:.2f} s")
+    check(used[1] <= used[0] / 10, "the secondary's VM stands still")
+    kept = env.stats("secondary")["queues"]["kept_state"]
+    check(0 < kept["high"] <= kept["limit"], f"{kept}")
     env.cut()
+    takeover = env.status("secondary")["takeover"]
+    check(takeover["loaded_bytes"] > 0 and takeover["load_ns"] > 0, f"{takeover}")
+    env.fact(f"{takeover['loaded_bytes'] / 1e6:.1f} MB loaded in {takeover['load_ns'] / 1e6:.0f} ms")
     end_loads(env, loads)
+    check(env.stats("secondary")["queues"]["kept_state"]["now"] == 0, "what was kept is given back")
     frames = sorted((f for c in capture for f in c.frames()), key=lambda f: f.at)
     Continuity().check(frames)
 
 
 for one, keys in (("epoch", {"latency-target": 40}), ("on-output", {}), ("continuous", {"rest": 5})):
     test(f"policy-{one}", args=(one,), **policy(one, **keys))(through_a_cut)
+
+
+def in_force(env, name, compares, seconds=30):
+    """The policy is in force: the epoch that runs is compared, or not."""
+    def there():
+        state = show(env)
+        return state["in_force"] == name and state["compares"] == compares
+
+    wait_for(there, seconds, f"{name} is in force, at {show(env)}")
+
+
+@test("policy-change")
+def change(env):
+    """from each policy to another one while the VM serves; the secondary's VM stands still and runs again"""
+    loads = begin_loads(env)
+    for load in loads:
+        load.more("bytes", 1)
+    for name in ("epoch", "compare", "continuous", "on-output", "compare", "epoch"):
+        state = show(env, "--set", name, "--latency-target", 50, "--rest", 10, "--max-pause", 30)
+        check(state["name"] == name and state["latency_target_ms"] == 50 and
+              state["rest_ms"] == 10 and state["max_pause_percent"] == 30, f"{state}")
+        in_force(env, name, name == "compare")
+        before = released(env)
+        loads[0].more("requests", 20)
+        if name == "compare":
+            wait_for(lambda: released(env)["match"] > before["match"] + 20, 30, "releases by match")
+        else:
+            by_policy(env, 3)
+        env.fact(f"{name}: {released(env)}")
+    check(env.status("primary")["policy"]["name"] == "epoch", "status shows it")
+    text = env.pair.cli("primary", "policy").stdout
+    check("epoch" in text and "max-pause 30 %" in text, text)
+    for wrong in (("--set", "remus"), ("--max-pause", "0"), ("--latency-target", "1")):
+        done = env.pair.cli("primary", "policy", *wrong, check=False)
+        check(done.returncode == 1 and done.stderr, f"{wrong}: {done}")
+    env.cut()
+    end_loads(env, loads)
+    check(env.status("secondary")["policy"]["name"] == "compare", "the survivor's own is in force")
+
+
+@test("policy-auto", **policy("auto"))
+def auto(env):
+    """answers that are alike: compared; every answer random: nothing is, while that lasts; a cut then"""
+    capture = [Capture(env, host, both=True) for host in ("primary", "secondary")]
+    keep = env.load("keepalive", "--check-log", "-i", 1).reached("requests", 50)
+    check(show(env)["in_force"] == "compare" and not show(env)["why"], f"{show(env)}")
+    differ = env.load("http", "-c", 4, target=URL + "/random").reached("requests", 20)
+    in_force(env, "on-output", False, 60)
+    state = show(env)
+    check(state["name"] == "auto" and "ended by a difference" in state["why"], f"{state}")
+    env.fact(state["why"])
+    differ.more("requests", 100)
+    differ.stop().report()
+    env.cut()
+    keep.more("requests", 20)
+    env.stall(keep.stop().result())
+    frames = sorted((f for c in capture for f in c.frames()), key=lambda f: f.at)
+    Continuity().check(frames)
