@@ -142,8 +142,10 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 
 	node_drain_hold(node);
 	primary_input_cut(node);
+	p->taken_back = 0; /* they are the new epoch's */
 	map_cut(node);
-	gate_set_comparing(node->gate, pacer_cut(&node->pacer, p->cause, now));
+	p->runs = pacer_cut(&node->pacer, p->cause, now);
+	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	p->taken_cause = p->cause;

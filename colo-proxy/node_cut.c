@@ -73,6 +73,16 @@ static bool pour(struct node *node)
 	}
 }
 
+/*
+ * The PVM's QEMU has died or closed its channel before the VM stood still. What was taken back has
+ * its number, and the lineage that may go on has it by that: poured in, it would be heard twice.
+ */
+static void forget_taken_back(struct primary *p)
+{
+	for (; p->taken_back; p->taken_back--)
+		frame_free(frame_queue_pop(&p->diverted));
+}
+
 void cut_end(struct node *node)
 {
 	struct primary *p = &node->p;
@@ -81,6 +91,7 @@ void cut_end(struct node *node)
 	loop_timer_clear(node->loop, &p->cut_timer);
 	if (!p->input_diverted)
 		return;
+	forget_taken_back(p);
 	if (!pour(node)) {
 		p->pouring = true;
 		node_arm(node, &p->cut_timer, POUR_RETRY_NS);
@@ -118,6 +129,7 @@ static void take_back(struct node *node)
 	while ((frame = frame_queue_pop(&node->p.diverted)))
 		frame_queue_push(&queue, frame);
 	node->p.diverted = queue;
+	node->p.taken_back = n;
 }
 
 static void look(struct node *node, uint64_t now)

@@ -136,10 +136,11 @@ static bool send_begin(struct node *node)
 {
 	struct primary *p = &node->p;
 	struct codec *c = of(node);
-	uint8_t payload[16];
+	uint8_t payload[24];
 
 	u64_pack(payload, p->ckpt.buf.len);
 	u64_pack(payload + 8, p->input_cut);
+	u64_pack(payload + 16, p->runs ? 0 : CKPT_KEEP_FLAG);
 	if (node_send(node, LINK_BULK, MSG_CKPT_BEGIN, (uint32_t)p->ckpt.epoch, payload,
 	              sizeof(payload)) != 0)
 		return false;

@@ -66,6 +66,7 @@ static void fill_queues(struct node *node, const struct gate_stats *gate,
 		        link_queued(node->link, LINK_FAST) + link_queued(node->link, LINK_BULK);
 	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
 	stats->queues.page_cache = codec_memory(node);
+	stats->queues.kept_state = still_memory(node);
 }
 
 static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {

@@ -597,7 +597,8 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 		link_drop(node->link, "a load of a checkpoint that was not committed");
 		return;
 	}
-	figures_loaded(node, u64_unpack(payload));
+	if (u64_unpack(payload))
+		figures_loaded(node, u64_unpack(payload));
 	node->peer_lineage = epoch;
 	p->in_flight = false;
 	pacer_ready(&node->pacer, loop_clock());

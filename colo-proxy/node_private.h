@@ -22,6 +22,7 @@
 #include "colo-proxy/link/messages.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
+#include "kvm/image.h"
 #include "kvm/page_codec.h"
 #include "kvm/relay_primary.h"
 #include "kvm/relay_secondary.h"
@@ -38,6 +39,7 @@
  *   node_decode.c      the same bytes again, on the secondary
  *   node_secondary.c   the secondary: digests, the migration channel, checkpoints and their load
  *   node_feed.c        the secondary's input log
+ *   node_still.c       the secondary's VM stands still: checkpoints are kept, not loaded
  *   node_takeover.c    the secondary becomes the one that speaks
  *   node_reprotect.c   sides change: the survivor becomes a primary, who lost the VM its secondary
  *   node_policy.c      the policy: its parameters, changed at run time, and shown
@@ -82,6 +84,7 @@ struct primary {
 	struct loop_timer read_timer;   /* until the link takes more of the first copy */
 	struct loop_timer cut_timer;    /* node_cut.c */
 	struct frame_queue diverted;
+	unsigned taken_back; /* at its head, of a cut that has not taken place */
 	bool input_diverted, pouring;
 	uint64_t cut_deadline;
 	struct loop_timer gate_timer;    /* late packets */
@@ -96,6 +99,7 @@ struct primary {
 	enum ckpt_cause taken_cause;     /* that of the one in flight */
 	bool in_flight, committed;       /* not loaded yet; not committed yet */
 	bool sending, begun, ended;      /* progress of the checkpoint onto the link */
+	bool runs; /* the SVM runs from it: the epoch that it began is compared */
 	bool handing_over, silent;
 	struct node_job *handover_job;
 	struct node_job *asked_job,
@@ -137,6 +141,14 @@ struct secondary {
 	uint64_t ckpt_size;
 	bool joined_here; /* the copy was made in this session */
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
+	/* node_still.c */
+	struct image *image;
+	size_t image_high;
+	struct loop_timer still_timer;
+	bool keep;       /* the checkpoint in the buffer is not to be loaded */
+	bool kept;       /* the newest state is in the image, or is on its way there */
+	bool merging;    /* what is in the buffer, into it */
+	bool delivering; /* it is being loaded */
 	uint32_t starts; /* of QEMU that were ordered and not answered */
 	bool taking_over;
 	uint32_t announcements;
@@ -371,7 +383,21 @@ void secondary_keep(struct node *node, struct frame *frame);
 void secondary_forget(struct node *node);
 void secondary_asked(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len);
 
+/* node_still.c */
+void still_take(struct node *node);
+void still_stopped(struct node *node);
+void still_due(void *ctx, uint64_t now);
+void still_take_over(struct node *node);
+void still_loaded(struct node *node);
+void still_clear(struct node *node);
+struct stats_queue still_memory(const struct node *node);
+
 /* node_secondary.c */
+void secondary_begin_lineage(struct node *node);
+void secondary_cut_log(struct node *node);
+void secondary_load(struct node *node);
+void secondary_load_into_svm(struct node *node, struct ckpt *ckpt);
+void secondary_svm_failed(struct node *node, const char *why);
 void secondary_close_svm(struct node *node);
 void secondary_speak(struct node *node, struct frame *frame);
 

@@ -17,6 +17,8 @@
  *                             it has not taken is thrown away; the new lineage begins
  *   the SVM runs              vm_loaded(): input from the cut on is fed
  *
+ * A checkpoint whose epoch is not compared is kept and not loaded: node_still.c.
+ *
  * Taking over: finish a load of what is committed, leave COLO, connect the tap to the bridge, hear
  * what the clients say through the intercept (mapped), speak (mapped), announce the address. What
  * the VM says meanwhile is kept in order and said then. A checkpoint that came half is as if it
@@ -36,9 +38,11 @@
 #include "colo-proxy/node_private.h"
 #include "qemu-glue/tcg_flush.h"
 
-#define BACKLOG_MAX      (16u << 20)
-#define CKPT_KEEP        (64u << 20)
-#define CKPT_EXTRA       (64u << 20)
+#define BACKLOG_MAX (16u << 20)
+#define CKPT_KEEP   (64u << 20)
+#define CKPT_EXTRA  (64u << 20)
+/* Of what is kept of a VM that stands still: its memory, heads of records, QEMU's own blocks */
+#define IMAGE_LIMIT(mib) ((size_t)(mib << 20) + (size_t)(mib << 13) + 2 * CKPT_EXTRA)
 #define LOAD_DRAIN_NS    (2 * MS)
 #define LOAD_LOOK_NS     (MS / 10)
 #define PROTECT_HEAD_LEN (4 + sizeof(struct packet_digest_key))
@@ -126,7 +130,7 @@ void secondary_output(struct node *node, struct frame *frame)
 		keep_output(node, frame); /* until the primary has begun epoch 0 */
 		return;
 	case ROLE_TAKING_OVER:
-		if (s->ckpt_whole)
+		if (s->ckpt_whole || s->kept)
 			break; /* a lineage that is about to be replaced */
 		keep_output(node, frame);
 		return;
@@ -159,7 +163,7 @@ void secondary_close_svm(struct node *node)
 	s->stream_len = s->stream_done = 0;
 }
 
-static void svm_failed(struct node *node, const char *why)
+void secondary_svm_failed(struct node *node, const char *why)
 {
 	char text[200];
 
@@ -186,7 +190,7 @@ static void write_svm(struct node *node)
 			return;
 		}
 		if (n < 0) {
-			svm_failed(node, strerror(errno));
+			secondary_svm_failed(node, strerror(errno));
 			return;
 		}
 		relay_secondary_wrote(s->relay, (size_t)n);
@@ -216,7 +220,8 @@ static void push_stream(struct node *node)
 		                                      s->stream_len - s->stream_done);
 
 		if (n < 0) {
-			svm_failed(node, "the primary sent stream bytes after the stream");
+			secondary_svm_failed(node,
+			                     "the primary sent stream bytes after the stream");
 			return;
 		}
 		s->stream_done += (size_t)n;
@@ -243,13 +248,13 @@ static void stream_arrived(struct node *node, const uint8_t *payload, size_t len
 	}
 	n = relay_secondary_from_peer(s->relay, payload, len);
 	if (n < 0) {
-		svm_failed(node, "the primary sent stream bytes after the stream");
+		secondary_svm_failed(node, "the primary sent stream bytes after the stream");
 		return;
 	}
 	if ((size_t)n < len) {
 		s->stream = malloc(len - (size_t)n);
 		if (!s->stream) {
-			svm_failed(node, "no memory for the stream");
+			secondary_svm_failed(node, "no memory for the stream");
 			return;
 		}
 		s->stream_len = len - (size_t)n;
@@ -275,18 +280,18 @@ static void svm_ready(void *ctx, uint32_t events)
 		ssize_t n;
 
 		if (relay_secondary_want(s->relay, &ptr, &len) < 0) {
-			svm_failed(node, relay_secondary_error(s->relay));
+			secondary_svm_failed(node, relay_secondary_error(s->relay));
 			return;
 		}
 		n = recv(s->svm.fd, ptr, len, MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			break;
 		if (n <= 0) {
-			svm_failed(node, n == 0 ? "closed by QEMU" : strerror(errno));
+			secondary_svm_failed(node, n == 0 ? "closed by QEMU" : strerror(errno));
 			return;
 		}
 		if (relay_secondary_got(s->relay, (size_t)n, loop_clock()) < 0) {
-			svm_failed(node, relay_secondary_error(s->relay));
+			secondary_svm_failed(node, relay_secondary_error(s->relay));
 			return;
 		}
 		if (s->relay)
@@ -311,6 +316,16 @@ static void vm_running(void *ctx, uint64_t now)
 	link_flush(node->link);
 }
 
+/* The lineage of the checkpoint in the buffer takes the place of the one before it. */
+void secondary_begin_lineage(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	s->lineage = (uint32_t)s->ckpt.epoch;
+	map_begins(node);
+	shadow_lineage(node->shadow, s->lineage);
+}
+
 static void vm_stopped(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
@@ -319,11 +334,22 @@ static void vm_stopped(void *ctx, uint64_t now)
 	s->load_started = now;
 	node_drain_hold(node);
 	secondary_empty_tap(node);
-	s->lineage = (uint32_t)s->ckpt.epoch;
-	map_begins(node);
-	shadow_lineage(node->shadow, s->lineage);
+	secondary_begin_lineage(node);
 	if (s->flush)
 		tcg_flush_bump(s->flush);
+	if (s->kept)
+		still_stopped(node);
+}
+
+/* What is in the checkpoint in the buffer is not fed any more. */
+void secondary_cut_log(struct node *node)
+{
+	struct secondary *s = of(node);
+
+	while (s->log.head && s->log.head->index < s->input_cut)
+		input_log_pop(&s->log);
+	s->next_to_feed = s->log.head;
+	s->consumed = s->lineage_cut = s->input_cut;
 }
 
 static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
@@ -332,17 +358,19 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 	struct secondary *s = of(node);
 	uint8_t payload[8];
 
-	(void)ckpt;
 	if (s->flush)
 		tcg_flush_settle(s->flush);
 	s->loads++;
-	s->ckpt_whole = s->loading = false;
-	ckpt_buf_reset(&s->ckpt.buf);
 	hist_add(&node->load_hist, now - s->load_started);
-	while (s->log.head && s->log.head->index < s->input_cut)
-		input_log_pop(&s->log);
-	s->next_to_feed = s->log.head;
-	s->consumed = s->lineage_cut = s->input_cut;
+	if (ckpt == &s->ckpt) {
+		s->ckpt_whole = s->loading = false;
+		ckpt_buf_reset(&s->ckpt.buf);
+		secondary_cut_log(node);
+	} else {
+		still_loaded(node);
+	}
+	if (s->taking_over)
+		node->takeover.load_ns = now - s->load_started;
 	s->feeding = true;
 	u64_pack(payload, now - s->load_started);
 	if (link_is_up(node->link)) {
@@ -513,8 +541,8 @@ static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payl
 {
 	struct secondary *s = of(node);
 
-	if (len != 16 || node->role.state != ROLE_STANDBY || s->ckpt_open || s->ckpt_whole ||
-	    epoch != s->lineage + 1 || u64_unpack(payload) > s->ckpt.buf.limit) {
+	if (len != 24 || node->role.state != ROLE_STANDBY || s->ckpt_open || s->ckpt_whole ||
+	    s->delivering || epoch != s->lineage + 1 || u64_unpack(payload) > s->ckpt.buf.limit) {
 		link_drop(node->link, "a checkpoint that is out of turn or too large");
 		return;
 	}
@@ -522,6 +550,7 @@ static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payl
 	s->ckpt.epoch = epoch;
 	s->ckpt_size = u64_unpack(payload);
 	s->input_cut = u64_unpack(payload + 8);
+	s->keep = u64_unpack(payload + 16) & CKPT_KEEP_FLAG;
 	s->ckpt_open = true;
 	s->map_open = s->map_whole = false;
 	decode_begin(node);
@@ -553,14 +582,26 @@ static void load_due(void *ctx, uint64_t now)
 		return;
 	}
 	secondary_empty_tap(node);
-	if (relay_secondary_load(s->relay, &s->ckpt) < 0) {
-		svm_failed(node, relay_secondary_error(s->relay));
+	if (!s->kept) {
+		secondary_load_into_svm(node, &s->ckpt);
 		return;
 	}
-	write_svm(node);
+	if (relay_secondary_stop(s->relay) == 0)
+		write_svm(node);
 }
 
-static void load(struct node *node)
+void secondary_load_into_svm(struct node *node, struct ckpt *ckpt)
+{
+	struct secondary *s = of(node);
+
+	if (relay_secondary_load(s->relay, ckpt) < 0)
+		secondary_svm_failed(node, relay_secondary_error(s->relay));
+	else
+		write_svm(node);
+}
+
+/* The SVM stops; unless its state is only kept, it runs on in the checkpoint. */
+void secondary_load(struct node *node)
 {
 	struct secondary *s = of(node);
 	uint64_t now = loop_clock();
@@ -590,7 +631,10 @@ static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payloa
 	node->committed_epoch = epoch;
 	node_send(node, LINK_FAST, MSG_COMMITTED, epoch, NULL, 0);
 	link_flush(node->link);
-	load(node);
+	if (s->keep || s->kept)
+		still_take(node);
+	else
+		secondary_load(node);
 }
 
 void secondary_stop_copy(struct node *node)
@@ -607,6 +651,7 @@ void secondary_stop_copy(struct node *node)
 	decode_stop(node);
 	s->ckpt_open = s->ckpt_whole = s->loading = s->feeding = false;
 	s->taking_over = false;
+	still_clear(node);
 	s->batch_len = s->batch_count = 0;
 	s->lineage = 0;
 	secondary_forget(node);
@@ -728,6 +773,7 @@ void secondary_init_timers(struct node *node)
 
 	s->feed_timer = (struct loop_timer){.fire = secondary_feed_due, .ctx = node};
 	s->load_timer = (struct loop_timer){.fire = load_due, .ctx = node};
+	s->still_timer = (struct loop_timer){.fire = still_due, .ctx = node};
 	s->refeed_timer = (struct loop_timer){.fire = secondary_refeed_due, .ctx = node};
 	s->announce_timer = (struct loop_timer){.fire = secondary_announce_due, .ctx = node};
 	s->expire_timer = (struct loop_timer){.fire = map_expire_due, .ctx = node};
@@ -740,6 +786,7 @@ void secondary_stop_timers(struct node *node)
 	loop_timer_clear(node->loop, &s->feed_timer);
 	loop_timer_clear(node->loop, &s->refeed_timer);
 	loop_timer_clear(node->loop, &s->load_timer);
+	loop_timer_clear(node->loop, &s->still_timer);
 }
 
 int secondary_init(struct node *node, char *err, size_t errlen)
@@ -748,6 +795,8 @@ int secondary_init(struct node *node, char *err, size_t errlen)
 	int r = ckpt_buf_init(&s->ckpt.buf, (size_t)(node->config->memory_mib << 20) + CKPT_EXTRA,
 	                      CKPT_KEEP);
 
+	if (r == 0)
+		r = image_new(&s->image, IMAGE_LIMIT(node->config->memory_mib));
 	if (r < 0) {
 		snprintf(err, errlen, "no memory for a checkpoint of %lu MiB",
 		         (unsigned long)node->config->memory_mib);
@@ -768,6 +817,8 @@ void secondary_fini(struct node *node)
 	input_log_clear(&s->log);
 	frame_queue_clear(&s->backlog);
 	ckpt_buf_fini(&s->ckpt.buf);
+	image_free(s->image);
+	s->image = NULL;
 	map_clear(node);
 	shadow_free(node->shadow);
 	node->shadow = NULL;

@@ -175,7 +175,9 @@ void secondary_take_over(struct node *node)
 		           (unsigned long)s->ckpt.epoch);
 		ckpt_buf_reset(&s->ckpt.buf);
 	}
-	if (!s->ckpt_whole)
+	if (s->kept)
+		still_take_over(node);
+	else if (!s->ckpt_whole)
 		secondary_leave_colo(node);
-	/* else: vm_loaded() goes on */
+	/* vm_loaded() goes on */
 }

@@ -361,6 +361,11 @@ int relay_secondary_stop(struct relay_secondary *r)
 	return 0;
 }
 
+const struct stream *relay_secondary_stream(const struct relay_secondary *r)
+{
+	return &r->stream;
+}
+
 enum relay_secondary_phase relay_secondary_phase(const struct relay_secondary *r)
 {
 	return r->phase;

@@ -90,6 +90,9 @@ int relay_secondary_load(struct relay_secondary *r, struct ckpt *ckpt);
  */
 int relay_secondary_stop(struct relay_secondary *r);
 
+/* The walk over the checkpoints that were loaded: what the channel's next one may refer to. */
+const struct stream *relay_secondary_stream(const struct relay_secondary *r);
+
 enum relay_secondary_phase relay_secondary_phase(const struct relay_secondary *r);
 const char *relay_secondary_phase_name(enum relay_secondary_phase phase);
 

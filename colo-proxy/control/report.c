@@ -124,6 +124,8 @@ static const struct field status_fields[] = {
         TAKEOVER(fenced_ns),
         TAKEOVER(live_ns),
         TAKEOVER(lineage),
+        TAKEOVER(load_ns),
+        TAKEOVER(loaded_bytes),
         TAKEOVER(discarded),
         POLICY(name, FIELD_TEXT),
         POLICY(in_force, FIELD_TEXT),

@@ -22,6 +22,8 @@ struct status_takeover {
 	uint64_t fenced_ns;     /* the right to speak was there */
 	uint64_t live_ns;       /* output was let out, the address announced */
 	uint64_t lineage;       /* what the VM continued from */
+	uint64_t load_ns;       /* of which: it loaded the newest state; 0: it had it */
+	uint64_t loaded_bytes;  /* that had been kept for it */
 	uint64_t discarded;     /* packets of the dead primary's that had never left */
 };
 

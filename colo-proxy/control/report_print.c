@@ -264,6 +264,9 @@ static void print_takeover(FILE *out, const struct status_takeover *t)
 	if (t->live_ns >= t->detected_ns)
 		fprintf(out, "; live after %.0f ms from checkpoint %" PRIu64,
 		        (double)(t->live_ns - t->detected_ns) / 1e6, t->lineage);
+	if (t->loaded_bytes)
+		fprintf(out, ", of which %.1f MB were loaded in %.0f ms",
+		        (double)t->loaded_bytes / 1e6, (double)t->load_ns / 1e6);
 	fprintf(out, "\n");
 }
 

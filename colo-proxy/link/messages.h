@@ -36,11 +36,13 @@
  *   FLOW_OPEN            P -> S  fast    see flow_open_pack()
  *   TS_LEAD              P -> S  fast    0 u32 ticks
  *   CKPT_BEGIN           P -> S  bulk    0 u64 size, 8 u64 input_cut: input frames with a smaller
- *                                        index are in this checkpoint, others are not
+ *                                        index are in this checkpoint, others are not, 16 u64
+ *                                        flags: 1: the SVM is not to run from it
  *   CKPT_DATA            P -> S  bulk    a block, see kvm/page_codec.h; in order
  *   CKPT_END             P -> S  bulk    0 u8[16] XXH3-128 of all bytes that the blocks rebuild
  *   COMMITTED            S -> P  fast    empty: C(epoch) is whole and verified
- *   LOADED               S -> P  fast    0 u64 load_ns: the SVM runs in this lineage
+ *   LOADED               S -> P  fast    0 u64 load_ns: the SVM runs in this lineage; 0: the
+ *                                        checkpoint is kept, the next one may come
  *   DIGEST               S -> P  fast    records of 56 or 84 bytes, see
  *                                        digest_pack()
  *   BROKEN               P -> S  fast    empty: input was lost for this lineage; nothing of it is
@@ -87,6 +89,7 @@ enum msg_type {
 	MSG_TYPE_END,
 };
 
+#define CKPT_KEEP_FLAG     1u
 #define DIGEST_WIRE_LEN    56u
 #define DIGEST_WIRE_MAX    84u
 #define FLOW_OPEN_WIRE_LEN 32u

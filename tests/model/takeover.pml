@@ -509,7 +509,7 @@ inline begin_arrived(e)
 	fi
 }
 
-/* code: end_arrived load: MSG_CKPT_END; the hash is right, it is committed */
+/* code: end_arrived secondary_load: MSG_CKPT_END; the hash is right, it is committed */
 inline end_arrived(e)
 {
 	if
@@ -753,7 +753,7 @@ active proctype S()
 		     ((s_role == ROLE_WAITING || s_role == ROLE_JOINING) && !p_started_here)) ->
 			DID("S: beat\n");
 			back_send(MSG_HEARTBEAT,s_role); skip }
-	/* code: load load_due relay_secondary_load */
+	/* code: secondary_load load_due relay_secondary_load */
 	:: d_step { s_on && s_whole && !s_loading ->
 			DID("S: vm_stopped\n");
 			vm_stopped(); skip }

@@ -94,6 +94,12 @@ static const struct guest *would_go_on(const struct host *s)
 		CHECK(world->image_epoch[epoch & 1] == epoch, "C(%u) was never captured", epoch);
 		return &world->image[epoch & 1];
 	}
+	if (node->s.kept) {
+		uint32_t epoch = node->s.lineage;
+
+		CHECK(world->image_epoch[epoch & 1] == epoch, "C(%u) was never captured", epoch);
+		return &world->image[epoch & 1];
+	}
 	return &s->qemu.guest;
 }
 

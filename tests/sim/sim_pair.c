@@ -76,6 +76,7 @@ static void vary(struct config *a, struct config *b)
 		config->fence = fence;
 		config->boot_wait_ns = 500 * MS;
 	}
+	trace(NULL, "policy %s", pacer_policy_name(policy));
 	a->fence_delay_ns = chance(80) ? SEC : 0;
 }
 
