@@ -6,6 +6,7 @@
 #include "colo-proxy/datapath/netcheck.h"
 #include "colo-proxy/link/link.h"
 #include "kvm/probe.h"
+#include "kvm/tracking.h"
 #include "qemu-glue/versions.h"
 
 #include <errno.h>
@@ -241,6 +242,33 @@ static void check_qemu(struct check *check)
 	g_free(path);
 }
 
+/* What is there to tell written pages by, and which of it a VM of this size would get. */
+static void check_tracking(struct check *check, const struct probe_result *kvm)
+{
+	static const enum tracking_wish wishes[] = {
+	        [CONFIG_TRACKING_AUTO] = TRACKING_AUTO,
+	        [CONFIG_TRACKING_LOG] = TRACKING_LOG,
+	        [CONFIG_TRACKING_RING] = TRACKING_RING,
+	};
+	const struct config *config = check->config;
+	struct tracking_choice choice;
+	struct tracking_facts facts;
+	char pml[64];
+	int r;
+
+	tracking_probe("/dev/kvm", true, &facts);
+	tracking_pml_text("/sys/module/kvm_intel/parameters/pml", pml, sizeof(pml));
+	add(check, "kvm-dirty", FINDING_OK, NULL,
+	    "dirty log yes; manual protect %s; dirty ring %u entries; page-modification logging %s",
+	    probe_verdict_name(kvm->items[PROBE_DIRTY_LOG2].verdict),
+	    facts.ring_bytes / TRACKING_RING_ENTRY, pml);
+	if (!config)
+		return;
+	r = tracking_choose(&facts, config->memory_mib, wishes[config->dirty_tracking], &choice);
+	add(check, "kvm-tracking", r < 0 ? FINDING_FAIL : FINDING_OK,
+	    r < 0 ? "write dirty-tracking = auto or log in [vm]" : NULL, "%s", choice.why);
+}
+
 static void check_kvm(struct check *check)
 {
 	bool wanted = check->config && check->config->accel == CONFIG_ACCEL_KVM;
@@ -249,6 +277,7 @@ static void check_kvm(struct check *check)
 	probe_kvm("/dev/kvm", "/proc/cpuinfo", &result);
 	if (probe_kvm_usable(&result)) {
 		add(check, "kvm", FINDING_OK, NULL, "runs guests and tracks what they write");
+		check_tracking(check, &result);
 		if (result.items[PROBE_CPU_FLAGS].verdict == PROBE_NO)
 			add(check, "kvm-processor", FINDING_WARN,
 			    "if the guest does not boot, set accel = tcg in [vm]",

@@ -6,7 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "colo-proxy/control/log.h"
 #include "kvm/probe.h"
+#include "kvm/tracking.h"
 #include "qemu-glue/cmdline.h"
 
 #define QEMU_PROGRAM  "qemu-system-x86_64"
@@ -75,6 +77,31 @@ static int probe_accel(struct vm *vm, char *err, size_t errlen)
 	return 0;
 }
 
+static int choose_tracking(struct vm *vm, char *err, size_t errlen)
+{
+	static const enum tracking_wish wishes[] = {
+	        [CONFIG_TRACKING_AUTO] = TRACKING_AUTO,
+	        [CONFIG_TRACKING_LOG] = TRACKING_LOG,
+	        [CONFIG_TRACKING_RING] = TRACKING_RING,
+	};
+	uint32_t quirks = qemu_support_for(vm->version)->quirks;
+	struct tracking_choice choice;
+	struct tracking_facts facts;
+	int r;
+
+	if (!vm->kvm)
+		return 0;
+	tracking_probe(KVM_DEVICE, !(quirks & QEMU_QUIRK_NO_DIRTY_RING), &facts);
+	r = tracking_choose(&facts, vm->config->memory_mib, wishes[vm->config->dirty_tracking],
+	                    &choice);
+	if (r < 0)
+		snprintf(err, errlen, "dirty-tracking = ring: %s; write auto or log", choice.why);
+	else
+		log_info("KVM: %s", choice.why);
+	vm->dirty_ring = choice.ring_entries;
+	return r;
+}
+
 static void describe_machine(struct vm *vm)
 {
 	const struct config *config = vm->config;
@@ -99,6 +126,8 @@ int vm_probe(struct vm *vm, const struct config *config, char *err, size_t errle
 	r = qemu_version_probe(vm->binary, &vm->version, err, errlen);
 	if (r == 0)
 		r = probe_accel(vm, err, errlen);
+	if (r == 0)
+		r = choose_tracking(vm, err, errlen);
 	if (r == 0 && config->comparator != CONFIG_COMPARATOR_NONE)
 		r = qemu_support_check(vm->version, !vm->kvm, err, errlen);
 	if (r < 0)
@@ -129,6 +158,7 @@ static void fill_params(const struct vm *vm, bool secondary, struct qemu_params 
 	params->name = config->name;
 	params->role = secondary ? QEMU_ROLE_SECONDARY : QEMU_ROLE_PRIMARY;
 	params->accel = vm->kvm ? QEMU_ACCEL_KVM : QEMU_ACCEL_TCG;
+	params->dirty_ring = vm->dirty_ring;
 	params->machine = config->machine == CONFIG_MACHINE_Q35 ? "q35" : "pc";
 	params->cpu = config->cpu;
 	params->memory_mib = (uint32_t)config->memory_mib;

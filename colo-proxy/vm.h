@@ -22,7 +22,8 @@ struct vm {
 	char *plugin; /* tcg-flush.so; NULL when it is not needed */
 	struct qemu_version version;
 	bool kvm;
-	char machine[160]; /* one line; the same on both hosts or the VM is another one */
+	uint32_t dirty_ring; /* KVM: entries of it; 0: the dirty log */
+	char machine[160];   /* one line; the same on both hosts or the VM is another one */
 	struct tcg_flush *flush;
 	struct qemu_process *process; /* NULL: no VM here */
 	struct qmp *qmp;

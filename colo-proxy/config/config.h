@@ -28,6 +28,7 @@
 
 enum config_machine { CONFIG_MACHINE_PC, CONFIG_MACHINE_Q35 };
 enum config_accel { CONFIG_ACCEL_AUTO, CONFIG_ACCEL_TCG, CONFIG_ACCEL_KVM };
+enum config_tracking { CONFIG_TRACKING_AUTO, CONFIG_TRACKING_LOG, CONFIG_TRACKING_RING };
 enum config_scheduling { CONFIG_SCHEDULING_BATCH, CONFIG_SCHEDULING_INHERIT };
 enum config_datapath { CONFIG_DATAPATH_HOLD_TAP, CONFIG_DATAPATH_NFQUEUE };
 enum config_role { CONFIG_ROLE_PRIMARY, CONFIG_ROLE_SECONDARY };
@@ -65,6 +66,7 @@ struct config {
 	char *qemu; /* NULL: search */
 	enum config_machine machine;
 	enum config_accel accel;
+	enum config_tracking dirty_tracking;
 	char *cpu; /* NULL: QEMU's default */
 	uint64_t memory_mib;
 	uint64_t smp;

@@ -17,6 +17,13 @@ static const struct config_choice machines[] = {
         {"q35", CONFIG_MACHINE_Q35},
         {NULL, 0},
 };
+static const struct config_choice trackings[] = {
+        {"auto", CONFIG_TRACKING_AUTO},
+        {"log", CONFIG_TRACKING_LOG},
+        {"ring", CONFIG_TRACKING_RING},
+        {NULL, 0},
+};
+
 static const struct config_choice accels[] = {
         {"auto", CONFIG_ACCEL_AUTO},
         {"tcg", CONFIG_ACCEL_TCG},
@@ -95,6 +102,10 @@ const struct config_key config_table[] = {
 	  .help = "QEMU's machine type" },
 	{ KEY("vm", "accel", CONFIG_CHOICE, accel), .choices = accels, .preset = "auto",
 	  .help = "How guest code runs; auto takes KVM where it is usable" },
+	{ KEY("vm", "dirty-tracking", CONFIG_CHOICE, dirty_tracking), .choices = trackings,
+	  .preset = "auto",
+	  .help = "How KVM tells which pages were written to: dirty log or dirty ring; auto "
+	          "measures here what reading the log of that much memory costs" },
 	{ KEY("vm", "cpu", CONFIG_STRING, cpu), .max = 1024,
 	  .derived = "QEMU's own", .example = "max",
 	  .help = "QEMU's -cpu; the two hosts must offer the same" },

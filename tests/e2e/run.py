@@ -25,13 +25,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import support  # noqa: E402
-from support import Env, Failed, LabError  # noqa: E402
+from support import Env, Failed, LabError, Skipped  # noqa: E402
 from registry import TESTS  # noqa: E402
 import test_cuts  # noqa: E402
 import test_divergences  # noqa: E402,F401
 import test_encoding  # noqa: E402,F401
 import test_fence  # noqa: E402,F401
 import test_flows  # noqa: E402,F401
+import test_kvm  # noqa: E402,F401
 import test_life  # noqa: E402,F401
 import test_policies  # noqa: E402,F401
 import test_protected  # noqa: E402,F401
@@ -46,7 +47,7 @@ TAIL = 25
 class Runner:
     def __init__(self, logs):
         self.logs = logs
-        self.passed, self.failed = 0, []
+        self.passed, self.failed, self.skipped = 0, [], 0
 
     def keep_logs(self, name, env):
         """The lab's logs under the test's name, and the ends of the daemons' ones to read now."""
@@ -69,6 +70,10 @@ class Runner:
         env.facts = []
         try:
             test.function(env, *test.args)
+        except Skipped as why:
+            print(f"ok {test.name} # SKIP {why}", flush=True)
+            self.skipped += 1
+            return True
         except (Failed, LabError) as why:
             return self.not_ok(test.name, env, str(why))
         except Exception:  # a broken test is a failed test
@@ -109,6 +114,7 @@ class Runner:
 
     def summary(self):
         print(f"{self.passed} passed, {len(self.failed)} failed"
+              + (f", {self.skipped} skipped" if self.skipped else "")
               + "".join(f"\n  {name}" for name in self.failed))
         return 1 if self.failed else 0
 
@@ -128,7 +134,7 @@ def work(number, runner, groups, next_group, results):
             next_group.value += 1
         if index >= len(groups):
             return
-        runner.passed, runner.failed = 0, []
+        runner.passed, runner.failed, runner.skipped = 0, [], 0
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             try:
@@ -136,7 +142,7 @@ def work(number, runner, groups, next_group, results):
             except Exception:
                 print(f"not ok {groups[index][1][0].name}: {traceback.format_exc()}")
                 runner.failed.append(groups[index][1][0].name)
-        results.put((runner.passed, runner.failed, out.getvalue()))
+        results.put((runner.passed, runner.failed, runner.skipped, out.getvalue()))
 
 
 def in_turns(runner, groups, jobs):
@@ -157,13 +163,14 @@ def in_turns(runner, groups, jobs):
             while True:
                 alive = any(worker.is_alive() for worker in workers)
                 try:
-                    passed, failed, text = results.get(timeout=1)
+                    passed, failed, skipped, text = results.get(timeout=1)
                     break
                 except queue.Empty:
                     if not alive:
                         raise SystemExit("a process of the tests died") from None
             runner.passed += passed
             runner.failed += failed
+            runner.skipped += skipped
             print(text, end="", flush=True)
     finally:
         for worker in workers:

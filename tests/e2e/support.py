@@ -33,6 +33,10 @@ class Failed(Exception):
     """A check of a test did not hold; the text says which."""
 
 
+class Skipped(Exception):
+    """This machine lacks what the test needs; the text says what."""
+
+
 def check(condition, text):
     if not condition:
         raise Failed(text)
