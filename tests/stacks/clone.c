@@ -92,16 +92,16 @@ static bool copied_in(uint8_t state)
 
 static int take_addresses(int fd, struct image *image)
 {
-	struct sockaddr_in self = {0}, peer = {0};
+	struct sockaddr_in6 self = {0}, peer = {0};
 	socklen_t len = sizeof(self);
 
 	if (getsockname(fd, (struct sockaddr *)&self, &len) < 0 ||
 	    getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		return -errno;
-	image->ip = ntohl(self.sin_addr.s_addr);
-	image->port = ntohs(self.sin_port);
-	image->peer_ip = ntohl(peer.sin_addr.s_addr);
-	image->peer_port = ntohs(peer.sin_port);
+	image->ip = ntohl(self.sin6_addr.s6_addr32[3]);
+	image->port = ntohs(self.sin6_port);
+	image->peer_ip = ntohl(peer.sin6_addr.s6_addr32[3]);
+	image->peer_port = ntohs(peer.sin6_port);
 	return 0;
 }
 
@@ -230,10 +230,10 @@ static int put_window(int fd, const struct image *image)
 
 static int put_connection(int fd, const struct image *image)
 {
-	struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons(image->peer_port)};
+	struct sockaddr_in6 peer =
+	        net_address(image->end.run->plan.six, image->peer_ip, image->peer_port);
 	int big = (int)MAX_QUEUE, r;
 
-	peer.sin_addr.s_addr = htonl(image->peer_ip);
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big));
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big));
 	r = set(fd, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
@@ -267,35 +267,41 @@ static int put_connection(int fd, const struct image *image)
 	return r;
 }
 
+static void put_head(struct frame *frame, bool six, uint32_t src, uint32_t dst)
+{
+	struct sockaddr_in6 from = net_address(six, src, 0), to = net_address(six, dst, 0);
+	uint8_t *d = frame->data, *ip = d + 14;
+
+	d[12] = six ? 0x86 : 0x08;
+	d[13] = six ? 0xdd : 0x00;
+	ip[0] = six ? 0x60 : 0x45;
+	ip[six ? 6 : 9] = IPPROTO_TCP;
+	ip[six ? 7 : 8] = 64;
+	ip[six ? 5 : 3] = six ? 20 : 40;
+	memcpy(ip + (six ? 8 : 12), from.sin6_addr.s6_addr + (six ? 0 : 12), six ? 16 : 4);
+	memcpy(ip + (six ? 24 : 16), to.sin6_addr.s6_addr + (six ? 0 : 12), six ? 16 : 4);
+}
+
 /* A segment of the client's to the SVM alone. */
 static void tell_svm(const struct image *image, const struct stack *stack, uint32_t seq,
                      uint8_t flags)
 {
-	struct frame *frame = frame_new(54);
-	uint8_t *d, *tcp;
-	const uint32_t words[] = {image->peer_ip, image->ip, seq, image->snd_una};
-	static const uint32_t at[] = {26, 30, 38, 42};
+	bool six = image->end.run->plan.six;
+	uint32_t head = six ? 54 : 34, words[] = {htonl(seq), htonl(image->snd_una)};
+	struct frame *frame = frame_new(head + 20);
+	uint8_t *tcp;
 
 	if (!frame)
 		abort();
-	frame->len = 54;
-	d = frame->data;
-	tcp = d + 34;
-	memset(d, 0, 54);
-	d[12] = 8;
-	d[14] = 0x45;
-	d[17] = 40;
-	d[22] = 64;
-	d[23] = 6;
-	for (int i = 0; i < 4; i++) {
-		uint32_t word = htonl(words[i]);
-
-		memcpy(d + at[i], &word, 4);
-	}
+	frame->len = head + 20;
+	memset(frame->data, 0, frame->len);
+	put_head(frame, six, image->peer_ip, image->ip);
+	tcp = frame->data + head;
 	tcp[0] = (uint8_t)(image->peer_port >> 8);
 	tcp[1] = (uint8_t)image->peer_port;
 	tcp[2] = (uint8_t)(image->port >> 8);
 	tcp[3] = (uint8_t)image->port;
+	memcpy(tcp + 4, words, 8);
 	tcp[12] = 5 << 4;
 	tcp[13] = flags;
 	tcp[14] = tcp[15] = 0xff;
@@ -311,7 +317,7 @@ int image_load(const struct image *image, struct end *end, const struct stack *s
 	/* What is left of the SVM's own is a handshake or TIME-WAIT, and a RST ends it. */
 	tell_svm(image, stack, run->truth.iss[CLIENT] + 1, PACKET_RST);
 	tell_svm(image, stack, run->truth.iss[CLIENT] + run->plan.client_total + 2, PACKET_RST);
-	fd = net_socket(stack, image->ip, image->port, true);
+	fd = net_socket(stack, run->plan.six, image->ip, image->port, true);
 	if (fd < 0)
 		return fd;
 	r = put_connection(fd, image);

@@ -43,10 +43,10 @@ static void configure(const struct end *end)
 void end_connect(struct end *end, struct stack *stack, uint32_t ip, uint16_t port, uint32_t peer_ip,
                  uint16_t peer_port)
 {
-	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(peer_port)};
+	bool six = end->run->plan.six;
+	struct sockaddr_in6 to = net_address(six, peer_ip, peer_port);
 
-	to.sin_addr.s_addr = htonl(peer_ip);
-	end->fd = net_socket(stack, ip, port, false);
+	end->fd = net_socket(stack, six, ip, port, false);
 	if (end->fd < 0) {
 		run_fail(end->run, "the %s has no socket: %s", place_names[end->place],
 		         strerror(-end->fd));

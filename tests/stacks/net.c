@@ -41,8 +41,12 @@ static const char settings[] =
         "done; "
         "echo 8192 >/proc/sys/net/core/somaxconn; "
         "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done; "
+        "echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && "
+        "echo 1 >/proc/sys/net/ipv6/ip_nonlocal_bind && "
         "ip link set lo up && ip link set dev tap0 address $MAC arp off && "
-        "ip address add $ADDRESS/8 dev tap0 && ip route replace 10.0.0.0/8 dev tap0 rto_min 5ms";
+        "ip address add $ADDRESS/8 dev tap0 && ip route replace 10.0.0.0/8 dev tap0 rto_min 5ms && "
+        "ip address add fd00::$ADDRESS/64 dev tap0 nodad && "
+        "ip route replace fd00::/64 dev tap0 rto_min 5ms";
 
 static int fail(char *err, size_t errlen, const char *what)
 {
@@ -63,7 +67,8 @@ static int configure(enum place place, char *err, size_t errlen)
 	setenv("ADDRESS", address, 1);
 	status = system(settings);
 	if (status == 0 && place == CLIENT)
-		status = system("ip route add local 10.9.0.0/16 dev lo");
+		status = system("ip route add local 10.9.0.0/16 dev lo && "
+		                "ip route add local fd00::10.9.0.0/112 dev lo");
 	if (status == 0)
 		return 0;
 	snprintf(err, errlen, "the %s's namespace cannot be set up: status %d", place_names[place],
@@ -71,9 +76,46 @@ static int configure(enum place place, char *err, size_t errlen)
 	return -EIO;
 }
 
+struct sockaddr_in6 net_address(bool six, uint32_t ip, uint16_t port)
+{
+	struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+
+	to.sin6_addr.s6_addr32[0] = six ? htonl(0xfd000000u) : 0;
+	to.sin6_addr.s6_addr32[2] = six ? 0 : htonl(0xffffu);
+	to.sin6_addr.s6_addr32[3] = htonl(ip);
+	return to;
+}
+
+static int open_socket(const struct stack *stack, const struct sockaddr_in6 *to, bool repair)
+{
+	int on = 1, fd, r;
+
+	if (setns(stack->ns, CLONE_NEWNET) < 0)
+		return -errno;
+	fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
+	    (!repair || setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &on, sizeof(on)) == 0) &&
+	    bind(fd, (const struct sockaddr *)to, sizeof(*to)) == 0)
+		return fd;
+	r = -errno;
+	close(fd);
+	return r;
+}
+
+int net_socket(const struct stack *stack, bool six, uint32_t ip, uint16_t port, bool repair)
+{
+	struct sockaddr_in6 to = net_address(six, ip, port);
+
+	return open_socket(stack, &to, repair);
+}
+
+/* On every address of both families. */
 static int listen_on(const struct stack *stack, uint16_t port)
 {
-	int fd = net_socket(stack, INADDR_ANY, port, false);
+	struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+	int fd = open_socket(stack, &to, false);
 
 	if (fd < 0)
 		return fd;
@@ -136,26 +178,6 @@ void net_close(struct stack stacks[PLACES])
 		if (stacks[i].ns >= 0)
 			close(stacks[i].ns);
 	}
-}
-
-int net_socket(const struct stack *stack, uint32_t ip, uint16_t port, bool repair)
-{
-	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
-	int on = 1, fd, r;
-
-	to.sin_addr.s_addr = htonl(ip);
-	if (setns(stack->ns, CLONE_NEWNET) < 0)
-		return -errno;
-	fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
-	    (!repair || setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &on, sizeof(on)) == 0) &&
-	    bind(fd, (struct sockaddr *)&to, sizeof(to)) == 0)
-		return fd;
-	r = -errno;
-	close(fd);
-	return r;
 }
 
 void net_deliver(const struct stack *stack, enum place place, struct frame *frame)

@@ -133,7 +133,7 @@ static void make_lie(struct plan *plan, struct rng *rng)
 
 void plan_make(struct plan *plan, uint64_t seed)
 {
-	struct rng r = rng_of(seed, 'p'), *rng = &r;
+	struct rng r = rng_of(seed, 'p'), *rng = &r, r6;
 	uint32_t kind = rng_below(rng, 100);
 
 	*plan = (struct plan){.urgent_at = NEVER};
@@ -142,6 +142,8 @@ void plan_make(struct plan *plan, uint64_t seed)
 	if (plan->kind == KIND_HONEST && rng_chance(rng, 4))
 		plan->ending = END_REFUSED;
 	plan->vm_opens = plan->ending != END_REFUSED && rng_chance(rng, 30);
+	r6 = rng_of(seed, '6'); /* of its own, so that both families have all kinds of plans */
+	plan->six = rng_chance(&r6, 50);
 	make_ends(plan, rng);
 	make_steps(plan, rng);
 	make_hops(plan, rng);
@@ -161,10 +163,10 @@ void plan_describe(const struct plan *plan, char *text, size_t len)
 	                                      "both close",          "the VM resets",
 	                                      "the client resets",   "refused"};
 	static const char *const lies[] = {"flips", "omits", "doubles", "ends before"};
-	size_t n = (size_t)snprintf(text, len, "%s, %s opens, %s; VM %u bytes, client %u%s",
-	                            kinds[plan->kind], plan->vm_opens ? "the VM" : "the client",
-	                            endings[plan->ending], plan->vm_total, plan->client_total,
-	                            plan->checkpoints ? ", checkpoints" : "");
+	size_t n = (size_t)snprintf(
+	        text, len, "%s, IPv%d, %s opens, %s; VM %u bytes, client %u%s", kinds[plan->kind],
+	        plan->six ? 6 : 4, plan->vm_opens ? "the VM" : "the client", endings[plan->ending],
+	        plan->vm_total, plan->client_total, plan->checkpoints ? ", checkpoints" : "");
 
 	if (plan->kind == KIND_LIE && n < len)
 		n += (size_t)snprintf(text + n, len - n, "; the %s %s byte %u",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * TCP segments over IPv4, read and made without the engine's own parser, and with every checksum
+ * TCP segments, read and made without the engine's own parser, and with every checksum
  * computed anew, so that a kernel that takes them is a witness for what the engine changes.
  */
 #include <string.h>
@@ -57,20 +57,26 @@ static void find_options(struct segment *s)
 
 bool segment_parse(struct segment *ret, struct frame *frame)
 {
-	const uint8_t *d = frame->data;
-	uint32_t total;
+	const uint8_t *d = frame->data, *ip = d + ETHERNET;
+	uint32_t total, head;
+	bool six;
 
-	if (frame->len < ETHERNET + 40 || get16(d + 12) != 0x0800 || d[ETHERNET + 9] != 6)
+	if (frame->len < ETHERNET + 40)
 		return false;
-	*ret = (struct segment){.frame = frame, .ip_off = ETHERNET};
-	total = get16(d + ETHERNET + 2);
-	ret->tcp_off = ETHERNET + (d[ETHERNET] & 15u) * 4;
+	six = get16(d + 12) == 0x86dd;
+	if (frame->len < ETHERNET + (six ? 60 : 40) || (!six && get16(d + 12) != 0x0800) ||
+	    ip[six ? 6 : 9] != 6)
+		return false;
+	*ret = (struct segment){.frame = frame, .six = six, .ip_off = ETHERNET};
+	head = six ? 40 : (ip[0] & 15u) * 4;
+	total = six ? 40 + get16(ip + 4) : get16(ip + 2);
+	ret->tcp_off = ETHERNET + head;
 	ret->data_off = ret->tcp_off + (d[ret->tcp_off + 12] >> 4) * 4u;
 	if (ETHERNET + total > frame->len || ret->data_off > ETHERNET + total)
 		return false;
 	ret->len = ETHERNET + total - ret->data_off;
-	ret->src = get32(d + ETHERNET + 12);
-	ret->dst = get32(d + ETHERNET + 16);
+	ret->src = get32(ip + (six ? 20 : 12));
+	ret->dst = get32(ip + (six ? 36 : 16));
 	ret->sport = get16(d + ret->tcp_off);
 	ret->dport = get16(d + ret->tcp_off + 2);
 	ret->seq = get32(d + ret->tcp_off + 4);
@@ -86,11 +92,17 @@ static void seal(struct segment *s, bool partial)
 	struct frame *f = s->frame;
 	uint8_t *ip = f->data + s->ip_off, *tcp = f->data + s->tcp_off;
 	uint32_t l4_len = s->data_off - s->tcp_off + s->len;
-	uint64_t sum = checksum_ipv4_pseudo(s->src, s->dst, 6, l4_len);
+	uint64_t sum = s->six ? checksum_ipv6_pseudo(ip + 8, 6, l4_len)
+	                      : checksum_ipv4_pseudo(s->src, s->dst, 6, l4_len);
 
-	put16(ip + 2, s->tcp_off - s->ip_off + l4_len);
-	put16(ip + 10, 0);
-	put16(ip + 10, (uint16_t)~checksum_fold(checksum_add(0, ip, s->tcp_off - s->ip_off)));
+	if (s->six) {
+		put16(ip + 4, l4_len);
+	} else {
+		put16(ip + 2, s->tcp_off - s->ip_off + l4_len);
+		put16(ip + 10, 0);
+		put16(ip + 10,
+		      (uint16_t)~checksum_fold(checksum_add(0, ip, s->tcp_off - s->ip_off)));
+	}
 	put16(tcp + 16, 0);
 	if (partial) {
 		f->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
@@ -120,7 +132,7 @@ static void set_superframe(struct segment *s, uint32_t size)
 	vnet->gso_size = vnet->hdr_len = 0;
 	if (s->len <= size)
 		return;
-	vnet->gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+	vnet->gso_type = s->six ? VIRTIO_NET_HDR_GSO_TCPV6 : VIRTIO_NET_HDR_GSO_TCPV4;
 	if (s->flags & PACKET_CWR)
 		vnet->gso_type |= VIRTIO_NET_HDR_GSO_ECN;
 	vnet->gso_size = (uint16_t)size;

@@ -2,6 +2,7 @@
 #ifndef COLO_TESTS_STACKS_H
 #define COLO_TESTS_STACKS_H
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,17 +66,23 @@ struct stack {
 int net_open(struct stack stacks[PLACES], char *err, size_t errlen);
 void net_close(struct stack stacks[PLACES]);
 
+/* The address for sockets, which are all of IPv6: IPv4's as ::ffff:ADDRESS, of six fd00::ADDRESS.
+ */
+struct sockaddr_in6 net_address(bool six, uint32_t ip, uint16_t port);
+
 /* A TCP socket in the namespace, bound to the address; -errno. */
-int net_socket(const struct stack *stack, uint32_t ip, uint16_t port, bool repair);
+int net_socket(const struct stack *stack, bool six, uint32_t ip, uint16_t port, bool repair);
 
 /* Writes the frame to the namespace's tap: its stack has heard it when this returns. */
 void net_deliver(const struct stack *stack, enum place place, struct frame *frame);
 
 /* ---- segment.c ---- */
 
-/* A TCP segment over IPv4; all numbers in host order, offsets into the frame's data. */
+/* A TCP segment; all numbers in host order, offsets into the frame's data; of IPv6 addresses the
+ * last 32 bits. */
 struct segment {
 	struct frame *frame;
+	bool six;
 	uint32_t ip_off, tcp_off, data_off, len;
 	uint32_t src, dst, seq, ack;
 	uint16_t sport, dport;
@@ -84,7 +91,7 @@ struct segment {
 	uint32_t tsval;
 };
 
-/* False: not TCP over IPv4. */
+/* False: not TCP, or with extension headers. */
 bool segment_parse(struct segment *ret, struct frame *frame);
 
 /* Its bytes [from, from + count) as a frame of its own. partial: leaves the checksum to offload. */
@@ -169,6 +176,7 @@ struct handling {
 struct plan {
 	enum kind kind;
 	enum ending ending;
+	bool six; /* IPv6 */
 	bool vm_opens;
 	struct step steps[STEPS];
 	uint32_t step_count;
@@ -360,6 +368,8 @@ struct run {
 	uint32_t events; /* that point here */
 	bool ended, failed, cut_short;
 	uint64_t began;
+	uint32_t best;       /* how far the three ends have come together */
+	uint64_t stalled_ns; /* how long that has not changed: see main.c */
 	char why[200];
 };
 
