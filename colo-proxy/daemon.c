@@ -37,6 +37,7 @@
 #include "colo-proxy/stock.h"
 #include "colo-proxy/vm.h"
 #include "qemu-glue/colo.h"
+#include "qemu-glue/tcg_rearm.h"
 
 #define QMP_MS          5000
 #define COPY_POLL_MS    50
@@ -277,6 +278,19 @@ static void migrate(struct daemon *daemon)
 	g_free(uri);
 }
 
+static void rearm(struct daemon *daemon)
+{
+	char err[ERR_LEN] = "no VM";
+	int r = -ESRCH;
+
+	if (daemon->vm.qmp && daemon->vm.kvm)
+		r = 0;
+	else if (daemon->vm.qmp)
+		r = tcg_rearm(daemon->vm.qmp, daemon->config->machine == CONFIG_MACHINE_Q35, QMP_MS,
+		              err, sizeof(err));
+	node_rearmed(daemon->node, r == 0, err);
+}
+
 static void trigger_checkpoint(struct daemon *daemon)
 {
 	char err[ERR_LEN];
@@ -472,6 +486,9 @@ static gboolean carry_out(gpointer data)
 		break;
 	case ORDER_MIGRATE:
 		migrate(daemon);
+		break;
+	case ORDER_REARM:
+		rearm(daemon);
 		break;
 	case ORDER_ABORT_COPY:
 		abort_copy(daemon);

@@ -775,6 +775,11 @@ void node_copy_failed(struct node *node, const char *text)
 	post(node, do_copy_failed, false, text);
 }
 
+void node_rearmed(struct node *node, bool ok, const char *text)
+{
+	post(node, primary_rearmed, ok, text);
+}
+
 void node_left_colo(struct node *node, bool ok, const char *text)
 {
 	post(node, do_left_colo, ok, text);

@@ -27,6 +27,7 @@ enum order {
 	ORDER_START_PRIMARY,   /* P: start QEMU, the VM boots: node_vm_ready() */
 	ORDER_START_SECONDARY, /* S: start QEMU, listening for a stream: node_vm_ready() */
 	ORDER_MIGRATE,         /* P: start the migration: node_copy_failed() if it fails */
+	ORDER_REARM,           /* P: log what the VM dirties, it stands still: node_rearmed() */
 	ORDER_ABORT_COPY,      /* P: end the migration or COLO, the VM runs on: node_left_colo() */
 	ORDER_CHECKPOINT,      /* P: ask QEMU for a checkpoint */
 	ORDER_LEAVE_COLO,      /* lost heartbeat, the VM runs on: node_left_colo() */
@@ -65,6 +66,7 @@ void node_set_tcg_flush(struct node *node, struct tcg_flush *flush);
 /* The answers of the control thread, and the operator's commands. Any thread; none waits. */
 void node_vm_ready(struct node *node, bool ok, const char *text);
 void node_copy_failed(struct node *node, const char *text);
+void node_rearmed(struct node *node, bool ok, const char *text);
 void node_left_colo(struct node *node, bool ok, const char *text);
 void node_vm_lost(struct node *node, const char *text);
 void node_fenced(struct node *node, bool granted, const char *text);

@@ -410,7 +410,7 @@ void primary_copy(struct node *node)
 }
 
 /*
- * Lineage 0 runs on the secondary and the PVM stands still. What it said so far was said
+ * Lineage 0 runs on the secondary and the PVM stands still, rearmed. What it said so far was said
  * unprotected; from here on R1 holds. READY lets it run.
  */
 static void start_epoch_0(void *ctx, uint64_t now)
@@ -453,6 +453,37 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	}
 	primary_write_pvm(node);
 	primary_pace(node);
+}
+
+/*
+ * Lineage 0 runs on the secondary, so the copy is whole and the PVM stands still: the moment to
+ * make sure that nothing of what it dirties in epoch 0 is missed (qemu-glue/tcg_rearm.c).
+ */
+static void lineage_0_runs(struct node *node)
+{
+	struct primary *p = of(node);
+
+	if (!p->relay || node->role.state != ROLE_JOINING)
+		return;
+	p->rearms++;
+	node->ops->order(node->ctx, ORDER_REARM, "");
+}
+
+/* The answer to an order of an earlier attempt says nothing about this one. */
+void primary_rearmed(struct node *node, bool ok, const char *text)
+{
+	struct primary *p = of(node);
+
+	if (p->rearms)
+		p->rearms--;
+	if (p->rearms || !p->relay || node->role.state != ROLE_JOINING)
+		return;
+	if (ok) {
+		start_epoch_0(node, loop_now(node->loop));
+		return;
+	}
+	log_error("the VM is not protected: what it writes might be missed: %s", text);
+	node_role(node, ROLE_EV_COPY_FAILED);
 }
 
 /* ---- protection ends ---- */
@@ -532,10 +563,6 @@ void primary_handover(struct node *node, struct node_job *job)
 
 	if (p->handing_over) {
 		job->done(job, false, "a switch-over is under way");
-		return;
-	}
-	if (p->changed_here) { /* seen to lose state: README, Limits */
-		job->done(job, false, "a VM that has been taken over cannot be handed back yet");
 		return;
 	}
 	p->handing_over = true;
@@ -682,7 +709,7 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		stream_back(node, payload, len);
 		return;
 	case MSG_RUNNING:
-		start_epoch_0(node, loop_now(node->loop));
+		lineage_0_runs(node);
 		return;
 	case MSG_COMMITTED:
 		committed(node, epoch);

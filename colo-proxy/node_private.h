@@ -79,6 +79,7 @@ struct primary {
 	struct ckpt ckpt;
 	struct loop_source listen, pvm; /* the migration socket */
 	struct loop_timer start_timer;  /* until SHUT has left the socket */
+	uint32_t rearms;                /* that were ordered and not answered */
 	struct loop_timer copy_timer;   /* paces attempts to protect after failures */
 	uint32_t copy_failures;         /* in a row */
 	struct loop_timer read_timer;   /* until the link takes more of the first copy */
@@ -281,6 +282,7 @@ void primary_room(struct node *node, enum link_channel channel);
 void primary_copy(struct node *node);
 void primary_stop_copy(struct node *node);
 void primary_go_alone(struct node *node);
+void primary_rearmed(struct node *node, bool ok, const char *text);
 void primary_left_colo(struct node *node, bool ok, const char *text);
 void primary_want(struct node *node, enum ckpt_cause cause);
 void primary_checkpoint(struct node *node, struct node_job *job);

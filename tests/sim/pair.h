@@ -104,13 +104,15 @@ struct qemu {
 	struct frame *extra; /* taken from the tap after the machine was stopped */
 	uint8_t *in;
 	uint32_t in_len, in_room;
-	bool half; /* a load has begun */
+	bool half;    /* a load has begun */
+	bool rearmed; /* since it stands still at the end of the first copy */
 };
 
 void qemu_boot(struct host *host);
 void qemu_listen(struct host *host);
 void qemu_migrate(struct host *host);
 void qemu_kick(struct host *host);
+void qemu_rearm(struct host *host);
 void qemu_trigger(struct host *host);
 /* False: it cannot. */
 bool qemu_leave_colo(struct host *host);

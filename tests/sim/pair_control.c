@@ -153,6 +153,11 @@ static void carry_out(struct host *host, enum order what)
 	case ORDER_MIGRATE:
 		migrate(host);
 		break;
+	case ORDER_REARM:
+		if (starts)
+			qemu_rearm(host);
+		node_rearmed(host->node, starts, "QEMU does not answer");
+		break;
 	case ORDER_ABORT_COPY:
 	case ORDER_LEAVE_COLO:
 		leave_colo(host);

@@ -359,6 +359,7 @@ static void copy_more(struct host *host)
 	put(host, &qemu->guest, sizeof(qemu->guest));
 	check_captured(host, 0);
 	qemu->phase = QEMU_COPIED;
+	qemu->rearmed = false;
 }
 
 static void wait_ready(struct host *host)
@@ -369,6 +370,7 @@ static void wait_ready(struct host *host)
 	host->qemu.shut = true;
 	if (!take_message(host, COLO_READY))
 		return;
+	CHECK(host->qemu.rearmed, "the PVM runs on, and its log misses writes");
 	host->qemu.phase = QEMU_COLO;
 	machine_runs(host);
 }
@@ -655,6 +657,12 @@ void qemu_migrate(struct host *host)
 	qemu->chunks = CHUNKS;
 	loop_wake(host);
 	qemu_kick(host);
+}
+
+void qemu_rearm(struct host *host)
+{
+	if (host->qemu.alive && host->qemu.phase == QEMU_COPIED)
+		host->qemu.rearmed = true;
 }
 
 bool qemu_failed_to_copy(const struct host *host)

@@ -20,6 +20,7 @@
 
 #include "qemu-glue/colo.h"
 #include "qemu-glue/qmp.h"
+#include "qemu-glue/tcg_rearm.h"
 
 #define GREETING                                                                                   \
 	"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 3, \"minor\": 1, \"major\": 11}, "         \
@@ -562,6 +563,60 @@ static void test_wait_primary(void)
 	peer_end(&p);
 }
 
+/* One command of the human monitor, and what it prints. */
+#define HMP(command, answer) "<" command "\"", ">{\"return\": \"" answer "\", \"id\": \"%ID\"}\n"
+
+static int rearm(const char *const *script, bool q35, char *err, size_t errlen)
+{
+	struct peer p = {0};
+	struct qmp *q;
+	int r;
+
+	peer_start(&p, script);
+	q = must_open(&p);
+	r = tcg_rearm(q, q35, TIMEOUT_MS, err, errlen);
+	qmp_free(q);
+	peer_end(&p);
+	return r;
+}
+
+/* A PAM register is read and written back; the guest's address register is put back. */
+static void test_rearm(void)
+{
+	static const char *const pc[] = {SAY_GREETING,
+	                                 "<",
+	                                 SAY_OK,
+	                                 HMP("i /xw 0xcf8", "portl[0x0cf8] = 0x80001234\\r\\n"),
+	                                 HMP("o /xw 0xcf8 0x80000058", ""),
+	                                 HMP("i /xb 0xcfd", "portb[0x0cfd] = 0x30\\r\\n"),
+	                                 HMP("o /xb 0xcfd 0x30", ""),
+	                                 HMP("o /xw 0xcf8 0x80001234", ""),
+	                                 NULL};
+	static const char *const q35[] = {SAY_GREETING,
+	                                  "<",
+	                                  SAY_OK,
+	                                  HMP("i /xw 0xcf8", "portl[0x0cf8] = 0x00000000\\r\\n"),
+	                                  HMP("o /xw 0xcf8 0x80000090", ""),
+	                                  HMP("i /xb 0xcfc", "portb[0x0cfc] = 0x10\\r\\n"),
+	                                  HMP("o /xb 0xcfc 0x10", ""),
+	                                  HMP("o /xw 0xcf8 0x0", ""),
+	                                  NULL};
+	static const char *const fails[] = {SAY_GREETING,
+	                                    "<",
+	                                    SAY_OK,
+	                                    HMP("i /xw 0xcf8", "portl[0x0cf8] = 0x80001234\\r\\n"),
+	                                    HMP("o /xw 0xcf8 0x80000058", ""),
+	                                    HMP("i /xb 0xcfd", "what?"),
+	                                    HMP("o /xw 0xcf8 0x80001234", ""),
+	                                    NULL};
+	char err[256] = "";
+
+	g_assert_cmpint(rearm(pc, false, err, sizeof(err)), ==, 0);
+	g_assert_cmpint(rearm(q35, true, err, sizeof(err)), ==, 0);
+	g_assert_cmpint(rearm(fails, false, err, sizeof(err)), ==, -EPROTO);
+	g_assert_cmpstr(err, ==, "reading port 0xcfd: QEMU's monitor says \"what?\"");
+}
+
 /* The documented orders of QEMU's own comparator, command by command. */
 static void test_stock_failover(void)
 {
@@ -638,6 +693,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/qmp/bad-greeting", test_bad_greeting);
 	g_test_add_func("/qmp/silent", test_silent);
 	g_test_add_func("/colo/wait-primary", test_wait_primary);
+	g_test_add_func("/colo/rearm", test_rearm);
 	g_test_add_func("/colo/stock-failover", test_stock_failover);
 	return g_test_run();
 }
