@@ -41,9 +41,19 @@ VARIANTS = {
     "stock-unix": "the same, unix",
     "hold-tap": "colo-proxy",
     "nfqueue": "the same, nfqueue",
+    "epoch": "policy epoch",
+    "on-output": "on-output",
+    "continuous": "continuous",
+    "auto": "auto",
 }
 # One VM without protection: as anyone runs QEMU, and in the scheduling class that the daemon gives it.
 UNPROTECTED = ("alone", "alone-batch", "two")
+# colo-proxy with hold-tap and another policy (docs/policies.md): only when asked for.
+POLICIES = ("epoch", "on-output", "continuous", "auto")
+DEFAULT = [name for name in VARIANTS if name not in POLICIES]
+WITH_POLICIES = ("alone", "stock-tcp", "stock-unix", "hold-tap", *POLICIES)
+LATENCY_TARGET_MS = 30  # the default
+RANDOM = "http, every answer random, 4"
 OURS = ("hold-tap", "nfqueue")
 STOCK = ("stock-tcp", "stock-unix")
 VERDICT = {True: "met", False: "MISSED", None: ""}
@@ -52,7 +62,7 @@ VERDICT = {True: "met", False: "MISSED", None: ""}
 class Loads:
     """The loads of one variant: name -> (arguments of colo-load, unit, how to read the figure)."""
 
-    def __init__(self, quick):
+    def __init__(self, quick, policies):
         seconds = 1 if quick else 2
         bulk = 40_000_000 if quick else 100_000_000
         self.quick = quick
@@ -65,6 +75,9 @@ class Loads:
             self._add(f"http, kept connections, {n}", "req/s", "rps", "http",
                       "http://{ip}/hello", "--allow-errors", "-c", n, "-d", seconds,
                       "--deadline", seconds + 6)
+        if policies:
+            self._add(RANDOM, "req/s", "rps", "http", "http://{ip}/random", "--close",
+                      "--allow-errors", "-c", 4, "-d", seconds + 1, "--deadline", seconds + 7)
         self._add("download", "MB/s", "MBps", "download", "http://{ip}/", "-b", bulk,
                   "--deadline", 15)
         self._add("upload", "MB/s", "MBps", "upload", "http://{ip}/", "-b", bulk,
@@ -82,7 +95,7 @@ class Bench:
     def __init__(self, args):
         self.args = args
         self.started = time.monotonic()
-        self.loads = Loads(args.quick)
+        self.loads = Loads(args.quick, any(name in POLICIES for name in args.variants))
         self.names = [name for name in VARIANTS if name in args.variants]
         self.rounds = []   # [{variant: {load: result}}]
         self.extra = {}
@@ -137,6 +150,8 @@ class Bench:
             value = report.get(read)
         if value:
             result["value"] = value
+        if report.get("latency_ms"):
+            result["p99_ms"] = report["latency_ms"].get("p99")
         if report.get("error"):
             result["error"] = report["error"][:200]
         if report.get("lost"):
@@ -156,7 +171,7 @@ class Bench:
         both = {"checkpoint": dict(checkpoint or {}), "network": {}, "vm": {}}
         primary = {"replication": {}}
         secondary = {"replication": {}}
-        if variant not in OURS + ("alone-batch",):
+        if variant not in OURS + POLICIES + ("alone-batch",):
             both["vm"]["scheduling"] = "inherit"
         if variant in UNPROTECTED:
             both["checkpoint"]["comparator"] = "none"
@@ -168,6 +183,8 @@ class Bench:
             })
             primary["replication"]["listen"] = f"{address['primary']}:{LINK_PORT}"
             secondary["replication"]["peer"] = f"{address['primary']}:{LINK_PORT}"
+        elif variant in POLICIES:
+            both["checkpoint"]["policy"] = variant
         else:
             both["network"]["datapath"] = variant
         if delay_ms:
@@ -398,6 +415,27 @@ class Bench:
                         "max": max(ratios), "failed": self.failures(variant, name)}
         return out
 
+    def policy_targets(self, out):
+        """What is asked of the policies, when they were measured."""
+        ratios = self.ratios("epoch", "http, new connections, 4")
+        if ratios:
+            median = statistics.median(ratios)
+            out.append(("http, new connections, 4, of unprotected (policy epoch)", ">= 50%",
+                        f"{median:.0%} ({min(ratios):.0%} to {max(ratios):.0%})", median >= 0.5))
+        p99 = [results["epoch"][name]["p99_ms"] for results in self.rounds
+               for name in ("http, new connections, 4",)
+               if results.get("epoch", {}).get(name, {}).get("p99_ms")]
+        if p99:
+            limit = 3 * LATENCY_TARGET_MS
+            out.append((f"p99 of the same, latency-target {LATENCY_TARGET_MS} ms", f"< {limit} ms",
+                        f"{statistics.median(p99):.0f} ms", statistics.median(p99) < limit))
+        ratios = self.ratios("auto", RANDOM, base="stock-tcp")
+        if ratios:
+            median = statistics.median(ratios)
+            out.append((f"{RANDOM}, of QEMU's COLO (auto)", ">= 3 times",
+                        f"{median:.1f} times ({min(ratios):.1f} to {max(ratios):.1f})",
+                        median >= 3))
+
     def targets(self):
         """[(what, target, measured, met or None)]"""
         out = []
@@ -425,6 +463,7 @@ class Bench:
                             f"{median:.1f} times ({min(times):.1f} to {max(times):.1f})",
                             median >= 4))
             ratio(variant, "download", 0.6)
+        self.policy_targets(out)
         for variant, found in self.extra.get("quiet", {}).items():
             if variant in OURS and "idle" in found:
                 pause = found["idle"]["pause_us"]["p50"] / 1000
@@ -582,8 +621,10 @@ def main():
     parser.add_argument("--rounds", type=int, help="rounds over all variants (3; --quick: 1)")
     parser.add_argument("--quick", action="store_true", help="shorter loads, for a first look")
     parser.add_argument("--cuts", type=int, help="power cuts (5; --quick: 1)")
-    parser.add_argument("--variants", default=",".join(VARIANTS),
-                        help=f"some of {','.join(VARIANTS)}")
+    parser.add_argument("--variants", default=",".join(DEFAULT),
+                        help=f"some of {','.join(VARIANTS)} (without the policies)")
+    parser.add_argument("--policies", action="store_true",
+                        help=f"the same as --variants {','.join(WITH_POLICIES)}")
     parser.add_argument("--parts", default="rounds,singles",
                         help="some of rounds,singles (pauses, needless checkpoints, power cuts)")
     parser.add_argument("--budget", type=int, help="seconds; what does not fit is left out "
@@ -594,7 +635,7 @@ def main():
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.cuts = args.cuts if args.cuts is not None else 1 if args.quick else 5
     args.budget = args.budget or (220 if args.quick else 840)
-    args.variants = args.variants.split(",")
+    args.variants = list(WITH_POLICIES) if args.policies else args.variants.split(",")
     args.parts = args.parts.split(",")
     unknown = [name for name in args.variants if name not in VARIANTS]
     if unknown or args.rounds < 1:

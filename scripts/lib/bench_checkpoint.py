@@ -39,7 +39,7 @@ VARIANTS = {
     "alone": ("unprotected", "alone", {}),
     "stock": ("QEMU's COLO", "stock-tcp", {}),
     "ours": ("colo-proxy", "hold-tap", {}),
-    "epoch": ("epoch, 25 ms", "hold-tap", {"policy": "epoch", "epoch-length": 25}),
+    "epoch": ("epoch, 25 ms", "hold-tap", {"policy": "epoch", "latency-target": 25}),
     "auto": ("auto", "hold-tap", {"policy": "auto"}),
 }
 # name: what the table says, /dirty of the guest's service, seconds until all of its area was written

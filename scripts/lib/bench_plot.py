@@ -4,11 +4,13 @@
 from xml.sax.saxutils import escape
 
 COLOURS = {"alone-batch": "#c9d2da", "two": "#9aa5b1", "stock-tcp": "#e0a458",
-           "stock-unix": "#c26d3a", "hold-tap": "#2a7f9e", "nfqueue": "#5bb3a5"}
+           "stock-unix": "#c26d3a", "hold-tap": "#2a7f9e", "nfqueue": "#5bb3a5",
+           "epoch": "#6c5b9e", "on-output": "#8f7fbd", "continuous": "#b3a7d6", "auto": "#3f7d4f"}
 LABELS = {"alone-batch": "unprotected, in SCHED_BATCH", "two": "two unprotected VMs at once",
           "stock-tcp": "QEMU's COLO over TCP",
           "stock-unix": "QEMU's COLO over a unix socket", "hold-tap": "colo-proxy, hold-tap",
-          "nfqueue": "colo-proxy, nfqueue"}
+          "nfqueue": "colo-proxy, nfqueue", "epoch": "policy epoch",
+          "on-output": "policy on-output", "continuous": "policy continuous", "auto": "policy auto"}
 WIDTH, LEFT, RIGHT, TOP = 1120, 210, 40, 96
 BAR, GAP = 11, 16
 SCALE_MAX = 1.25
