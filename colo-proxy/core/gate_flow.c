@@ -190,20 +190,28 @@ void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
 		return;
 	}
 	pending->digest = *digest;
+	pending->at = gate->now;
+	pending->passed = false;
 	put_in_order(view, pending);
 	view->pending++;
 	gate->pending++;
 }
 
-void gate_pending_pop(struct gate *gate, struct view *view)
+void gate_pending_take(struct gate *gate, struct view *view, struct pending *before)
 {
-	struct pending *first = view->last->next;
+	struct pending *taken = before->next;
 
-	if (first == view->last)
+	if (taken == before)
 		view->last = NULL;
-	else
-		view->last->next = first->next;
+	else if (taken == view->last)
+		view->last = before;
+	before->next = taken->next;
 	view->pending--;
 	gate->pending--;
-	pool_put(&gate->pending_pool, first);
+	pool_put(&gate->pending_pool, taken);
+}
+
+void gate_pending_pop(struct gate *gate, struct view *view)
+{
+	gate_pending_take(gate, view, view->last);
 }

@@ -3,8 +3,9 @@
  * Whether a held frame has been said by the SVM (R1 (a), R2), and its release if so.
  *
  * A TCP segment asks its view: is its range covered, has the SVM acknowledged at least as much, has
- * it reset the same connection. Datagrams are compared with the SVM's one by one. Before a segment
- * shows the client a later timestamp than the SVM has, the secondary is told of the lead (R7).
+ * it reset the same connection. Datagrams are compared with the SVM's one by one, see
+ * datagram_matches(). Before a segment shows the client a later timestamp than the SVM has, the
+ * secondary is told of the lead (R7).
  */
 #include "colo-proxy/core/gate_private.h"
 
@@ -16,6 +17,8 @@
 #define TS_LEAD_GRAIN  128u          /* ticks; told in steps, so that it is told seldom */
 #define TS_SEEN_WITHIN 1000000000ull /* ns: older sights of the SVM's clock say nothing */
 #define TS_TICK_NS     1000000u
+#define PASSED_MAX     16u /* of the SVM's datagrams that the PVM may still say */
+#define LATER_MAX      16u /* of the PVM's datagrams that are looked at */
 
 /* The SVM's clock has not been seen of late. It was the PVM's at the cut, and the PVM's has not
  * gone further since than time has, at a tick each millisecond, the fastest that RFC 7323 allows.
@@ -79,21 +82,84 @@ static bool segment_matches(const struct view *view, const struct held *held)
 	return view->ack_known && seq_leq(tcp->ack, view->ack);
 }
 
+static bool hash_of(const struct gate *gate, const struct held *held, uint8_t hash[16])
+{
+	return packet_digest_datagram(held->whole ? &held->whole->packet : &held->packet,
+	                              &gate->key, hash) == 0;
+}
+
+/* Takes the datagram out of those that the SVM has said. What it has said before is passed over,
+ * and of that no more than a few are remembered. False: it has not said this. */
+static bool take_said(struct gate *gate, struct view *view, const uint8_t hash[16])
+{
+	struct pending *before = view->last;
+	uint32_t passed = 0;
+
+	while (memcmp(before->next->digest.hash, hash, 16) != 0) {
+		before = before->next;
+		if (before == view->last)
+			return false;
+	}
+	for (struct pending *at = view->last; at != before; at = at->next, passed++)
+		at->next->passed = true;
+	gate_pending_take(gate, view, before);
+	for (; passed > PASSED_MAX; passed--)
+		gate_pending_pop(gate, view);
+	return true;
+}
+
+/* The PVM has said it, too, behind `held`. */
+static bool said_later(const struct gate *gate, const struct held *held, const uint8_t said[16])
+{
+	const struct held *later = held->flow_next;
+	uint8_t hash[16];
+
+	for (uint32_t i = 0; later && i < LATER_MAX; i++, later = later->flow_next) {
+		if (later->epoch == held->epoch && hash_of(gate, later, hash) &&
+		    memcmp(hash, said, 16) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What the SVM has said and the PVM has not, `held` being the PVM's next: an answer that only the
+ * SVM gave, if the PVM could have said it long ago, or comes in another order, if the PVM says it
+ * later; then `held` is waited for. Otherwise each has said something else.
+ */
+static bool differs(struct gate *gate, struct view *view, const struct held *held)
+{
+	struct pending *said = gate_pending_first(view);
+
+	while (said->passed || held->arrived > said->at + lag_wait_ns(&gate->lag)) {
+		said->passed = true;
+		if (said == view->last)
+			return false;
+		said = said->next;
+	}
+	return !said_later(gate, held, said->digest.hash);
+}
+
+/*
+ * Datagrams are compared within their flow, in the PVM's order. One that only one VM gave, a
+ * duplicate, and another order are not a difference: what the SVM has not said is late. It is one
+ * when both have said something that the other has not.
+ */
 static bool datagram_matches(struct gate *gate, struct flow *flow, struct view *view,
                              const struct held *held)
 {
-	const struct pending *said = gate_pending_first(view);
 	uint8_t hash[PACKET_DIGEST_LEN];
 
-	if (!said || packet_digest_datagram(held->whole ? &held->whole->packet : &held->packet,
-	                                    &gate->key, hash) != 0)
+	if (!view->last || !hash_of(gate, held, hash))
 		return false;
-	if (memcmp(said->digest.hash, hash, sizeof(hash)) != 0) {
-		gate_mismatch(gate, flow, view, 0, "the SVM sent another datagram");
+	if (take_said(gate, view, hash))
+		return true;
+	if (!differs(gate, view, held))
 		return false;
-	}
-	gate_pending_pop(gate, view);
-	return true;
+	while (gate_pending_first(view)->passed)
+		gate_pending_pop(gate, view);
+	gate_mismatch(gate, flow, view, 0, "the SVM sent another datagram");
+	return false;
 }
 
 void gate_match_release(struct gate *gate, struct flow *flow, uint64_t now)

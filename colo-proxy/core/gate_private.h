@@ -64,6 +64,8 @@ struct held {
 struct pending {
 	struct pending *next;
 	struct digest digest;
+	uint64_t at; /* when it came */
+	bool passed; /* a datagram that is in front of one that has matched; those are the first */
 };
 
 /* What is known of a flow in one epoch. There are two for each flow: the layout has no holes. */
@@ -175,6 +177,8 @@ void gate_flow_note_sent(struct flow *flow, const struct packet *packet);
 void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
                       const struct digest *digest);
 void gate_pending_pop(struct gate *gate, struct view *view);
+/* Takes out the one behind `before`. */
+void gate_pending_take(struct gate *gate, struct view *view, struct pending *before);
 
 static inline struct pending *gate_pending_first(const struct view *view)
 {

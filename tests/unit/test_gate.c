@@ -906,11 +906,85 @@ static void test_datagrams(void)
 	pvm_frame(r, build_udp(false, 53, 2000, "y", 1));
 	assert_out(r, 4);
 	g_assert_cmpuint(r->wants, ==, 0);
-	pvm_frame(r, build_udp(false, 53, 2000, "a", 1)); /* order */
-	pvm_frame(r, build_udp(false, 53, 2000, "b", 1));
+	pvm_frame(r, build_udp(false, 53, 2000, "a", 1));
 	svm_datagram(r, 0, build_udp(false, 53, 2000, "b", 1));
+	assert_out(r, 4);
+	assert_wanted(r, CKPT_MISMATCH);
 	svm_datagram(r, 0, build_udp(false, 53, 2000, "a", 1));
 	assert_out(r, 4);
+	rig_free(r);
+}
+
+static void udp_pvm(struct rig *r, const char *word)
+{
+	pvm_frame(r, build_udp(false, 53, 2000, word, (uint32_t)strlen(word)));
+}
+
+static void udp_svm(struct rig *r, const char *word)
+{
+	svm_datagram(r, 0, build_udp(false, 53, 2000, word, (uint32_t)strlen(word)));
+}
+
+/* The SVM's other order is none of the client's business: the PVM's is what goes out. */
+static void test_datagram_order(void)
+{
+	struct rig *r = rig_new();
+
+	udp_pvm(r, "a");
+	udp_pvm(r, "b");
+	udp_svm(r, "b");
+	assert_out(r, 0);
+	udp_svm(r, "a");
+	assert_out(r, 2);
+	g_assert_cmpuint(r->out[0].why, ==, RELEASE_MATCH);
+	udp_svm(r, "d"); /* the SVM is ahead */
+	udp_svm(r, "c");
+	udp_pvm(r, "c");
+	assert_out(r, 3);
+	udp_pvm(r, "d");
+	assert_out(r, 4);
+	g_assert_cmpuint(r->wants, ==, 0);
+	rig_free(r);
+}
+
+/* An answer that only the PVM gave is late, and holds up what is behind it. */
+static void test_datagram_pvm_only(void)
+{
+	struct rig *r = rig_new();
+
+	udp_pvm(r, "a");
+	udp_pvm(r, "b");
+	udp_svm(r, "b");
+	assert_out(r, 0);
+	g_assert_cmpuint(r->wants, ==, 0);
+	gate_tick(r->gate, r->now + LATE);
+	assert_wanted(r, CKPT_LATE);
+	assert_out(r, 0);
+	rig_free(r);
+}
+
+/* One that only the SVM gave, or gave twice, is passed over: for good once the PVM goes on without
+ * it, or could have said it for as long as it would wait for the SVM. */
+static void test_datagram_svm_only(void)
+{
+	struct rig *r = rig_new();
+
+	udp_svm(r, "a");
+	udp_svm(r, "b");
+	udp_pvm(r, "b");
+	assert_out(r, 1);
+	udp_pvm(r, "c"); /* "a" is no other answer than this one's */
+	g_assert_cmpuint(r->wants, ==, 0);
+	udp_svm(r, "c");
+	assert_out(r, 2);
+	udp_svm(r, "c"); /* twice */
+	r->now += LATE + 1;
+	udp_pvm(r, "d");
+	g_assert_cmpuint(r->wants, ==, 0);
+	udp_svm(r, "d");
+	assert_out(r, 3);
+	udp_pvm(r, "e");
+	udp_svm(r, "f");
 	assert_wanted(r, CKPT_MISMATCH);
 	rig_free(r);
 }
@@ -1452,6 +1526,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/datagram/icmp-arp", test_icmp_arp);
 	g_test_add_func("/gate/datagram/cut", test_datagrams_across_the_cut);
 	g_test_add_func("/gate/break", test_break);
+	g_test_add_func("/gate/datagram/order", test_datagram_order);
+	g_test_add_func("/gate/datagram/pvm-only", test_datagram_pvm_only);
+	g_test_add_func("/gate/datagram/svm-only", test_datagram_svm_only);
 	g_test_add_func("/gate/late", test_late);
 	g_test_add_func("/gate/late/adapts", test_late_adapts);
 	g_test_add_func("/gate/not-comparing", test_not_comparing);
