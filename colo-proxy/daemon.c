@@ -564,6 +564,32 @@ static void add_vm_status(struct daemon *daemon, struct status_snapshot *status)
 	snprintf(status->accel, sizeof(status->accel), "%s", daemon->vm.kvm ? "kvm" : "tcg");
 }
 
+/* Bytes that a process has in memory, by proc(5). 0 when it is gone. */
+static uint64_t resident(pid_t pid)
+{
+	char path[64], line[128], *end;
+	uint64_t pages = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+	f = fopen(path, "re");
+	if (!f)
+		return 0;
+	if (fgets(line, sizeof(line), f)) {
+		(void)strtoull(line, &end, 10); /* all of its size */
+		pages = strtoull(end, NULL, 10);
+	}
+	fclose(f);
+	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void add_memory(const struct daemon *daemon, struct stats_snapshot *stats)
+{
+	if (daemon->vm.process)
+		stats->memory.qemu = resident(qemu_process_pid(daemon->vm.process));
+	stats->memory.daemon = resident(getpid());
+}
+
 /* The figures, and when asked for the last checkpoints beside them. */
 static json_t *stats_with_history(struct node_job *job)
 {
@@ -585,6 +611,7 @@ static gboolean reply(gpointer data)
 	if (!answer->ok) {
 		control_fail(answer->request, "%s", answer->text);
 	} else if (answer->kind == ANSWER_STATS) {
+		add_memory(daemon, &answer->job.stats);
 		control_reply(answer->request, stats_with_history(&answer->job));
 	} else if (answer->kind == ANSWER_STATUS) {
 		add_vm_status(daemon, &answer->job.status);

@@ -49,6 +49,10 @@ void secondary_feed(struct node *node)
 		frame_free(frame);
 		s->next_to_feed = input->next;
 	}
+	if (s->feeding && s->behind_since) {
+		hist_add(&node->catchup_hist, loop_clock() - s->behind_since);
+		s->behind_since = 0;
+	}
 }
 
 /* The segment of the log that has the byte at seq, once more. */

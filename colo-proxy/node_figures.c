@@ -159,6 +159,7 @@ static void fill_checkpoints(const struct node *node, struct stats_snapshot *sta
 	stats->checkpoints.pause_us = hist_summary(&node->pause_hist, 1000);
 	stats->checkpoints.commit_us = hist_summary(&node->commit_hist, 1000);
 	stats->checkpoints.load_us = hist_summary(&node->load_hist, 1000);
+	stats->checkpoints.catchup_us = hist_summary(&node->catchup_hist, 1000);
 	stats->checkpoints.pages = (struct stats_last){node->pages_last, node->pages_total};
 	stats->checkpoints.bytes = (struct stats_last){node->bytes_last, node->bytes_total};
 	stats->checkpoints.plain_bytes = (struct stats_last){node->plain_last, node->plain_total};

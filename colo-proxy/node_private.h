@@ -163,6 +163,7 @@ struct secondary {
 	bool map_open, map_whole;
 	uint64_t loads, injected, injected_bytes, digests_lost;
 	uint64_t load_started;
+	uint64_t behind_since; /* the load's end; 0: all input that had waited is fed */
 };
 
 /* A checkpoint between what QEMU says and what the link carries: node_encode.c, node_decode.c. */
@@ -227,7 +228,7 @@ struct node {
 
 	/* figures */
 	struct hist hold_hist[PACKET_CLASS_COUNT];
-	struct hist pause_hist, commit_hist, load_hist, encode_hist;
+	struct hist pause_hist, commit_hist, load_hist, encode_hist, catchup_hist;
 	struct history history;
 	uint64_t by_cause[CKPT_CAUSE_COUNT];
 	uint64_t pages_last, pages_total, bytes_last, bytes_total, plain_last, plain_total;

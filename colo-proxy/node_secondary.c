@@ -372,6 +372,7 @@ static void vm_loaded(void *ctx, struct ckpt *ckpt, uint64_t now)
 	if (s->taking_over)
 		node->takeover.load_ns = now - s->load_started;
 	s->feeding = true;
+	s->behind_since = now;
 	u64_pack(payload, now - s->load_started);
 	if (link_is_up(node->link)) {
 		node_send(node, LINK_FAST, MSG_LOADED, s->lineage, payload, sizeof(payload));

@@ -80,6 +80,7 @@ static const struct field stats_fields[] = {
         STATS(checkpoints, pause_us, FIELD_HIST),
         STATS(checkpoints, commit_us, FIELD_HIST),
         STATS(checkpoints, load_us, FIELD_HIST),
+        STATS(checkpoints, catchup_us, FIELD_HIST),
         STATS(checkpoints, pages, FIELD_LAST),
         STATS(checkpoints, bytes, FIELD_LAST),
         STATS(checkpoints, plain_bytes, FIELD_LAST),
@@ -96,6 +97,8 @@ static const struct field stats_fields[] = {
         STATS(input, copied, FIELD_COUNT),
         STATS(input, injected, FIELD_COUNT),
         STATS(input, dropped, FIELD_COUNT),
+        STATS(memory, qemu, FIELD_UINT),
+        STATS(memory, daemon, FIELD_UINT),
         TOP(last_divergence, FIELD_TEXT),
 };
 

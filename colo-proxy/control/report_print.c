@@ -140,6 +140,8 @@ static void print_checkpoints(FILE *out, const struct stats_snapshot *stats)
 	print_times(out, "pause", &stats->checkpoints.pause_us);
 	print_times(out, "commit", &stats->checkpoints.commit_us);
 	print_times(out, "load", &stats->checkpoints.load_us);
+	if (stats->checkpoints.catchup_us.count)
+		print_times(out, "catch-up", &stats->checkpoints.catchup_us);
 	fprintf(out, "  %-14s %8s last %7s total\n", "pages", SI(stats->checkpoints.pages.last),
 	        SI(stats->checkpoints.pages.total));
 	fprintf(out, "  %-14s %8s last %7s total\n", "bytes", SI(stats->checkpoints.bytes.last),
@@ -158,6 +160,9 @@ static void print_rest(FILE *out, const struct stats_snapshot *stats)
 	fprintf(out, "input          %s frames copied, %s injected, %s lost\n",
 	        SI(stats->input.copied.packets), SI(stats->input.injected.packets),
 	        SI(stats->input.dropped.packets));
+	if (stats->memory.daemon)
+		fprintf(out, "memory         QEMU %.0f MB, daemon %.0f MB resident\n",
+		        (double)stats->memory.qemu / 1e6, (double)stats->memory.daemon / 1e6);
 	if (stats->last_divergence[0])
 		fprintf(out, "last           %s\n", stats->last_divergence);
 	if (stats->kernel_drops)

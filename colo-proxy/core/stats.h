@@ -100,6 +100,8 @@ struct stats_snapshot {
 		struct hist_summary pause_us;  /* the primary VM stands still */
 		struct hist_summary commit_us; /* from the cut to the peer's confirmation */
 		struct hist_summary load_us;   /* the secondary VM stands still */
+		/* on the secondary: from the load's end until all input that had waited is fed */
+		struct hist_summary catchup_us;
 		struct stats_last pages;       /* guest pages */
 		struct stats_last bytes;       /* as they crossed the link */
 		struct stats_last plain_bytes; /* as QEMU wrote them */
@@ -127,6 +129,13 @@ struct stats_snapshot {
 		struct stats_count injected; /* put into the secondary VM */
 		struct stats_count dropped;  /* lost: the NIC queue was full, or the log was */
 	} input;
+
+	/* Resident on this host, bytes. A secondary's QEMU has the guest's memory twice: COLO's
+	 * cache and the VM's own. 0: not running. */
+	struct {
+		uint64_t qemu;
+		uint64_t daemon;
+	} memory;
 
 	char last_divergence[256]; /* the newest one in words, without payload; "" when none */
 };

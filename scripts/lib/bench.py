@@ -163,12 +163,12 @@ class Bench:
 
     # --- variants -------------------------------------------------------------------------------
 
-    def pair(self, lab, variant, delay_ms=0, checkpoint=None):
+    def pair(self, lab, variant, delay_ms=0, checkpoint=None, vm=None):
         """The two daemons of a variant, not started. With @delay_ms the link between the daemons
         (stock: also that between the two QEMUs) goes through a relay that is so slow one way.
-        @checkpoint: keys of that section besides."""
+        @checkpoint, @vm: keys of these sections besides."""
         address = lab_module.REPLICATION_IP
-        both = {"checkpoint": dict(checkpoint or {}), "network": {}, "vm": {}}
+        both = {"checkpoint": dict(checkpoint or {}), "network": {}, "vm": dict(vm or {})}
         primary = {"replication": {}}
         secondary = {"replication": {}}
         if variant not in OURS + POLICIES + ("alone-batch",):

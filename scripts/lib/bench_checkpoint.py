@@ -485,6 +485,73 @@ class CheckpointBench(Bench):
               f"{time.monotonic() - self.started:.0f} s")
 
 
+class Profile(CheckpointBench):
+    """Where the pause goes: checkpoints after so much memory was rewritten, step by step."""
+
+    MACHINES = ((256, 1), (256, 2), (1024, 1), (1024, 2))  # MB, vCPUs
+    REWRITTEN = (0, 1, 10, 50, 100)  # MB
+    STEPS = ("stop", "flush", "save", "copy", "reading", "resume", "pause")
+    TIMES = 12
+    REWRITE_MAX = 64  # MB, of the guest's /rewrite
+
+    def machine_of(self, memory, smp):
+        """{MB rewritten: the checkpoints}"""
+        found = {}
+        with Lab(PREFIX) as lab:
+            pair = Bench.pair(self, lab, "hold-tap", vm={"memory": memory, "smp": smp})
+            pair.start("primary")
+            pair.wait_guest(90)
+            pair.start("secondary")
+            pair.wait_protected(60)
+            control = Control(pair.socket("primary"))
+            for size in self.REWRITTEN:
+                found[size] = self.checkpoints_of(lab, control, size)
+            control.close()
+        return found
+
+    def checkpoints_of(self, lab, control, size):
+        dirty = f"http://{GUEST}/dirty/"
+        large = size > self.REWRITE_MAX
+        if large:  # what it takes in one request is less: one word in each page, all the time
+            self.load(lab, "http", f"{dirty}{size * 8}?area={size}", "-n", "1")
+        self.ask_for(control, PERIOD)
+        since = time.time_ns()
+        for _ in range(self.TIMES):
+            if large:
+                time.sleep(PERIOD)  # twice through the area; nothing to wait for
+            elif size:
+                self.load(lab, "http", f"http://{GUEST}/rewrite/{size}", "-n", "1")
+            self.ask(control)
+        found = self.taken(control, since)[-self.TIMES:]
+        if large:
+            self.load(lab, "http", f"{dirty}0", "-n", "1")
+        return found
+
+    def go(self):
+        self.date = time.time()
+        self.load_at_start = os.getloadavg()[0]
+        data = {"machine": self.machine(), "profile": []}
+        print(f"\n{'guest':<16}{'rewritten':>10}{'pages':>8}"
+              + "".join(f"{step:>16}" for step in self.STEPS))
+        for memory, smp in self.MACHINES:
+            for size, found in self.machine_of(memory, smp).items():
+                row = {"memory": memory, "smp": smp, "rewritten": size, "checkpoints": found}
+                data["profile"].append(row)
+                cells = []
+                for step in self.STEPS:
+                    values = [entry[f"{step}_us"] / 1000 for entry in found]
+                    cells.append(f"{min(values):.2f} / {statistics.median(values):.2f}"
+                                 if values else "-")
+                pages = statistics.median(entry["pages"] for entry in found) if found else 0
+                print(f"{f'{memory} MB, {smp} vCPU':<16}{f'{size} MB':>10}{pages:>8.0f}"
+                      + "".join(f"{text:>16}" for text in cells), flush=True)
+        print(f"\nms, shortest / median of {self.TIMES}; load at the start {self.load_at_start:.1f}")
+        out = Path(self.args.out).resolve()
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "profile.json").write_text(json.dumps(data, indent=1) + "\n")
+        print(f"{out}/profile.json written after {time.monotonic() - self.started:.0f} s")
+
+
 def scaled(value, unit):
     return None if value is None else value / unit
 
@@ -529,6 +596,9 @@ def main():
     parser.add_argument("--rounds", type=int, help="(3; --quick: 1)")
     parser.add_argument("--quick", action="store_true",
                         help="one short round over three links: to see that it works")
+    parser.add_argument("--profile", action="store_true",
+                        help="instead: where colo-proxy's pause goes, step by step, by memory "
+                        "rewritten, guest's memory and vCPUs")
     parser.add_argument("--variants", default=",".join(VARIANTS),
                         help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--guests", default=",".join(GUESTS), help=f"some of {','.join(GUESTS)}")
@@ -548,7 +618,7 @@ def main():
         args.variants = [name for name in args.variants if "policy" not in VARIANTS[name][2]]
     if args.rounds < 1 or not args.variants:
         parser.error("at least one round of one variant")
-    CheckpointBench(args).go()
+    (Profile if args.profile else CheckpointBench)(args).go()
 
 
 if __name__ == "__main__":

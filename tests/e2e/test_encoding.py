@@ -40,6 +40,10 @@ def encoding_words(env):
     for host, cache in zip(("primary", "secondary"), kept):
         check(cache["now"] >= 32 * MB, f"{host}: {cache['now']} bytes in the cache")
         check(cache["high"] <= cache["limit"] == 64 << 20, f"{host}: {cache}")
+    behind = env.stats("secondary")
+    check(behind["checkpoints"]["catchup_us"]["count"] > 0, f"{behind['checkpoints']}")
+    # The VM's memory and COLO's cache of it, as far as they are used.
+    check(behind["memory"]["qemu"] > env.stats()["memory"]["qemu"] > 64 * MB, f"{behind['memory']}")
     env.cut()
     keep.more("requests", 50)
     env.stall(keep.stop().result())
