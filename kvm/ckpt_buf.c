@@ -87,8 +87,23 @@ int ckpt_buf_append(struct ckpt_buf *buf, const void *data, size_t n)
 
 void ckpt_buf_reset(struct ckpt_buf *buf)
 {
+	size_t stays;
+
+	if (!buf->len)
+		return;
+	if (buf->len >= buf->warm)
+		buf->warm = buf->len;
+	else
+		buf->warm -= (buf->warm - buf->len + 7) / 8;
+	if (buf->len > buf->used)
+		buf->used = buf->len;
+	stays = page_round_up(buf->warm, (size_t)sysconf(_SC_PAGESIZE));
+	if (stays < buf->keep)
+		stays = buf->keep;
 	/* Fails only for a region that is not mapped, which base and limit rule out. */
-	if (buf->len > buf->keep)
-		(void)madvise(buf->base + buf->keep, buf->limit - buf->keep, MADV_DONTNEED);
+	if (buf->used > stays) {
+		(void)madvise(buf->base + stays, buf->limit - stays, MADV_DONTNEED);
+		buf->used = stays;
+	}
 	buf->len = 0;
 }

@@ -11,14 +11,17 @@
  * into it stay valid until the next reset, and it never grows by copying: with growing buffers the
  * VM stands still twice as long for 50 MB of dirty memory (docs/checkpoint.md).
  *
- * The first `keep` bytes stay resident from init to fini; what a large checkpoint used above them
- * goes back to the kernel at the next reset.
+ * The first `keep` bytes stay resident from init to fini. Above them stays what the last
+ * checkpoints took: to fault a page in costs more than to read it, while the VM stands still. When
+ * they become smaller, an eighth of the difference goes back to the kernel at each reset.
  */
 struct ckpt_buf {
 	uint8_t *base;
 	size_t limit; /* bytes reserved */
 	size_t len;   /* bytes filled */
 	size_t keep;  /* bytes that stay resident */
+	size_t warm;  /* bytes that the last checkpoints took, the older the less */
+	size_t used;  /* bytes that may be resident */
 };
 
 /*
@@ -43,7 +46,7 @@ int ckpt_buf_filled(struct ckpt_buf *buf, size_t n);
 /* Appends a copy of n bytes. Returns 0 or -ENOSPC (nothing appended). */
 int ckpt_buf_append(struct ckpt_buf *buf, const void *data, size_t n);
 
-/* Empties the buffer and gives back the memory above `keep`. */
+/* Empties the buffer; memory above `keep` that the last checkpoints did not need goes back. */
 void ckpt_buf_reset(struct ckpt_buf *buf);
 
 #endif

@@ -449,14 +449,26 @@ static void test_buf(void)
 	g_assert_cmpuint(resident(&buf), ==, 5 * mib);
 	g_assert_cmpint(ckpt_buf_room(&buf, &ptr, &len), ==, 0);
 	g_assert_true(ptr == buf.base + 5 * mib);
+	memset(ptr, 1, 3 * mib);
 	g_assert_cmpint(ckpt_buf_filled(&buf, 3 * mib), ==, 0);
 	len = 77;
 	g_assert_cmpint(ckpt_buf_room(&buf, &ptr, &len), ==, -ENOSPC);
 	g_assert_cmpuint(len, ==, 77);
 	g_assert_cmpint(ckpt_buf_append(&buf, "x", 1), ==, -ENOSPC);
 
+	/* What one took stays for the next; small ones give it back, an eighth at a time. */
 	ckpt_buf_reset(&buf);
 	g_assert_cmpuint(buf.len, ==, 0);
+	g_assert_cmpuint(resident(&buf), ==, 8 * mib);
+	ckpt_buf_reset(&buf);
+	g_assert_cmpuint(resident(&buf), ==, 8 * mib);
+	g_assert_cmpint(ckpt_buf_append(&buf, "abc", 3), ==, 0);
+	ckpt_buf_reset(&buf);
+	g_assert_cmpuint(resident(&buf), ==, 7 * mib);
+	for (unsigned i = 0; i < 12; i++) {
+		g_assert_cmpint(ckpt_buf_append(&buf, "abc", 3), ==, 0);
+		ckpt_buf_reset(&buf);
+	}
 	g_assert_cmpuint(resident(&buf), ==, 2 * mib);
 	g_assert_cmpint(ckpt_buf_append(&buf, "abc", 3), ==, 0);
 	g_assert_cmpmem(buf.base, buf.len, "abc", 3);
