@@ -240,7 +240,11 @@ static const char *role_words(const struct node *node)
 	case ROLE_TAKING_OVER:
 		return "taking over";
 	case ROLE_RETIRED:
-		return "the VM is no longer here";
+		return node->role.handed
+		               ? "the VM was handed over and the peer has not said that it has it. "
+		                 "If the VM does not answer, make sure that the peer is off, then "
+		                 "run: colo-proxy failover --force"
+		               : "the VM is no longer here";
 	case ROLE_STATE_COUNT:
 		break;
 	}
@@ -895,7 +899,7 @@ static void do_failover(void *arg)
 		job->done(job, true, "");
 		return;
 	}
-	if (state != ROLE_STUCK && state != ROLE_DECIDING) {
+	if (state != ROLE_STUCK && state != ROLE_DECIDING && !node->role.handed) {
 		job->done(job, false,
 		          state == ROLE_STANDBY ? "the primary lives: run `colo-proxy failover` "
 		                                  "there for a planned "

@@ -524,6 +524,8 @@ void primary_go_alone(struct node *node)
 
 	protection_over(node);
 	/* A switch-over that was under way is off. The VM speaks here, and not for another time. */
+	if (p->silent)
+		hold_set_mode(node->hold, HOLD_MODE_HOLD);
 	p->handing_over = p->silent = false;
 	primary_end_job(&p->handover_job, false, "the secondary was lost before it had the VM");
 	primary_unmark(node);
@@ -729,6 +731,8 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		return;
 	case MSG_TAKEN:
 		node_event(node, "the secondary speaks");
+		node_role(node, ROLE_EV_PEER_SPEAKS);
+		node_message(node, "the VM is no longer here");
 		node->ops->order(node->ctx, ORDER_RETIRED, "");
 		return;
 	default:

@@ -18,6 +18,11 @@
  * What the primary then says of itself decides: it has its VM, and the secondary yields; or it has
  * none (it was restarted, or has retired), and yields itself: the copy is the VM.
  *
+ * A planned switch-over gives the right away, and the VM stands still until the peer speaks
+ * (handed). A peer that gives its copy up before it spoke says so, in the same session: the right
+ * comes back. If it is only silent, it may have spoken: the operator can vouch that it is off, and
+ * what it said is lost then.
+ *
  * Sides. Who has taken over is the primary from then on, and protects its VM with whoever comes
  * and has none. That is mostly the old primary: it hears a primary that speaks, knows that its own
  * VM, if it still has one, is not the VM any more, and becomes the secondary. Both may believe in
@@ -55,6 +60,7 @@ static uint32_t enter(struct role *role, enum role_state state, uint64_t now)
 {
 	if (state != ROLE_DECIDING && state != ROLE_STUCK)
 		role->asked = false; /* an answer that still comes is to a question that is over */
+	role->handed = role->handed_here = false;
 	role->state = state;
 	role->since = now;
 	return ROLE_ACT_TELL;
@@ -124,6 +130,7 @@ static bool undecided(const struct role *role)
 static uint32_t link_up(struct role *role, uint64_t now)
 {
 	role->link = true;
+	role->handed_here = false; /* a peer that starts anew does not know what it said before */
 	role->heard_at = now;
 	return role->state == ROLE_WAITING ? enter(role, ROLE_JOINING, now) : 0;
 }
@@ -155,6 +162,7 @@ static uint32_t peer_speaks(struct role *role, bool leads, uint64_t now)
 {
 	if (!role->primary)
 		return 0;
+	role->handed = role->handed_here = false;
 	if (leads && role->params.rejoin) {
 		uint32_t actions = ROLE_ACT_SILENCE | ROLE_ACT_FOLLOW;
 
@@ -203,7 +211,7 @@ static uint32_t denied(struct role *role, uint64_t now)
 static uint32_t peer_yielded(struct role *role, uint64_t now)
 {
 	if (role->primary) {
-		if (role->state == ROLE_PROTECTED || undecided(role))
+		if (role->state == ROLE_PROTECTED || undecided(role) || role->handed_here)
 			return granted(role, now);
 		if (role->state == ROLE_JOINING)
 			return enter(role, ROLE_ALONE, now) | ROLE_ACT_STOP_COPY |
@@ -215,6 +223,23 @@ static uint32_t peer_yielded(struct role *role, uint64_t now)
 	return 0;
 }
 
+/*
+ * The VM has died here, and nobody else has it. The host that boots it by its configuration waits
+ * to be started again; the other one has nothing to say about it any more, and can be its
+ * secondary.
+ */
+static uint32_t vm_gone(struct role *role, uint64_t now)
+{
+	uint32_t actions = ROLE_ACT_SILENCE;
+
+	if (role->state == ROLE_JOINING)
+		actions |= ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
+	if (role->params.primary || !role->params.rejoin)
+		return enter(role, ROLE_RETIRED, now) | actions;
+	role->primary = false;
+	return enter(role, ROLE_WAITING, now) | actions | ROLE_ACT_DROP_LINK | ROLE_ACT_FOLLOW;
+}
+
 static uint32_t vm_lost(struct role *role, uint64_t now)
 {
 	switch (role->state) {
@@ -224,14 +249,29 @@ static uint32_t vm_lost(struct role *role, uint64_t now)
 	case ROLE_STANDBY:
 	case ROLE_JOINING:
 	case ROLE_TAKING_OVER:
+		if (role->primary && role->state == ROLE_JOINING)
+			return vm_gone(role, now);
 		if (role->primary)
 			return enter(role, ROLE_RETIRED, now) | ROLE_ACT_YIELD;
 		return enter(role, ROLE_WAITING, now) | ROLE_ACT_YIELD | ROLE_ACT_STOP_COPY;
 	case ROLE_ALONE:
-		return enter(role, ROLE_RETIRED, now) | ROLE_ACT_SILENCE;
+		return vm_gone(role, now);
 	default:
+		role->handed = role->handed_here = false;
 		return 0;
 	}
+}
+
+/* The VM stays here, and can be gone back to for as long as the peer has not spoken for it. */
+static uint32_t handed_over(struct role *role, uint64_t now)
+{
+	uint32_t actions;
+
+	if (role->state != ROLE_PROTECTED && !undecided(role))
+		return 0;
+	actions = enter(role, ROLE_RETIRED, now);
+	role->handed = role->handed_here = true;
+	return actions;
 }
 
 uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
@@ -260,7 +300,7 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 	case ROLE_EV_NO_RIGHT:
 		return denied(role, now);
 	case ROLE_EV_FORCE:
-		return undecided(role) ? granted(role, now) : 0;
+		return undecided(role) || role->handed ? granted(role, now) : 0;
 	case ROLE_EV_PEER_LIVES:
 		return peer_lives(role, now);
 	case ROLE_EV_PEER_YIELDED:
@@ -278,7 +318,7 @@ uint32_t role_event(struct role *role, enum role_event event, uint64_t now)
 			return 0;
 		return enter(role, ROLE_WAITING, now) | ROLE_ACT_STOP_COPY | ROLE_ACT_DROP_LINK;
 	case ROLE_EV_HANDED_OVER:
-		return role->state == ROLE_PROTECTED ? enter(role, ROLE_RETIRED, now) : 0;
+		return handed_over(role, now);
 	case ROLE_EV_TAKEN_OVER:
 		return taken_over(role, now);
 	case ROLE_EV_VM_LOST:

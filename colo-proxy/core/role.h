@@ -56,7 +56,7 @@ enum role_event {
 	ROLE_EV_PEER_SPEAKS,  /* P: S has taken over while this side was cut off */
 	ROLE_EV_PEER_LEADS, /* as PEER_SPEAKS, and S is a primary now, which can have a secondary */
 	ROLE_EV_PEER_ALONE, /* S: P goes on unprotected and says so */
-	ROLE_EV_HANDED_OVER, /* P: has granted S the right and is silent */
+	ROLE_EV_HANDED_OVER, /* P: has granted S the right and is silent; the VM is still here */
 	ROLE_EV_TAKEN_OVER,  /* S: the VM here speaks now */
 	ROLE_EV_VM_LOST,     /* the QEMU of this side has died */
 	ROLE_EV_COUNT,
@@ -98,6 +98,8 @@ struct role {
 	uint32_t term; /* takeovers of this VM, as far as this side knows (role_heard_term()) */
 	bool link;
 	bool asked;        /* in DECIDING: the fence has been asked */
+	bool handed;       /* in RETIRED: handed over, and the peer was not heard to speak */
+	bool handed_here;  /* and that in the session that goes on */
 	uint64_t heard_at; /* the peer's last sign of life */
 	uint64_t lost_at;  /* when DECIDING began */
 	uint64_t since;

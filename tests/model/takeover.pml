@@ -45,6 +45,7 @@ chan back = [3] of { mtype, byte };
 
 /* struct role, struct primary, struct gate of P's daemon */
 bool p_on = true, p_link, p_asked, p_vm_ordered, p_relay, p_silent, p_handing_over;
+bool p_handed;           /* RETIRED by a switch-over in this session, S has not said that it speaks */
 bool p_drop;             /* HOLD_MODE_DROP: the hold lets nothing out, whoever releases */
 bool p_started_here, p_in_flight, p_committed, p_begun, p_ended, p_sending, p_protected;
 mtype p_role = ROLE_ALONE;
@@ -173,7 +174,8 @@ inline primary_go_alone()
 	p_role = ROLE_ALONE;
 	p_asked = false;
 	close_pvm();
-	p_handing_over = false; p_silent = false;
+	if :: p_silent -> p_drop = false :: else fi;
+	p_handing_over = false; p_silent = false; p_handed = false;
 	primary_unmark();
 	gate_clear();         /* what was held goes out: it is the first that P says alone */
 	p_link_drop()
@@ -218,7 +220,7 @@ inline p_ask()
 inline p_peer_yielded()
 {
 	if
-	:: p_role == ROLE_PROTECTED || P_UNDECIDED -> primary_go_alone()
+	:: p_role == ROLE_PROTECTED || P_UNDECIDED || p_handed -> primary_go_alone()
 	:: p_role == ROLE_JOINING ->
 		p_role = ROLE_ALONE; primary_stop_copy(); p_link_drop()
 	:: else
@@ -230,7 +232,8 @@ inline primary_heard(state)
 {
 	if
 	:: state == ROLE_ALONE || state == ROLE_TAKING_OVER ->
-		if :: !p_silent && p_role != ROLE_RETIRED -> primary_silence() :: else fi
+		if :: !p_silent && p_role != ROLE_RETIRED -> primary_silence() :: else fi;
+		if :: !p_silent || state == ROLE_ALONE -> p_handed = false :: else fi
 	:: state == ROLE_WAITING || state == ROLE_JOINING ->
 		if
 		:: !p_vm_ordered && p_role != ROLE_RETIRED -> primary_unmark(); boot()
@@ -297,7 +300,7 @@ inline primary_pump_checkpoint()
 	fi
 }
 
-/* code: committed handover_committed: MSG_COMMITTED; ROLE_EV_HANDED_OVER */
+/* code: committed handover_committed handed_over: MSG_COMMITTED; ROLE_EV_HANDED_OVER */
 inline committed(e)
 {
 	if
@@ -309,7 +312,11 @@ inline committed(e)
 		if
 		:: p_handing_over ->
 			primary_retire();
-			if :: p_role == ROLE_PROTECTED -> p_role = ROLE_RETIRED :: else fi
+			if
+			:: p_role == ROLE_PROTECTED || P_UNDECIDED ->
+				p_role = ROLE_RETIRED; p_handed = true; p_asked = false
+			:: else
+			fi
 		:: else
 		fi
 	fi
@@ -354,18 +361,21 @@ inline primary_message()
 	:: m == MSG_COMMITTED -> committed(x)
 	:: m == MSG_LOADED -> loaded(x)
 	:: m == MSG_DIGEST -> digests(x)
-	:: m == MSG_TAKEN
+	:: m == MSG_TAKEN -> p_handed = false
 	fi;
 	m = 0; x = 0
 }
 
-/* code: vm_lost: ROLE_EV_VM_LOST */
+/* code: vm_lost vm_gone: ROLE_EV_VM_LOST */
 inline p_vm_lost()
 {
 	close_pvm();
+	p_handed = false;
 	if
-	:: p_role == ROLE_PROTECTED || P_UNDECIDED || p_role == ROLE_JOINING ->
+	:: p_role == ROLE_PROTECTED || P_UNDECIDED ->
 		p_role = ROLE_RETIRED; p_asked = false; primary_retire()
+	:: p_role == ROLE_JOINING ->
+		p_role = ROLE_RETIRED; primary_silence(); primary_stop_copy(); p_link_drop()
 	:: p_role == ROLE_ALONE -> primary_silence()
 	:: else
 	fi
@@ -375,7 +385,7 @@ inline p_vm_lost()
 inline p_crash()
 {
 	p_on = false; p_role = ROLE_ALONE; p_link = false; p_asked = false;
-	p_vm_ordered = false; p_silent = false; p_drop = false; p_handing_over = false; p_started_here = false;
+	p_vm_ordered = false; p_silent = false; p_drop = false; p_handing_over = false; p_handed = false; p_started_here = false;
 	close_pvm(); gate_clear();
 	forget(back);
 	g_survivor_spoke = false; /* there is no PVM that could not know it */
@@ -687,7 +697,7 @@ active proctype P()
 			p_fence = IDLE; p_asked = false;
 			if :: p_role == ROLE_DECIDING -> p_role = ROLE_STUCK :: else fi; skip }
 	/* code: do_vm_lost: the PVM's QEMU dies */
-	:: d_step { p_on && p_vm_ordered && p_role != ROLE_RETIRED && nfull(fast) ->
+	:: d_step { p_on && p_vm_ordered && (p_role != ROLE_RETIRED || p_handed) && nfull(fast) ->
 			DID("P: do_vm_lost\n");
 			p_vm_lost(); skip }
 	/* code: pvm_failed channel_lost: its migration channel does */
@@ -834,7 +844,7 @@ active proctype link()
 			DID("link: a new session\n");
 			p_link = true; s_link = true;
 			forget(fast); forget(bulk); forget(back);
-			p_started_here = false; s_joined_here = false;
+			p_started_here = false; s_joined_here = false; p_handed = false;
 			if :: p_role == ROLE_ALONE -> p_role = ROLE_JOINING :: else fi;
 			if :: s_role == ROLE_WAITING -> s_role = ROLE_JOINING :: else fi; skip }
 	od

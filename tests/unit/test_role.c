@@ -224,6 +224,85 @@ static void test_peer_says(void)
 	}
 }
 
+/* A switch-over whose receiver gives up before it speaks: the VM, which stands still, speaks on. */
+static void test_handed_back(void)
+{
+	struct role role = paired(true, ROLE_FENCE_COMMAND);
+
+	role_event(&role, ROLE_EV_HANDED_OVER, 1);
+	g_assert_true(role_event(&role, ROLE_EV_PEER_YIELDED, 2) & ROLE_ACT_GO_ALONE);
+	g_assert_true(role_speaks(&role));
+	/* A peer that is only silent may have spoken: the operator's word. */
+	role = paired(true, ROLE_FENCE_COMMAND);
+	role_event(&role, ROLE_EV_HANDED_OVER, 1);
+	role_event(&role, ROLE_EV_LINK_DOWN, 2);
+	g_assert_cmpuint(role_event(&role, ROLE_EV_TICK, 10000 * MS), ==, 0);
+	role_event(&role, ROLE_EV_LINK_UP, 3);
+	/* Started anew, it knows of nothing. */
+	g_assert_cmpuint(role_event(&role, ROLE_EV_PEER_YIELDED, 3), ==, 0);
+	g_assert_true(role_event(&role, ROLE_EV_FORCE, 4) & ROLE_ACT_GO_ALONE);
+	/* Not after it has spoken, and not when there is no VM to go back to. */
+	for (int spoken = 0; spoken < 2; spoken++) {
+		role = paired(true, ROLE_FENCE_COMMAND);
+		role_event(&role, ROLE_EV_HANDED_OVER, 1);
+		role_event(&role, spoken ? ROLE_EV_PEER_SPEAKS : ROLE_EV_VM_LOST, 2);
+		g_assert_cmpuint(role_event(&role, ROLE_EV_PEER_YIELDED, 3), ==, 0);
+		g_assert_cmpuint(role_event(&role, ROLE_EV_FORCE, 3), ==, 0);
+		g_assert_cmpint(role.state, ==, ROLE_RETIRED);
+	}
+	/* Given away at the moment at which the loss is noticed: what is heard later is not
+	 * trusted. */
+	role = paired(true, ROLE_FENCE_COMMAND);
+	role_event(&role, ROLE_EV_TICK, 1000 * MS);
+	g_assert_cmpint(role.state, ==, ROLE_DECIDING);
+	role_event(&role, ROLE_EV_HANDED_OVER, 1001 * MS);
+	g_assert_cmpint(role.state, ==, ROLE_RETIRED);
+	g_assert_cmpuint(role_event(&role, ROLE_EV_RIGHT, 1002 * MS), ==, 0);
+	/* A VM that has died gave the right away for good. */
+	role = paired(true, ROLE_FENCE_COMMAND);
+	role_event(&role, ROLE_EV_VM_LOST, 1);
+	g_assert_cmpuint(role_event(&role, ROLE_EV_PEER_YIELDED, 2), ==, 0);
+}
+
+/* The VM dies in its first copy: the other side has nothing that it could wait for. */
+static void test_vm_lost_in_copy(void)
+{
+	struct role_params params = paired(true, ROLE_FENCE_COMMAND).params;
+	struct role role;
+	uint32_t actions;
+
+	role_init(&role, &params, 0);
+	role_event(&role, ROLE_EV_LINK_UP, 0);
+	role_event(&role, ROLE_EV_PEER_FREE, 0);
+	g_assert_cmpint(role.state, ==, ROLE_JOINING);
+	actions = role_event(&role, ROLE_EV_VM_LOST, 1);
+	g_assert_cmpuint(actions, ==,
+	                 ROLE_ACT_TELL | ROLE_ACT_SILENCE | ROLE_ACT_STOP_COPY |
+	                         ROLE_ACT_DROP_LINK);
+	g_assert_cmpint(role.state, ==, ROLE_RETIRED);
+}
+
+/* A survivor's VM dies before it is protected again: the host that boots it is not kept from it. */
+static void test_survivor_lost(void)
+{
+	for (int copying = 0; copying < 2; copying++) {
+		struct role role = paired(false, ROLE_FENCE_COMMAND);
+		uint32_t actions;
+
+		role_event(&role, ROLE_EV_PEER_YIELDED, 1);
+		role_event(&role, ROLE_EV_TAKEN_OVER, 2);
+		g_assert_true(role_speaks(&role));
+		role_event(&role, ROLE_EV_LINK_UP, 3);
+		if (copying)
+			role_event(&role, ROLE_EV_PEER_FREE, 3);
+		actions = role_event(&role, ROLE_EV_VM_LOST, 4);
+		g_assert_true(actions & ROLE_ACT_SILENCE && actions & ROLE_ACT_FOLLOW);
+		g_assert_cmpint(!(actions & ROLE_ACT_STOP_COPY), ==, !copying);
+		g_assert_false(role.primary || role_speaks(&role));
+		g_assert_cmpint(role.state, ==, ROLE_WAITING);
+	}
+}
+
 /* Two sides, a link that breaks and mends, a fence: the first that asks gets the right, and the
  * other side is dead from then on. What one side yields reaches the other by the same link only. */
 static void test_one_speaker(void)
@@ -570,6 +649,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/role/fence-delay", test_fence_delay);
 	g_test_add_func("/role/lost-while-joining", test_lost_while_joining);
 	g_test_add_func("/role/peer-says", test_peer_says);
+	g_test_add_func("/role/handed-back", test_handed_back);
+	g_test_add_func("/role/vm-lost-in-copy", test_vm_lost_in_copy);
+	g_test_add_func("/role/survivor-lost", test_survivor_lost);
 	g_test_add_func("/role/one-speaker", test_one_speaker);
 	g_test_add_func("/role/back-and-forth", test_back_and_forth);
 	g_test_add_func("/role/no-rejoin", test_no_rejoin);
