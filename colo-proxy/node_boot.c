@@ -130,6 +130,13 @@ void primary_vm_ready(struct node *node, bool ok, const char *text)
 	}
 	p->vm_up = true;
 	node_event(node, "the VM runs");
+	/* It may have spoken from the other host before: switches still look for it there, and a
+	 * guest that boots need not say anything before it is asked. */
+	if (node_proxies(node) && role_speaks(&node->role)) {
+		node->s.announce_timer =
+		        (struct loop_timer){.fire = secondary_announce_due, .ctx = node};
+		node_announce(node);
+	}
 	if (p->copy_due && node->role.state == ROLE_JOINING)
 		primary_copy_due(node, loop_now(node->loop));
 }
@@ -154,7 +161,7 @@ void primary_heard(struct node *node, const struct heartbeat *heartbeat)
 		return;
 	}
 	if (heartbeat->state == ROLE_ALONE || heartbeat->state == ROLE_TAKING_OVER) {
-		if (!p->silent)
+		if (!p->silent || heartbeat->state == ROLE_ALONE)
 			node_role(node, ROLE_EV_PEER_SPEAKS);
 		return;
 	}

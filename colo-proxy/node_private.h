@@ -405,6 +405,8 @@ void secondary_close_svm(struct node *node);
 void secondary_speak(struct node *node, struct frame *frame);
 
 /* node_takeover.c */
+/* Tells the network that the VM is here. Only where the VM may speak. */
+void node_announce(struct node *node);
 void secondary_announce_due(void *ctx, uint64_t now);
 void secondary_leave_colo(struct node *node);
 

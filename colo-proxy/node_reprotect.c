@@ -126,8 +126,12 @@ void reprotect_follow(struct node *node)
 	if (r == 0)
 		r = secondary_init(node, err, sizeof(err));
 	if (r < 0) {
-		log_error("this side cannot be a secondary: %s; start its daemon again", err);
-		node_message(node, err);
+		char words[280];
+
+		snprintf(words, sizeof(words),
+		         "this side cannot be a secondary: %s; start its daemon again", err);
+		log_error("%s", words);
+		node_message(node, words);
 		link_close(node->link, "this side cannot be a secondary");
 		return;
 	}

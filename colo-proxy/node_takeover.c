@@ -90,9 +90,18 @@ void secondary_announce_due(void *ctx, uint64_t now)
 	struct node *node = ctx;
 
 	(void)now;
+	if (!role_speaks(&node->role) && node->role.state != ROLE_PROTECTED)
+		return; /* the VM may be elsewhere by now (R6) */
 	announce(node);
 	if (++of(node)->announcements < ANNOUNCE_TIMES)
 		node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
+}
+
+void node_announce(struct node *node)
+{
+	of(node)->announcements = 0;
+	announce(node);
+	node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
 }
 
 static int go_live(struct node *node, char *err, size_t errlen)
@@ -136,7 +145,7 @@ void secondary_left_colo(struct node *node, bool ok, const char *text)
 	shadow_takeover(node->shadow, now);
 	input_log_clear(&s->log);
 	s->next_to_feed = NULL;
-	announce(node);
+	node_announce(node);
 	while ((frame = frame_queue_pop(&s->backlog)))
 		secondary_speak(node, frame);
 	hold_flush(node->hold);
@@ -146,7 +155,6 @@ void secondary_left_colo(struct node *node, bool ok, const char *text)
 		node_send(node, LINK_FAST, MSG_TAKEN, s->lineage, NULL, 0);
 		link_flush(node->link);
 	}
-	node_arm(node, &s->announce_timer, ANNOUNCE_EVERY_NS);
 	reprotect_lead(node);
 	node_role(node, ROLE_EV_TAKEN_OVER);
 	node_beat_now(node);

@@ -24,9 +24,11 @@ struct tcg_flush {
 static int map_file(int fd, struct tcg_flush_page **ret_page)
 {
 	void *map;
+	/* Its block is taken now: on a full file system a write to a hole is a SIGBUS. */
+	int r = posix_fallocate(fd, 0, TCG_FLUSH_SIZE);
 
-	if (ftruncate(fd, TCG_FLUSH_SIZE) < 0)
-		return -errno;
+	if (r)
+		return -r;
 	map = mmap(NULL, TCG_FLUSH_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return -errno;
