@@ -75,10 +75,12 @@ class Pair:
 
     # --- daemons --------------------------------------------------------------------------------
 
-    def start(self, host, **kw):
-        self.daemon[host] = self.lab.spawn(
-            host, [build_dir() / "colo-proxy", "start", "--config", self.config[host]],
-            name="colo-proxy", **kw)
+    def start(self, host, log=None, **kw):
+        """@log: a file that the daemon writes its log to itself; else it is read from a pipe."""
+        argv = [build_dir() / "colo-proxy", "start", "--config", self.config[host]]
+        if log:
+            argv = ["sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", log, *argv]
+        self.daemon[host] = self.lab.spawn(host, argv, name="colo-proxy", **kw)
         return self.daemon[host]
 
     def start_both(self, seconds=120):

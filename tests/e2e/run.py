@@ -30,8 +30,10 @@ from registry import TESTS  # noqa: E402
 import test_cuts  # noqa: E402
 import test_divergences  # noqa: E402,F401
 import test_encoding  # noqa: E402,F401
+import test_faults  # noqa: E402,F401
 import test_fence  # noqa: E402,F401
 import test_flows  # noqa: E402,F401
+import test_hostile  # noqa: E402,F401
 import test_kvm  # noqa: E402,F401
 import test_life  # noqa: E402,F401
 import test_policies  # noqa: E402,F401
@@ -39,6 +41,7 @@ import test_protected  # noqa: E402,F401
 import test_release  # noqa: E402,F401
 import test_reprotect  # noqa: E402,F401
 import test_return  # noqa: E402,F401
+import test_split  # noqa: E402,F401
 import test_stock  # noqa: E402,F401
 
 TAIL = 25

@@ -538,11 +538,11 @@ class Env:
         return self.run("http", "-n", 1, "--deadline", seconds, target=URL + path,
                         seconds=seconds + 5)
 
-    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET):
-        """A socket of the client host, in this process."""
+    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET, host="client"):
+        """A socket of a host, in this process."""
         libc = ctypes.CDLL(None, use_errno=True)
         here = os.open("/proc/self/ns/net", os.O_RDONLY)
-        there = os.open(f"/run/netns/{self.lab.ns('client')}", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.lab.ns(host)}", os.O_RDONLY)
         try:
             if libc.setns(there, 0):
                 raise OSError(ctypes.get_errno(), "setns")

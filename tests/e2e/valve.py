@@ -6,11 +6,12 @@ It stands between two daemons, so that a test can hold a checkpoint half-way for
 likes. Commands on stdin, one a line:
 
     stall-after N   each connection stops, for good, after N more bytes towards TARGET
+    stall-back-after N   the same for bytes from TARGET
     rate N          N bytes per second towards TARGET, all connections together; 0 stops them
     open            everything flows again
 
 Events on stdout: "listening", "open" when done, and "stalled" when a connection has used up its N.
-Bytes from TARGET always flow. IPv4."""
+Without stall-back-after, bytes from TARGET always flow. IPv4."""
 import os
 import selectors
 import socket
@@ -73,9 +74,10 @@ class Valve:
         while b"\n" in self.text:
             line, self.text = self.text.split(b"\n", 1)
             word, *rest = line.decode().split()
-            if word == "stall-after":
+            if word in ("stall-after", "stall-back-after"):
                 for flow in self.flows:
-                    flow.left = int(rest[0]) if flow.limited else None
+                    towards = word == "stall-after"
+                    flow.left = int(rest[0]) if flow.limited == towards else None
             elif word == "rate":
                 self.rate = float(rest[0])
                 self.credit = 0.0
@@ -88,10 +90,8 @@ class Valve:
 
     def allowed(self, flow):
         """How many bytes this flow may take now."""
-        if not flow.limited:
-            return CHUNK
         room = CHUNK if flow.left is None else min(CHUNK, flow.left)
-        if self.rate is not None:
+        if flow.limited and self.rate is not None:
             now = time.monotonic()
             self.credit = min(self.credit + self.rate * (now - self.credit_at),
                               max(self.rate * TICK * 4, 1 if self.rate else 0))
@@ -111,7 +111,7 @@ class Valve:
                     return False
                 if flow.limited and self.rate is not None:
                     self.credit -= len(flow.pending)
-                if flow.limited and flow.left is not None:
+                if flow.left is not None:
                     flow.left -= len(flow.pending)
                     if flow.left == 0:
                         print("stalled", flush=True)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Split brain tried on purpose (R6): the replication link is cut and both hosts live. The fences
+fail, hang or lie. By captures on the client's side at most one host speaks at any time."""
+
+import time
+
+from registry import test
+from support import Capture, check, no_fence
+
+HANGS = {"failover": {"fence": "/bin/sleep 1000", "fence-timeout": 500, "fence-delay": 0}}
+
+
+def watch(env):
+    return {host: Capture(env, host) for host in ("primary", "secondary")}
+
+
+def who_spoke(captures):
+    """The hosts that spoke for the VM, in turns."""
+    said = sorted((frame.at, host) for host, capture in captures.items()
+                  for frame in capture.said())
+    return [host for n, (_at, host) in enumerate(said) if n == 0 or said[n - 1][1] != host]
+
+
+def load(env):
+    return [env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10),
+            env.load("rr", "-c", 2, "-i", 5).reached("requests", 10)]
+
+
+def goes_on(loads):
+    for one in loads:
+        one.more("requests", 20).stop().result()
+
+
+@test("split-undecided", primary=no_fence("/bin/false"), secondary=HANGS)
+def undecided(env):
+    """one fence fails, the other hangs: both silent, and one speaks when the link is back"""
+    captures, loads = watch(env), load(env)
+    env.lab.link_down("primary", "replication")
+    env.wait_state("secondary", "stuck", 15)
+    env.wait_state("primary", "stuck", 15)
+    env.silence(pings=5).close()
+    env.lab.link_up("primary", "replication")
+    env.pair.wait_protected(30)
+    goes_on(loads)
+    check(who_spoke(captures) == ["primary"], "only the primary had the right")
+
+
+@test("split-fence-lies", primary=no_fence("/bin/false"), secondary=no_fence("/bin/true"))
+def fence_lies(env):
+    """the secondary's fence lies, the primary lives and has lost its peer too: one speaks"""
+    captures, loads = watch(env), load(env)
+    before = time.time_ns()
+    env.lab.link_down("primary", "replication")
+    env.taken_over(before)
+    env.wait_state("primary", "stuck", 15)
+    check(env.daemon("primary").poll() is None and env.qemu_pid("primary"), "it was a lie")
+    loads[0].more("requests", 20)
+    env.lab.link_up("primary", "replication")
+    env.protected_by("secondary")
+    goes_on(loads)
+    check(who_spoke(captures) == ["primary", "secondary"], "two speakers")
+
+
+@test("split-lie-frozen", primary=no_fence("/bin/false"), secondary=no_fence("/bin/true"))
+def lie_frozen(env):
+    """the primary's daemon stands still, is declared dead by a fence that lies, and comes back"""
+    captures, loads = watch(env), load(env)
+    download = env.load("download", "-b", 30_000_000, "-r", 5_000_000).reached("bytes", 1_000_000)
+    before = time.time_ns()
+    with env.stopped(env.daemon("primary").pid):
+        env.taken_over(before)
+        for one in loads:
+            one.more("requests", 20)
+    env.protected_by("secondary")
+    goes_on(loads)
+    download.result()
+    check(who_spoke(captures) == ["primary", "secondary"], "two speakers")
