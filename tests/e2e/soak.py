@@ -147,7 +147,8 @@ def soak(env, minutes, every, say):
         takeover(env, serving, loads)
         serving = OTHER[serving]
         changes = speaker_changes(captures)
-        check(changes == 1, f"takeover {len(samples) + 1}: the speaker changed {changes} times")
+        # None: the one that died had said nothing since the captures began.
+        check(changes <= 1, f"takeover {len(samples) + 1}: the speaker changed {changes} times")
         samples.append(sample(env, started))
         one = samples[-1]
         say(f"{one['at_s']:7.1f} s  takeover {len(samples):3} -> {serving:9}  " + "  ".join(
