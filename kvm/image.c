@@ -232,7 +232,7 @@ static int append_record(struct image *image, unsigned block, uint64_t offset)
 static int merge_page(struct image *image, const struct stream_page *page)
 {
 	struct slot *slot;
-	unsigned block;
+	unsigned block = 0;
 	uint8_t *to;
 	int r;
 

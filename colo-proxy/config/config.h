@@ -100,7 +100,6 @@ struct config {
 	uint64_t link_buffer_bytes;
 
 	/* [checkpoint] */
-	enum pacer_policy policy;
 	uint64_t latency_target_ns;
 	uint64_t rest_ns;
 	uint64_t max_pause; /* per cent */
@@ -116,6 +115,7 @@ struct config {
 	uint64_t recent_output_bytes;
 	uint64_t downtime_limit_ns;
 	uint64_t page_cache_bytes;
+	enum pacer_policy policy;
 	enum config_compression compression;
 	enum config_comparator comparator;
 	enum config_transport migration_transport; /* comparator = qemu only */
