@@ -42,7 +42,7 @@
 #define CKPT_KEEP   (64u << 20)
 #define CKPT_EXTRA  (64u << 20)
 /* Of what is kept of a VM that stands still: its memory, heads of records, QEMU's own blocks */
-#define IMAGE_LIMIT(mib) ((size_t)(mib << 20) + (size_t)(mib << 13) + 2 * CKPT_EXTRA)
+#define IMAGE_LIMIT(mib) ((size_t)((mib) << 20) + (size_t)((mib) << 13) + 2 * CKPT_EXTRA)
 #define LOAD_DRAIN_NS    (2 * MS)
 #define LOAD_LOOK_NS     (MS / 10)
 #define PROTECT_HEAD_LEN (4 + sizeof(struct packet_digest_key))
