@@ -31,6 +31,7 @@
 #include "colo-proxy/node_private.h"
 
 #define RELEASE_RETRY_NS (1 * MS)
+#define LAPSED_RETRY_NS  (10 * MS)
 #define TIMER_SLACK_NS   20000ul
 #define DATA_NICE        (-15)
 
@@ -79,7 +80,8 @@ int node_send(struct node *node, enum link_channel channel, enum msg_type type, 
 static void arm_release(struct node *node)
 {
 	if (!node->release_timer.at)
-		node_arm(node, &node->release_timer, RELEASE_RETRY_NS);
+		node_arm(node, &node->release_timer,
+		         node->lapsed_at ? LAPSED_RETRY_NS : RELEASE_RETRY_NS);
 }
 
 /* Writes the frame to the capture, if there is one; a capture that fails ends. */
@@ -111,12 +113,36 @@ static int release_one(struct node *node, struct frame *frame)
 	return 0;
 }
 
-/* Lets a frame out, or keeps it, in order, until the kernel takes it. */
+/*
+ * A primary that stood still for as long as its peer waits for a heartbeat may have been taken over
+ * meanwhile, and what it finds on the link then is from before. So it says nothing (R6) until the
+ * peer, still in this session, answers a heartbeat of after that; see heard().
+ */
+static bool may_release(struct node *node)
+{
+	uint64_t limit = node->config->heartbeat_interval_ns * node->config->heartbeat_loss;
+	enum role_state state = node->role.state;
+	uint64_t now;
+
+	if (!node->is_primary || state == ROLE_ALONE || state == ROLE_JOINING)
+		node->lapsed_at = 0;
+	if (node->lapsed_at || !node->is_primary || state != ROLE_PROTECTED)
+		return !node->lapsed_at;
+	now = loop_clock();
+	if (now - node->beat_sent_at <= limit)
+		return true;
+	node->lapsed_at = now;
+	log_warn("this side stood still for %lu ms: nothing is released before the peer answers",
+	         (unsigned long)((now - node->beat_sent_at) / MS));
+	return false;
+}
+
+/* Lets a frame out, or keeps it, in order, until it may go and the kernel takes it. */
 void node_release(struct node *node, struct frame *frame, bool rewritten)
 {
 	frame->rewritten = rewritten;
 	node_capture(node, frame);
-	if (!node->unreleased.head && release_one(node, frame) == 0)
+	if (!node->unreleased.head && may_release(node) && release_one(node, frame) == 0)
 		return;
 	frame_queue_push(&node->unreleased, frame);
 	arm_release(node);
@@ -127,15 +153,16 @@ static void release_again(void *ctx, uint64_t now)
 	struct node *node = ctx;
 
 	(void)now;
-	while (node->unreleased.head) {
+	while (node->unreleased.head && may_release(node)) {
 		struct frame *frame = frame_queue_pop(&node->unreleased);
 
 		if (release_one(node, frame) == 0)
 			continue;
 		frame_queue_unpop(&node->unreleased, frame);
-		arm_release(node);
 		break;
 	}
+	if (node->unreleased.head)
+		arm_release(node);
 	hold_flush(node->hold);
 	if (node->is_primary)
 		primary_rearm_gate(node); /* there may be room again */
@@ -334,6 +361,7 @@ static void beat(void *ctx, uint64_t now)
 	if (capture_flush(node->capture) < 0)
 		log_warn("the capture cannot be written");
 	heartbeat_pack(payload, &heartbeat);
+	node->beat_sent_at = heartbeat.sent_ns;
 	if (link_is_up(node->link)) {
 		bool gate = node->is_primary && node->gate;
 
@@ -361,6 +389,8 @@ static void heard(struct node *node, uint32_t epoch, const uint8_t *payload, siz
 		link_drop(node->link, "a heartbeat of the wrong length");
 		return;
 	}
+	if (node->lapsed_at && heartbeat.echo_ns >= node->lapsed_at)
+		node->lapsed_at = 0; /* the release timer is armed */
 	node->beat_echo = heartbeat.sent_ns;
 	node->beat_heard_at = loop_clock();
 	if (heartbeat.echo_ns && node->beat_heard_at > heartbeat.echo_ns + heartbeat.held_ns)

@@ -213,7 +213,8 @@ struct node {
 	struct intercept *intercept;
 	struct loop_source intercept_source;
 	struct capture *capture;
-	struct frame_queue unreleased; /* the kernel did not take them yet; in order */
+	struct frame_queue unreleased; /* the kernel did not take them yet, or lapsed; in order */
+	uint64_t lapsed_at;            /* when it was seen that this side stood still, or 0 */
 	struct gate *gate;     /* a secondary with a copy has one, too, for when it takes over */
 	struct shadow *shadow; /* the secondary's; a survivor's is its mapping to its clients */
 	struct evidence_ring *evidence; /* NULL: none is kept */
@@ -221,6 +222,7 @@ struct node {
 
 	bool is_primary;                   /* now; at the start by configuration */
 	uint64_t beat_echo, beat_heard_at; /* the peer's last sent_ns and when it came */
+	uint64_t beat_sent_at;
 	struct primary p;
 	struct secondary s;
 	struct codec codec;

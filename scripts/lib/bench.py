@@ -417,6 +417,8 @@ class Bench:
 
     def policy_targets(self, out):
         """What is asked of the policies, when they were measured."""
+        if RANDOM not in self.loads.all:
+            return
         ratios = self.ratios("epoch", "http, new connections, 4")
         if ratios:
             median = statistics.median(ratios)
