@@ -77,11 +77,47 @@ int node_send(struct node *node, enum link_channel channel, enum msg_type type, 
 
 /* ---- the VM's output ---- */
 
+/*
+ * R6, where a fence lies or is not there: what a primary may say it says only while its peer cannot
+ * have taken over. One that has lost its peer waits for the right to. One that stood still for as
+ * long as the peer waits for a heartbeat may have been taken over meanwhile, and what it finds on
+ * the link then is from before: it waits until the peer, still in this session, answers a
+ * heartbeat of after that (heard()).
+ */
+static bool may_release(struct node *node)
+{
+	uint64_t limit = node->config->heartbeat_interval_ns * node->config->heartbeat_loss;
+	uint64_t now;
+
+	if (!node->is_primary || !node_proxies(node))
+		return true;
+	switch (node->role.state) {
+	case ROLE_PROTECTED:
+		break;
+	case ROLE_DECIDING:
+	case ROLE_STUCK:
+	case ROLE_RETIRED:
+		return false;
+	default:
+		node->lapsed_at = 0;
+		return true;
+	}
+	if (node->lapsed_at)
+		return false;
+	now = loop_clock();
+	if (now - node->beat_sent_at <= limit)
+		return true;
+	node->lapsed_at = now;
+	log_warn("this side stood still for %lu ms: nothing is released before the peer answers",
+	         (unsigned long)((now - node->beat_sent_at) / MS));
+	return false;
+}
+
 static void arm_release(struct node *node)
 {
 	if (!node->release_timer.at)
 		node_arm(node, &node->release_timer,
-		         node->lapsed_at ? LAPSED_RETRY_NS : RELEASE_RETRY_NS);
+		         may_release(node) ? RELEASE_RETRY_NS : LAPSED_RETRY_NS);
 }
 
 /* Writes the frame to the capture, if there is one; a capture that fails ends. */
@@ -111,30 +147,6 @@ static int release_one(struct node *node, struct frame *frame)
 		hold_discard(node->hold, frame);
 	}
 	return 0;
-}
-
-/*
- * A primary that stood still for as long as its peer waits for a heartbeat may have been taken over
- * meanwhile, and what it finds on the link then is from before. So it says nothing (R6) until the
- * peer, still in this session, answers a heartbeat of after that; see heard().
- */
-static bool may_release(struct node *node)
-{
-	uint64_t limit = node->config->heartbeat_interval_ns * node->config->heartbeat_loss;
-	enum role_state state = node->role.state;
-	uint64_t now;
-
-	if (!node->is_primary || state == ROLE_ALONE || state == ROLE_JOINING)
-		node->lapsed_at = 0;
-	if (node->lapsed_at || !node->is_primary || state != ROLE_PROTECTED)
-		return !node->lapsed_at;
-	now = loop_clock();
-	if (now - node->beat_sent_at <= limit)
-		return true;
-	node->lapsed_at = now;
-	log_warn("this side stood still for %lu ms: nothing is released before the peer answers",
-	         (unsigned long)((now - node->beat_sent_at) / MS));
-	return false;
 }
 
 /* Lets a frame out, or keeps it, in order, until it may go and the kernel takes it. */
