@@ -12,7 +12,7 @@
  * pages that have not been sent yet. Then the marks are cleared, the pages are sent, the VM runs
  * on, and what it writes there is not marked until something else empties the TLB (a guest that
  * switches tasks, for one). These pages are missing in the first checkpoint, and in all later ones
- * until they are written again. Seen with QEMU 11.1.3: one of four to twelve VMs whose first
+ * until they are written again. Seen with QEMU 11.1.3: one of three to twelve VMs whose first
  * checkpoint came at once had a secondary that could not go on (docs/qemu.md).
  *
  * In later checkpoints each mark is new, since nothing is left in the bitmap, and a VM that loads a
