@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "colo-proxy/config/config.h"
+#include "colo-proxy/config/table.h"
 #include "colo-proxy/control/control.h"
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/control/report.h"
@@ -649,22 +650,26 @@ static void job_done(struct node_job *job, bool ok, const char *text)
 	g_idle_add_full(G_PRIORITY_DEFAULT, reply, answer, g_free);
 }
 
-/* A number of the request's, if it is there, within what the configuration allows. */
-static int read_number(const json_t *args, const char *name, uint64_t low, uint64_t high, bool *has,
+/*
+ * A number of the request's, if it is there: within what the configuration allows for its key in
+ * [checkpoint], and scaled as that is.
+ */
+static int read_number(const json_t *args, const char *name, const char *key, bool *has,
                        uint64_t *ret, char *err, size_t errlen)
 {
+	const struct config_key *row = config_find("checkpoint", key);
 	const json_t *value = json_object_get(args, name);
 
 	*has = value != NULL;
 	if (!value)
 		return 0;
-	if (!json_is_integer(value) || json_integer_value(value) < (json_int_t)low ||
-	    json_integer_value(value) > (json_int_t)high) {
-		snprintf(err, errlen, "%s is %lu to %lu", name, (unsigned long)low,
-		         (unsigned long)high);
+	if (!json_is_integer(value) || json_integer_value(value) < (json_int_t)row->min ||
+	    json_integer_value(value) > (json_int_t)row->max) {
+		snprintf(err, errlen, "%s is %lu to %lu", name, (unsigned long)row->min,
+		         (unsigned long)row->max);
 		return -EINVAL;
 	}
-	*ret = (uint64_t)json_integer_value(value);
+	*ret = (uint64_t)json_integer_value(value) * (row->scale ? row->scale : 1);
 	return 0;
 }
 
@@ -672,7 +677,6 @@ static int read_policy_change(const json_t *args, struct pacer_change *change, c
                               size_t errlen)
 {
 	const char *name = json_string_value(json_object_get(args, "policy"));
-	uint64_t latency_ms = 0, rest_ms = 0;
 	int r = 0;
 
 	change->has_policy = name != NULL;
@@ -682,17 +686,14 @@ static int read_policy_change(const json_t *args, struct pacer_change *change, c
 		         name);
 		return -EINVAL;
 	}
-	/* The ranges of config_table.c. */
-	r = read_number(args, "latency_target_ms", 5, 60000, &change->has_latency, &latency_ms, err,
-	                errlen);
+	r = read_number(args, "latency_target_ms", "latency-target", &change->has_latency,
+	                &change->to.latency_ns, err, errlen);
 	if (r == 0)
-		r = read_number(args, "rest_ms", 0, 60000, &change->has_rest, &rest_ms, err,
-		                errlen);
+		r = read_number(args, "rest_ms", "rest", &change->has_rest, &change->to.rest_ns,
+		                err, errlen);
 	if (r == 0)
-		r = read_number(args, "max_pause_percent", 1, 100, &change->has_max_pause,
+		r = read_number(args, "max_pause_percent", "max-pause", &change->has_max_pause,
 		                &change->to.max_pause, err, errlen);
-	change->to.latency_ns = latency_ms * 1000000;
-	change->to.rest_ns = rest_ms * 1000000;
 	return r;
 }
 
