@@ -86,7 +86,6 @@ int node_send(struct node *node, enum link_channel channel, enum msg_type type, 
  */
 static bool may_release(struct node *node)
 {
-	uint64_t limit = node->config->heartbeat_interval_ns * node->config->heartbeat_loss;
 	uint64_t now;
 
 	if (!node->is_primary || !node_proxies(node))
@@ -105,7 +104,7 @@ static bool may_release(struct node *node)
 	if (node->lapsed_at)
 		return false;
 	now = loop_clock();
-	if (now - node->beat_sent_at <= limit)
+	if (now - node->beat_sent_at <= role_patience(&node->role))
 		return true;
 	node->lapsed_at = now;
 	log_warn("this side stood still for %lu ms: nothing is released before the peer answers",

@@ -97,9 +97,14 @@ static uint32_t lost(struct role *role, uint64_t now)
 	return actions;
 }
 
+uint64_t role_patience(const struct role *role)
+{
+	return role->params.interval_ns * role->params.loss;
+}
+
 static uint64_t loss_deadline(const struct role *role)
 {
-	return role->heard_at + role->params.interval_ns * role->params.loss;
+	return role->heard_at + role_patience(role);
 }
 
 static uint32_t tick(struct role *role, uint64_t now)

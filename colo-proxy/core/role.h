@@ -119,6 +119,9 @@ bool role_gives_way(const struct role *role, uint32_t term, bool has_vm);
 /* True when a peer that says this of itself has the VM, and is or will be the one that speaks. */
 bool role_peer_leads(bool primary, enum role_state state);
 
+/* How long a peer may be silent before it counts as lost, in ns; the same on both sides. */
+uint64_t role_patience(const struct role *role);
+
 /* When ROLE_EV_TICK is due; UINT64_MAX: not at all. */
 uint64_t role_deadline(const struct role *role);
 
