@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Evidence of divergences: noted on the primary, completed from the secondary (core/evidence.c).
+ * What the SVM said last, kept on the secondary for questions of the primary's: evidence of
+ * divergences (core/evidence.c), and ranges of its stream in two (core/gate_cut.c).
  *
  * Nothing here decides anything, and nobody waits for it: what memory or the link has no room for
  * is left out.
@@ -158,6 +159,22 @@ void secondary_asked(struct node *node, uint32_t epoch, const uint8_t *payload, 
 	evidence_side_clear(&side);
 	/* A full link has better things to carry. */
 	(void)link_send(node->link, LINK_FAST, MSG_SAID, epoch, &iov, 1);
+}
+
+void secondary_asked_to_cut(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	uint8_t answer[CUT_WIRE_MAX];
+	struct iovec iov = {.iov_base = answer};
+	struct digest_cut cut;
+
+	if (cut_ask_unpack(&cut, payload, len) != 0) {
+		link_drop(node->link, "a CUT_ASK message that does not fit");
+		return;
+	}
+	if (!node->s.recent || recent_cut(node->s.recent, &node->digest_key, epoch, &cut) != 0)
+		return; /* the range stays whole: a checkpoint ends the wait */
+	iov.iov_len = cut_pack(answer, &cut);
+	(void)link_send(node->link, LINK_FAST, MSG_CUT, epoch, &iov, 1);
 }
 
 /* ---- the operator ---- */

@@ -190,6 +190,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	fill_checkpoints(node, stats);
 	stats->comparison.lag_us = gate.lag_ns / 1000;
 	stats->comparison.late_wait_us = gate.late_wait_ns / 1000;
+	stats->comparison.ranges_cut = gate.ranges_cut;
 	stats->kernel_drops = hold.kernel_dropped;
 	stats->link.rtt_us = node->rtt_ns / 1000;
 	for (enum link_channel channel = LINK_FAST; node->link && channel < LINK_CHANNELS;

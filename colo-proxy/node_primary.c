@@ -101,11 +101,23 @@ static void gate_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 	node_send(ctx, LINK_FAST, MSG_TS_LEAD, epoch, payload, sizeof(payload));
 }
 
+static void gate_cut_range(void *ctx, uint32_t epoch, const struct digest *said, uint32_t at)
+{
+	struct node *node = ctx;
+	uint8_t payload[CUT_ASK_WIRE_MAX];
+	struct iovec iov = {.iov_base = payload, .iov_len = cut_ask_pack(payload, said, at)};
+
+	/* A full link is why the range waits; and after a hand-over the peer is no secondary. */
+	if (node->role.state == ROLE_PROTECTED)
+		(void)link_send(node->link, LINK_FAST, MSG_CUT_ASK, epoch, &iov, 1);
+}
+
 static const struct gate_ops gate_operations = {
         .release = gate_release,
         .request = gate_request,
         .flow_open = gate_flow_open,
         .ts_lead = gate_ts_lead,
+        .cut = gate_cut_range,
 };
 
 /* Late packets, and reading on when there is room again. */
@@ -684,6 +696,19 @@ static void digests(struct node *node, uint32_t lineage, const uint8_t *payload,
 	primary_rearm_gate(node);
 }
 
+static void cut_arrived(struct node *node, uint32_t lineage, const uint8_t *payload, size_t len)
+{
+	struct digest_cut cut;
+
+	if (cut_unpack(&cut, payload, len) != 0 ||
+	    gate_digest_cut(node->gate, lineage, &cut, loop_now(node->loop)) != 0) {
+		link_drop(node->link, "a CUT message that does not fit");
+		return;
+	}
+	hold_flush(node->hold);
+	primary_rearm_gate(node);
+}
+
 static void stream_back(struct node *node, const uint8_t *payload, size_t len)
 {
 	if (!of(node)->relay)
@@ -721,6 +746,9 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		return;
 	case MSG_DIGEST:
 		digests(node, epoch, payload, len);
+		return;
+	case MSG_CUT:
+		cut_arrived(node, epoch, payload, len);
 		return;
 	case MSG_BROKEN:
 		gate_break(node->gate, CKPT_PRESSURE, "the secondary lost input",

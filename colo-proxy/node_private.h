@@ -387,6 +387,7 @@ void node_last_divergence(const struct node *node, char *buf, size_t len);
 void secondary_keep(struct node *node, struct frame *frame);
 void secondary_forget(struct node *node);
 void secondary_asked(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len);
+void secondary_asked_to_cut(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len);
 
 /* node_still.c */
 void still_take(struct node *node);

@@ -734,6 +734,9 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 	case MSG_ASK:
 		secondary_asked(node, epoch, payload, len);
 		return;
+	case MSG_CUT_ASK:
+		secondary_asked_to_cut(node, epoch, payload, len);
+		return;
 	case MSG_MAP:
 		map_arrived(node, payload, len);
 		return;

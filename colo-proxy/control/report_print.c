@@ -92,6 +92,9 @@ static void print_lag(FILE *out, const struct stats_snapshot *stats)
 		fprintf(out, "        the secondary's lag is %.1f ms; it is waited for %.1f ms\n",
 		        (double)stats->comparison.lag_us / 1000,
 		        (double)stats->comparison.late_wait_us / 1000);
+	if (stats->comparison.ranges_cut)
+		fprintf(out, "        %s ranges of its streams were asked for in two\n",
+		        SI(stats->comparison.ranges_cut));
 }
 
 static void print_queue(FILE *out, const char *name, const struct stats_queue *queue)

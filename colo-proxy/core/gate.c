@@ -18,7 +18,8 @@
  * retransmissions left out), in the PVM's numbers. A digest is verified against the bytes of the
  * held frames, whose boundaries may differ: when the frames that hold its range are all there, the
  * hash over them must be equal, and coverage advances to the digest's end. A frame is releasable
- * when coverage has passed its end and the SVM has acknowledged at least what the frame does.
+ * when coverage has passed its end and the SVM has acknowledged at least what the frame does. A
+ * range that goes on behind what the PVM has said is asked for in two (gate_cut.c).
  *
  * What a fresh lineage has in common with the PVM needs no digest: bytes below the highest
  * sequence number that the PVM had sent at the cut, and acknowledgements up to the highest that it
@@ -296,8 +297,7 @@ static void note_svm_segment(struct gate *gate, struct flow *flow, struct view *
 	gate_verify(gate, flow, view);
 }
 
-/* Whether the record can have been made from one packet of its flow. */
-static bool digest_sane(const struct digest *digest)
+bool gate_digest_sane(const struct digest *digest)
 {
 	bool syn = digest->tcp_flags & PACKET_SYN, fin = digest->tcp_flags & PACKET_FIN;
 
@@ -321,7 +321,7 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 		gate->stats.digests_stale++;
 		return 0;
 	}
-	if (lineage > gate->epoch || !digest_sane(digest))
+	if (lineage > gate->epoch || !gate_digest_sane(digest))
 		return -EPROTO;
 	gate->stats.digests++;
 	gate->now = now;
@@ -507,11 +507,13 @@ static uint64_t late_due(struct gate *gate, uint64_t now)
 
 uint64_t gate_tick(struct gate *gate, uint64_t now)
 {
-	uint64_t look = gate_held_split_stuck(gate, now);
+	uint64_t split = gate_held_split_stuck(gate, now);
+	uint64_t cut = gate_cut_stuck(gate, now);
 	uint64_t due = late_due(gate, now);
 
 	flow_table_expire(&gate->flows, now);
-	return look < due ? look : due;
+	due = split < due ? split : due;
+	return cut < due ? cut : due;
 }
 
 /* ---- the rest ---- */

@@ -60,6 +60,9 @@ struct gate_ops {
 	/* The PVM's timestamp clock has been seen this many ticks ahead of the SVM's. Must be told
 	 * to the secondary before the next release (R7). */
 	void (*ts_lead)(void *ctx, uint32_t epoch, uint32_t ticks);
+	/* The PVM has stopped at `at`, within a range that the SVM has said whole: the secondary is
+	 * asked for the range in two (gate_digest_cut()). Best effort. NULL: not asked. */
+	void (*cut)(void *ctx, uint32_t epoch, const struct digest *said, uint32_t at);
 };
 
 struct gate_limits {
@@ -91,6 +94,7 @@ struct gate_stats {
 	uint32_t now_packets, high_packets;
 	uint32_t now_flows, high_flows;
 	uint64_t digests, digests_stale, flows_evicted;
+	uint64_t ranges_cut;           /* of the SVM's, where the PVM had stopped */
 	uint64_t lag_ns, late_wait_ns; /* the SVM's lag, smoothed; how long it is waited for now */
 };
 
@@ -123,6 +127,11 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now);
 /* The SVM, in this lineage, has said this. Returns 0; -EPROTO for a lineage that does not exist
  * yet (a peer that lies). Digests of older lineages are counted and ignored. */
 int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest, uint64_t now);
+
+/* The answer to the operation `cut`. One to a range that does not wait any more is ignored. Returns
+ * 0; -EPROTO for one that cannot be cut there. */
+int gate_digest_cut(struct gate *gate, uint32_t lineage, const struct digest_cut *cut,
+                    uint64_t now);
 
 /* The PVM stands still and all that it said has gone through gate_output(): epoch `epoch` begins.
  * From here on everything is held. epoch is 0 (protection begins) or the current one plus 1. */

@@ -191,7 +191,7 @@ void gate_pending_add(struct gate *gate, struct flow *flow, struct view *view,
 	}
 	pending->digest = *digest;
 	pending->at = gate->now;
-	pending->passed = false;
+	pending->passed = pending->cut_asked = false;
 	put_in_order(view, pending);
 	view->pending++;
 	gate->pending++;

@@ -21,6 +21,7 @@
  *   gate_held.c    the held frames: in, out, and cut in two
  *   gate_fragment.c  the held fragments of one packet: compared as the packet that they make
  *   gate_verify.c  the SVM's TCP stream against the held bytes: moves coverage
+ *   gate_cut.c     a range of the SVM's that goes on behind what the PVM has said, in two
  *   gate_match.c   whether a held frame has been said by the SVM: releases by match
  *   gate_evidence.c  which packets a divergence is shown with
  *
@@ -66,6 +67,8 @@ struct pending {
 	struct digest digest;
 	uint64_t at; /* when it came */
 	bool passed; /* a datagram that is in front of one that has matched; those are the first */
+	bool cut_asked; /* the secondary was asked for it in two, at cut_at */
+	uint32_t cut_at;
 };
 
 /* What is known of a flow in one epoch. There are two for each flow: the layout has no holes. */
@@ -126,6 +129,7 @@ struct gate {
 	struct pool held_pool, pending_pool;
 	struct fragments *fragments; /* of the current epoch */
 	struct lag lag;              /* of the SVM since protection began */
+	uint64_t cut_asked_at;       /* when the secondary was last asked for a range in two */
 	struct gate_stats stats;     /* but for the flows: the table counts them */
 };
 
@@ -139,6 +143,9 @@ void gate_request(struct gate *gate, enum ckpt_cause cause, const struct flow *f
  * is what the SVM has said instead. */
 void gate_mismatch(struct gate *gate, struct flow *flow, struct view *view, uint32_t seq,
                    const char *what);
+
+/* Whether the record can have been made from one packet of its flow. */
+bool gate_digest_sane(const struct digest *digest);
 
 /* The flow that the packet is compared in; NULL: not comparable. Sets packet->why when that is for
  * a reason which the parser does not know. */
@@ -214,6 +221,16 @@ struct flow *gate_fragment_join(struct gate *gate, struct held *held);
 
 /* Verifies as many of the SVM's digests as the PVM's held bytes allow, and moves coverage. */
 void gate_verify(struct gate *gate, struct flow *flow, struct view *view);
+
+/* The number behind the last byte of the stream that the held frames of the view have without a gap
+ * from `seq` on; `seq` when they do not have that one. */
+uint32_t gate_verify_held_end(const struct flow *flow, const struct view *view, uint32_t seq);
+
+/* ---- gate_cut.c ---- */
+
+/* Asks for ranges in two that hold up what has waited for long enough. Returns when to look again.
+ */
+uint64_t gate_cut_stuck(struct gate *gate, uint64_t now);
 
 /* ---- gate_match.c ---- */
 

@@ -48,6 +48,16 @@ static const struct held *find_byte(const struct flow *flow, const struct view *
 	return NULL;
 }
 
+uint32_t gate_verify_held_end(const struct flow *flow, const struct view *view, uint32_t seq)
+{
+	const struct held *held;
+	bool fin;
+
+	while ((held = find_byte(flow, view, seq, &fin)))
+		seq = data_start(held) + held->packet.payload_len;
+	return seq;
+}
+
 /* Compares `len` bytes from `seq` on with the hash. */
 static enum verdict verify_bytes(const struct gate *gate, const struct flow *flow,
                                  const struct view *view, uint32_t seq, uint32_t len,

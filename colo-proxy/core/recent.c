@@ -128,6 +128,52 @@ static struct frame *translated(const struct kept *kept, const struct packet *pa
 	return copy;
 }
 
+/* The bytes [seq, end) of the flow in the kept frame, NULL when it does not have them all. */
+static const uint8_t *bytes_of(const struct kept *kept, const struct flow_key *key, uint32_t seq,
+                               uint32_t end)
+{
+	struct packet packet;
+	struct flow_key own;
+	uint32_t start;
+
+	if (packet_parse(&packet, kept->frame) != 0 || packet.class != PACKET_TCP ||
+	    packet_flow_key(&packet, PACKET_FROM_VM, &own) != 0 || !flow_key_equal(&own, key) ||
+	    (packet.tcp.flags & (PACKET_SYN | PACKET_RST)))
+		return NULL;
+	start = packet.tcp.seq + kept->map.seq_delta;
+	if (seq_lt(seq, start) || seq_gt(end, start + packet.payload_len))
+		return NULL;
+	return kept->frame->data + packet.payload_off + (seq - start);
+}
+
+int recent_cut(const struct recent *recent, const struct packet_digest_key *key, uint32_t lineage,
+               struct digest_cut *cut)
+{
+	const struct digest *whole = &cut->whole;
+	uint32_t end = whole->seq + whole->len - !!(whole->tcp_flags & PACKET_FIN);
+	uint8_t hash[PACKET_DIGEST_LEN];
+
+	if (seq_leq(cut->at, whole->seq) || seq_geq(cut->at, end))
+		return -ENOENT;
+	for (uint32_t i = recent->count; i > 0; i--) {
+		const struct kept *kept =
+		        &recent->slot[(recent->first + i - 1) % RECENT_MAX_FRAMES];
+		const uint8_t *bytes = kept->lineage == lineage
+		                               ? bytes_of(kept, &whole->key, whole->seq, end)
+		                               : NULL;
+
+		if (!bytes)
+			continue;
+		digest_stream(key, bytes, end - whole->seq, hash);
+		if (memcmp(hash, whole->hash, sizeof(hash)) != 0)
+			continue;
+		digest_stream(key, bytes, cut->at - whole->seq, cut->head);
+		digest_stream(key, bytes + (cut->at - whole->seq), end - cut->at, cut->rest);
+		return 0;
+	}
+	return -ENOENT;
+}
+
 void recent_find(const struct recent *recent, const struct packet_digest_key *key, uint32_t lineage,
                  const struct ask *ask, uint64_t now, struct evidence_side *ret_side)
 {

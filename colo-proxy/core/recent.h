@@ -57,4 +57,11 @@ struct ask {
 void recent_find(const struct recent *recent, const struct packet_digest_key *key, uint32_t lineage,
                  const struct ask *ask, uint64_t now, struct evidence_side *ret_side);
 
+/*
+ * The answer to a range that is asked for in two: fills in the hashes of cut->whole in front of
+ * cut->at and from there on. 0; -ENOENT: the bytes are not here (any more), or cannot be cut there.
+ */
+int recent_cut(const struct recent *recent, const struct packet_digest_key *key, uint32_t lineage,
+               struct digest_cut *cut);
+
 #endif

@@ -34,6 +34,14 @@ struct digest {
 	uint8_t hash[16]; /* of the payload; SYN: of the options that bind both sides */
 };
 
+/* A range of the SVM's stream, told again in two: what it was told as, and the hashes of its bytes
+ * in front of `at` and from there on (without the FIN). */
+struct digest_cut {
+	struct digest whole;
+	uint32_t at; /* behind whole.seq, and in front of its last byte's end */
+	uint8_t head[16], rest[16];
+};
+
 /* A connection that the PVM opens or accepts: its initial sequence number, told to the secondary
  * before anything of the connection is released (R7). */
 struct flow_open {

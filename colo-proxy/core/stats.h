@@ -90,6 +90,7 @@ struct stats_snapshot {
 	struct {
 		uint64_t lag_us;       /* the secondary behind the primary, smoothed */
 		uint64_t late_wait_us; /* what is waited for it now */
+		uint64_t ranges_cut;   /* of its streams, asked for in two */
 	} comparison;
 
 	uint64_t kernel_drops; /* frames that the kernel reports lost before we saw them */

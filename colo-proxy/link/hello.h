@@ -10,7 +10,7 @@
  * Payloads of HELLO (primary to secondary) and HELLO_REPLY (back). Pure. Big endian:
  *
  *	offset	size
- *	     0	   2	protocol version, 4; a peer with another one reads no further
+ *	     0	   2	protocol version, 5; a peer with another one reads no further
  *	     2	   1	role: 1 primary, 2 secondary
  *	     3	   1	encryption of this connection: 0 none, 1 TLS
  *	     4	   4	0
@@ -23,7 +23,7 @@
  *	52+N+C	  32	HELLO_REPLY only: proof, see auth.h
  */
 
-#define LINK_PROTOCOL    4u
+#define LINK_PROTOCOL    5u
 #define LINK_NONCE_LEN   32u
 #define LINK_PROOF_LEN   32u
 #define LINK_HELLO_FIXED 52u

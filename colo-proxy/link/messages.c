@@ -6,10 +6,10 @@
 #include <string.h>
 
 static const char *const msg_names[] = {
-        "HEARTBEAT", "PROTECT",  "READY",     "REFUSED",   "STREAM",  "STREAM_BACK",
-        "RUNNING",   "START",    "INPUT",     "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN",
-        "CKPT_DATA", "CKPT_END", "COMMITTED", "LOADED",    "DIGEST",  "BROKEN",
-        "HANDOVER",  "TAKEN",    "UNPROTECT", "ASK",       "SAID",    "MAP",
+        "HEARTBEAT", "PROTECT", "READY",     "REFUSED", "STREAM",     "STREAM_BACK", "RUNNING",
+        "START",     "INPUT",   "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN", "CKPT_DATA",   "CKPT_END",
+        "COMMITTED", "LOADED",  "DIGEST",    "BROKEN",  "HANDOVER",   "TAKEN",       "UNPROTECT",
+        "ASK",       "SAID",    "MAP",       "CUT_ASK", "CUT",
 };
 static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
               "one name for each message");
@@ -230,6 +230,57 @@ int ask_unpack(struct ask *ret_ask, const uint8_t *payload, size_t len)
 	ask.id = u32_unpack(payload);
 	ask.kind = payload[4];
 	*ret_ask = ask;
+	return 0;
+}
+
+/* Both messages of a range in two: its record behind a head that begins with where to cut. */
+static size_t cut_pack_record(uint8_t *out, size_t head, uint32_t at, const struct digest *whole)
+{
+	u32_pack(out, at);
+	memset(out + 4, 0, 4);
+	return head + digest_pack(out + head, whole);
+}
+
+static int cut_unpack_record(struct digest_cut *ret_cut, size_t head, const uint8_t *payload,
+                             size_t len)
+{
+	struct digest_cut cut = {0};
+	int r = len < head ? -EPROTO : digest_unpack(&cut.whole, payload + head, len - head);
+
+	if (r < 0 || (size_t)r != len - head)
+		return -EPROTO;
+	cut.at = u32_unpack(payload);
+	*ret_cut = cut;
+	return 0;
+}
+
+size_t cut_ask_pack(uint8_t out[CUT_ASK_WIRE_MAX], const struct digest *said, uint32_t at)
+{
+	return cut_pack_record(out, CUT_ASK_HEAD_LEN, at, said);
+}
+
+int cut_ask_unpack(struct digest_cut *ret_cut, const uint8_t *payload, size_t len)
+{
+	return cut_unpack_record(ret_cut, CUT_ASK_HEAD_LEN, payload, len);
+}
+
+size_t cut_pack(uint8_t out[CUT_WIRE_MAX], const struct digest_cut *cut)
+{
+	memcpy(out + 8, cut->head, sizeof(cut->head));
+	memcpy(out + 24, cut->rest, sizeof(cut->rest));
+	return cut_pack_record(out, CUT_HEAD_LEN, cut->at, &cut->whole);
+}
+
+int cut_unpack(struct digest_cut *ret_cut, const uint8_t *payload, size_t len)
+{
+	struct digest_cut cut;
+	int r = cut_unpack_record(&cut, CUT_HEAD_LEN, payload, len);
+
+	if (r < 0)
+		return r;
+	memcpy(cut.head, payload + 8, sizeof(cut.head));
+	memcpy(cut.rest, payload + 24, sizeof(cut.rest));
+	*ret_cut = cut;
 	return 0;
 }
 

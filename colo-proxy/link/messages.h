@@ -59,6 +59,8 @@
  *                                        clients and the PVM. On the fast channel before START; on
  *                                        the bulk channel between CKPT_BEGIN and CKPT_END, when it
  *                                        has changed since it was last sent
+ *   CUT_ASK              P -> S  fast    see cut_ask_pack(): this range of the SVM's stream, in two
+ *   CUT                  S -> P  fast    see cut_pack(): the answer. Best effort
  */
 
 enum msg_type {
@@ -86,6 +88,8 @@ enum msg_type {
 	MSG_ASK,
 	MSG_SAID,
 	MSG_MAP,
+	MSG_CUT_ASK,
+	MSG_CUT,
 	MSG_TYPE_END,
 };
 
@@ -102,6 +106,10 @@ enum msg_type {
 #define SAID_PACKET_LEN    16u
 #define SAID_WIRE_MAX      (SAID_HEAD_LEN + EVIDENCE_PACKETS * (SAID_PACKET_LEN + EVIDENCE_PACKET_MAX))
 #define MAP_HEAD_LEN       8u
+#define CUT_ASK_HEAD_LEN   8u
+#define CUT_ASK_WIRE_MAX   (CUT_ASK_HEAD_LEN + DIGEST_WIRE_MAX)
+#define CUT_HEAD_LEN       40u
+#define CUT_WIRE_MAX       (CUT_HEAD_LEN + DIGEST_WIRE_MAX)
 #define MAP_ENTRY_WIRE_LEN 60u
 
 const char *msg_type_name(uint8_t type);
@@ -131,12 +139,6 @@ int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t 
 size_t digest_pack(uint8_t out[DIGEST_WIRE_MAX], const struct digest *digest);
 /* Reads the first record. Returns its length, or -EPROTO. */
 int digest_unpack(struct digest *ret_digest, const uint8_t *payload, size_t len);
-
-/*
- * A flow key: 0 u32 vm_ip, 4 u32 peer_ip, 8 u16 vm_port, 10 u16 peer_port, 12 u8 proto, 13 u8 kind,
- * 14 u8 flags (bit 0: IPv6, bit 1: VLAN tags), 15 zero. With a flag the record that it begins is
- * followed by 28 bytes more: 0 u16[2] tags, 4 u32[3] vm_net, 16 u32[3] peer_net.
- */
 
 /* 0 u8[16] flow key, 16 u32 iss, 20 u32 ack, 24 u32 tsval, 28 u8 bit 0: has ack, bit 1: has
  * tsval, 29 zero. */
@@ -188,6 +190,16 @@ size_t said_pack(uint8_t out[SAID_WIRE_MAX], uint32_t id, const struct evidence_
 /* at_ns of the packets is their age. ret_side is the caller's to clear. 0, -EPROTO, -ENOMEM. */
 int said_unpack(uint32_t *ret_id, struct evidence_side *ret_side, const uint8_t *payload,
                 size_t len);
+
+/* 0 u32 at, the number to cut at, 4 zero[4], 8 a record as in DIGEST, which is to be cut. pack
+ * returns the length, unpack 0 or -EPROTO; the hashes of the parts are zero. */
+size_t cut_ask_pack(uint8_t out[CUT_ASK_WIRE_MAX], const struct digest *said, uint32_t at);
+int cut_ask_unpack(struct digest_cut *ret_cut, const uint8_t *payload, size_t len);
+
+/* 0 u32 at, 4 zero[4], 8 u8[16] hash in front of it, 24 u8[16] hash from there on, 40 the record
+ * that was cut. */
+size_t cut_pack(uint8_t out[CUT_WIRE_MAX], const struct digest_cut *cut);
+int cut_unpack(struct digest_cut *ret_cut, const uint8_t *payload, size_t len);
 
 void u64_pack(uint8_t out[8], uint64_t value);
 uint64_t u64_unpack(const uint8_t in[8]);

@@ -200,6 +200,22 @@ def register(datapath):
             check(env.checkpoints("late") > before, f"causes: {env.stats()['checkpoints']}")
         env.quiet()
 
+    def pieces(env):
+        """both VMs wait for the client to acknowledge what they cut differently (Nagle's
+        algorithm): the SVM's part is asked for in two, not waited for until it is late"""
+        env.quiet()
+        before = env.stats()
+        env.run("http", "-n", 40, target=URL + "/pieces/100")
+        after = env.stats()
+        cut = after["comparison"]["ranges_cut"] - before["comparison"]["ranges_cut"]
+        late = after["checkpoints"]["cause"]["late"] - before["checkpoints"]["cause"]["late"]
+        env.fact(f"{cut} ranges in two, {late} late")
+        check(cut >= 5, f"{cut} ranges in two")  # half of the requests
+        check(late < cut, f"{late} checkpoints for lateness, {cut} ranges in two")
+
+    if datapath == "hold-tap":  # NFQUEUE's frames cannot be cut: what the SVM cuts earlier is late
+        on("pieces")(pieces)
+
     @on("move")
     def move(env):
         """the VM moves with connections of every kind, opened at every time"""

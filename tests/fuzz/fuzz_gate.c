@@ -90,6 +90,30 @@ static void on_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 	shadow_ts_lead(r->shadow, epoch, ticks);
 }
 
+/* A range is asked for in two: the next answer has hashes of no bytes, or names another range. */
+static struct digest_cut cut_asked;
+static uint32_t cut_epoch;
+static bool cut_waits;
+
+static void on_cut(void *ctx, uint32_t epoch, const struct digest *said, uint32_t at)
+{
+	(void)ctx;
+	require(at - said->seq < said->len);
+	cut_asked = (struct digest_cut){.whole = *said, .at = at};
+	cut_epoch = epoch;
+	cut_waits = true;
+}
+
+static void answer_cut(struct rig *r)
+{
+	if (!cut_waits)
+		return;
+	cut_waits = false;
+	require(gate_digest_cut(r->gate, cut_epoch, &cut_asked, r->now) == 0);
+	cut_asked.whole.hash[0]++;
+	require(gate_digest_cut(r->gate, cut_epoch, &cut_asked, r->now) == 0);
+}
+
 /* Reentrance is forbidden: what the shadow says is kept until it has returned. */
 static struct digest kept[512];
 static uint32_t kept_lineage[512], kept_count;
@@ -115,6 +139,7 @@ static void hand_over_digests(struct rig *r)
 	for (uint32_t i = 0; i < kept_count; i++)
 		(void)gate_digest(r->gate, kept_lineage[i], &kept[i], r->now);
 	kept_count = 0;
+	answer_cut(r);
 }
 
 /* A piece of a datagram: 1 flow and last, 2 offset, 3 identification, 4 length. */
@@ -276,13 +301,15 @@ static void finish(struct rig *r, const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct gate_ops gate_ops = {on_release, on_request, on_flow_open, on_ts_lead};
+	static const struct gate_ops gate_ops = {on_release, on_request, on_flow_open, on_ts_lead,
+	                                         on_cut};
 	static const struct shadow_ops shadow_ops = {.digest = on_digest, .refeed = on_refeed};
 	static const struct gate_limits limits = {1000000, 1 << 16, 64, 4, 8, 8000000};
 	static const struct packet_digest_key key = {{5}};
 	struct rig r = {.now = 1000000000, .ruled = size & 1};
 
 	kept_count = 0;
+	cut_waits = false;
 	require(gate_new(&r.gate, &limits, &key, &gate_ops, &r) == 0);
 	require(shadow_new(&r.shadow, 4, &key, &shadow_ops, &r) == 0);
 	if (r.ruled)

@@ -70,6 +70,22 @@ static void try_ask(const uint8_t *data, size_t size)
 	require(one.id == two.id && one.kind == two.kind && one.digest.seq == two.digest.seq);
 }
 
+static void try_cut(const uint8_t *data, size_t size)
+{
+	struct digest_cut one, two;
+	uint8_t wire[CUT_WIRE_MAX];
+
+	if (cut_ask_unpack(&one, data, size) == 0) {
+		require(cut_ask_unpack(&two, wire, cut_ask_pack(wire, &one.whole, one.at)) == 0);
+		require(one.at == two.at && one.whole.seq == two.whole.seq);
+	}
+	if (cut_unpack(&one, data, size) == 0) {
+		require(cut_unpack(&two, wire, cut_pack(wire, &one)) == 0);
+		require(one.at == two.at && memcmp(one.rest, two.rest, sizeof(one.rest)) == 0 &&
+		        memcmp(one.head, two.head, sizeof(one.head)) == 0);
+	}
+}
+
 /* An answer is also compared with what was asked, and shown. */
 static void try_said(const uint8_t *data, size_t size)
 {
@@ -144,6 +160,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 5:
 		try_said(data + 1, size - 1);
+		break;
+	case 7:
+		try_cut(data + 1, size - 1);
 		break;
 	case 6:
 		try_map(data + 1, size - 1);

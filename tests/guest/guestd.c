@@ -3,8 +3,8 @@
  * The service of the test guest: one process, one epoll loop.
  *
  * Two copies of the guest that get the same input say the same, byte for byte, except where a
- * request asks for what must differ (/time, /random). No answer carries a date, and nothing is sent
- * that no client caused.
+ * request asks for what must differ (/time, /random, and where /pieces is cut). No answer carries a
+ *date, and nothing is sent that no client caused.
  *
  * HTTP/1.1 on port 80, one request at a time per connection, bodies by Content-Length:
  *
@@ -13,6 +13,8 @@
  *	PUT|POST /upload	takes that stream; "bytes=N fnv1a64=HEX pattern=ok|bad@OFFSET\n"
  *	GET /time		"realtime=NS monotonic=NS\n"
  *	GET /random		16 random bytes in hex
+ *	GET /pieces/N		as /bytes/N, with Nagle's algorithm, in two writes whose border is
+ *not the same in both VMs
  *	GET /dirty/MIB		dirty so many MiB of pages per second from now on, one word in each
  *				page; 0 stops. ?full=1 rewrites whole pages with random bytes,
  *				?area=MIB sets the size of the memory used (32)
@@ -312,6 +314,19 @@ static void serve_random(struct conn *c)
 	answer_text(c, "200 OK", "%016" PRIx64 "%016" PRIx64 "\n", r[0], r[1]);
 }
 
+/* What of the answer is not in the first segment waits until the client has acknowledged that. */
+static void serve_pieces(struct conn *c, uint64_t n)
+{
+	int zero = 0;
+	ssize_t sent;
+
+	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &zero, sizeof(zero));
+	answer(c, "200 OK", BODY_PATTERN, n, "");
+	sent = send(c->fd, c->out, 1 + (__rdtsc() >> 4) % (c->out_len - 1), MSG_NOSIGNAL);
+	if (sent > 0)
+		c->out_off = sent;
+}
+
 static void serve_dirty(struct conn *c, const char *arg)
 {
 	const char *area_text = strstr(arg, "area=");
@@ -419,6 +434,8 @@ static void serve_get(struct conn *c, const char *path)
 		serve_time(c);
 	else if (!strcmp(path, "/random"))
 		serve_random(c);
+	else if (!strncmp(path, "/pieces/", 8) && parse_u64(path + 8, UINT64_MAX >> 1, &n))
+		serve_pieces(c, n);
 	else if (!strncmp(path, "/dirty/", 7))
 		serve_dirty(c, path + 7);
 	else if (!strncmp(path, "/rewrite/", 9))

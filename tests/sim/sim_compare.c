@@ -382,7 +382,12 @@ static void on_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
 	(void)seq;
 }
 
-static const struct gate_ops gate_ops = {on_release, on_request, on_flow_open, on_ts_lead};
+static const struct gate_ops gate_ops = {
+        .release = on_release,
+        .request = on_request,
+        .flow_open = on_flow_open,
+        .ts_lead = on_ts_lead,
+};
 static const struct shadow_ops shadow_ops = {.digest = on_digest, .refeed = on_refeed};
 
 /* ---- the VMs ---- */

@@ -43,7 +43,7 @@
 
 struct totals {
 	uint64_t seeds, failed, by_match, by_commit, crashes, lies, differed, found, late;
-	uint64_t honest, honest_late, checkpoints, cut_short, six;
+	uint64_t honest, honest_late, checkpoints, cut_short, six, ranges_cut;
 };
 
 static struct options {
@@ -174,6 +174,7 @@ static void count_run(const struct run *run)
 	totals.crashes += run->crashed;
 	totals.checkpoints += run->checkpoints;
 	totals.cut_short += run->cut_short;
+	totals.ranges_cut += run->ranges_cut;
 	if (run->plan.kind == KIND_LIE) {
 		totals.lies++;
 		totals.differed += run->differed;
@@ -400,11 +401,12 @@ static void say_totals(uint64_t took)
 	       (unsigned long)totals.failed, (unsigned long)totals.by_match,
 	       (unsigned long)totals.by_commit, (unsigned long)totals.checkpoints);
 	printf("%lu with a lie: both said it in %lu, found at once in %lu, late in %lu; "
-	       "%lu crashes; of %lu honest ones %lu were late, %lu cut short\n",
+	       "%lu crashes; of %lu honest ones %lu were late, %lu cut short; %lu ranges in two\n",
 	       (unsigned long)totals.lies, (unsigned long)totals.differed,
 	       (unsigned long)totals.found, (unsigned long)totals.late,
 	       (unsigned long)totals.crashes, (unsigned long)totals.honest,
-	       (unsigned long)totals.honest_late, (unsigned long)totals.cut_short);
+	       (unsigned long)totals.honest_late, (unsigned long)totals.cut_short,
+	       (unsigned long)totals.ranges_cut);
 }
 
 int main(int argc, char **argv)

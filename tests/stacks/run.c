@@ -23,8 +23,9 @@
 #include "colo-proxy/link/messages.h"
 #include "tests/stacks/stacks.h"
 
-#define LATE_NS   (400 * MS)
-#define REFEED_NS (20 * MS)
+#define LATE_NS      (400 * MS)
+#define REFEED_NS    (20 * MS)
+#define RECENT_BYTES (1u << 20)
 
 static const struct gate_limits limits = {
         .late_ns = LATE_NS,
@@ -41,6 +42,8 @@ enum message_kind {
 	MESSAGE_DIGEST,
 	MESSAGE_CHECKPOINT,
 	MESSAGE_COMMITTED,
+	MESSAGE_CUT_ASK,
+	MESSAGE_CUT,
 };
 
 #define PATIENCE_NS (5000 * MS) /* for a state that can be copied */
@@ -150,6 +153,15 @@ static void on_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 {
 	run_trace(ctx, "clock leads", NULL);
 	post(ctx, true, MESSAGE_TS_LEAD, epoch, &ticks, sizeof(ticks), NULL, 0);
+}
+
+static void on_cut(void *ctx, uint32_t epoch, const struct digest *said, uint32_t at)
+{
+	uint8_t wire[CUT_ASK_WIRE_MAX];
+	uint32_t len = (uint32_t)cut_ask_pack(wire, said, at);
+
+	run_trace(ctx, "asks for a cut", NULL);
+	post(ctx, true, MESSAGE_CUT_ASK, epoch, wire, len, NULL, 0);
 }
 
 static void on_digest(void *ctx, uint32_t lineage, const struct digest *digest)
@@ -321,7 +333,9 @@ static void svm_speaks(struct run *run, struct frame *frame)
 	if (segment_parse(&s, frame))
 		truth_svm_said(run, &s, run->lineage);
 	shadow_output(run->shadow, frame, now_ns());
-	frame_free(frame);
+	recent_keep(run->recent, frame, run->lineage, shadow_last_map(run->shadow), now_ns());
+	while ((frame = recent_evict(run->recent, false)))
+		frame_free(frame);
 }
 
 void run_passed(struct run *run, enum hop hop, struct frame *frame)
@@ -374,6 +388,18 @@ void run_passed(struct run *run, enum hop hop, struct frame *frame)
 
 /* ---- events ---- */
 
+static void answer_cut(struct run *run, const struct message *message)
+{
+	uint8_t wire[CUT_WIRE_MAX];
+	struct digest_cut cut;
+
+	if (cut_ask_unpack(&cut, message->bytes, message->len) < 0)
+		abort();
+	if (recent_cut(run->recent, &run->key, message->epoch, &cut) == 0)
+		post(run, false, MESSAGE_CUT, message->epoch, wire, (uint32_t)cut_pack(wire, &cut),
+		     NULL, 0);
+}
+
 static void message_to_s(struct run *run, const struct message *message)
 {
 	struct flow_open open;
@@ -392,6 +418,9 @@ static void message_to_s(struct run *run, const struct message *message)
 		memcpy(&ticks, message->bytes, sizeof(ticks));
 		shadow_ts_lead(run->shadow, message->epoch, ticks);
 		break;
+	case MESSAGE_CUT_ASK:
+		answer_cut(run, message);
+		break;
 	case MESSAGE_CHECKPOINT:
 		run->truth.whole = message->epoch;
 		post(run, false, MESSAGE_COMMITTED, message->epoch, NULL, 0, NULL, 0);
@@ -404,10 +433,19 @@ static void message_to_s(struct run *run, const struct message *message)
 
 static void message_to_p(struct run *run, const struct message *message)
 {
+	struct digest_cut cut;
 	struct digest digest;
 
 	if (run->crashed)
 		return;
+	if (message->kind == MESSAGE_CUT) {
+		if (cut_unpack(&cut, message->bytes, message->len) < 0)
+			abort();
+		if (gate_digest_cut(run->gate, message->epoch, &cut, now_ns()) != 0)
+			run_fail(run, "the gate refuses a range in two");
+		tick(run);
+		return;
+	}
 	if (message->kind == MESSAGE_COMMITTED) {
 		run->committing = false;
 		run_trace(run, "COMMITTED", NULL);
@@ -610,6 +648,7 @@ static const struct gate_ops gate_ops = {
         .request = on_request,
         .flow_open = on_flow_open,
         .ts_lead = on_ts_lead,
+        .cut = on_cut,
 };
 static const struct shadow_ops shadow_ops = {.digest = on_digest, .refeed = on_refeed};
 
@@ -654,7 +693,8 @@ struct run *run_new(struct stack *stacks, uint64_t seed, uint32_t index, bool ve
 	for (size_t i = 0; i < sizeof(run->key.secret); i++)
 		run->key.secret[i] = (uint8_t)rng_below(&run->rng, 256);
 	if (truth_init(run) != 0 || gate_new(&run->gate, &limits, &run->key, &gate_ops, run) != 0 ||
-	    shadow_new(&run->shadow, 4, &run->key, &shadow_ops, run) != 0)
+	    shadow_new(&run->shadow, 4, &run->key, &shadow_ops, run) != 0 ||
+	    recent_new(&run->recent, RECENT_BYTES) != 0)
 		abort();
 	gate_cut(run->gate, 0, run->began);
 	shadow_lineage(run->shadow, 0);
@@ -689,6 +729,15 @@ void run_check(struct run *run)
 
 void run_end(struct run *run)
 {
+	struct gate_stats stats;
+	struct frame *frame;
+
+	gate_get_stats(run->gate, &stats);
+	run->ranges_cut = (uint32_t)stats.ranges_cut;
+	while ((frame = recent_evict(run->recent, true)))
+		frame_free(frame);
+	recent_free(run->recent);
+	run->recent = NULL;
 	run->differed = run->differed || truth_differed(run);
 	for (int i = 0; i < PLACES; i++)
 		end_abort(&run->end[i]);

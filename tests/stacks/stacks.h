@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "colo-proxy/core/gate.h"
+#include "colo-proxy/core/recent.h"
 #include "colo-proxy/core/shadow.h"
 #include "colo-proxy/datapath/tapdev.h"
 
@@ -349,6 +350,7 @@ struct run {
 	struct end end[PLACES];
 	struct gate *gate;
 	struct shadow *shadow;
+	struct recent *recent; /* what the SVM said last */
 	struct packet_digest_key key;
 	struct hop_state hop[HOPS];
 	struct rng rng;
@@ -364,6 +366,7 @@ struct run {
 	uint32_t image_epoch, lineage, checkpoints;
 	bool differed; /* before the first checkpoint */
 	uint32_t requested[CKPT_CAUSE_COUNT];
+	uint32_t ranges_cut; /* once it has ended */
 	struct truth truth;
 	uint32_t events; /* that point here */
 	bool ended, failed, cut_short;

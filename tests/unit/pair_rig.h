@@ -90,8 +90,12 @@ static inline void pair_on_refeed(void *ctx, const struct flow_key *key, uint32_
 /* Protected, in epoch 0. */
 static inline struct pair *pair_new(void)
 {
-	static const struct gate_ops gate_ops = {pair_on_release, pair_on_request,
-	                                         pair_on_flow_open, pair_on_ts_lead};
+	static const struct gate_ops gate_ops = {
+	        .release = pair_on_release,
+	        .request = pair_on_request,
+	        .flow_open = pair_on_flow_open,
+	        .ts_lead = pair_on_ts_lead,
+	};
 	static const struct shadow_ops shadow_ops = {.digest = pair_on_digest,
 	                                             .refeed = pair_on_refeed};
 	static const struct gate_limits limits = {PAIR_LATE, 1 << 24, 400, 64, 200, 0};

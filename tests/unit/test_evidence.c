@@ -366,6 +366,49 @@ static void test_find_segments(void)
 }
 
 /* A SYN was kept before its mapping was known. */
+static struct digest_cut cut_for(const struct ask *ask, const char *bytes, uint32_t at, bool fin)
+{
+	struct digest_cut cut = {.whole = ask->digest, .at = at};
+
+	digest_stream(&secret, (const uint8_t *)bytes, strlen(bytes), cut.whole.hash);
+	cut.whole.len = (uint32_t)strlen(bytes) + fin;
+	cut.whole.tcp_flags = fin ? PACKET_FIN : 0;
+	return cut;
+}
+
+/* A range in two: from the frame that has it whole, in its lineage, in the PVM's numbers. */
+static void test_range_in_two(void)
+{
+	static const struct recent_map map = {100, 0};
+	struct recent *recent = recent_of(1 << 20);
+	struct ask ask = ask_for(segment(1, "", 0, 0), ASK_SAID, ISS + 100 + 2, 5);
+	struct digest_cut cut = cut_for(&ask, "23456", ISS + 100 + 4, false);
+	uint8_t hash[16];
+
+	recent_keep(recent, segment(ISS, "0123456789", 0, 0), 4, map, 0);
+	recent_keep(recent, segment(ISS, "01xx456789", 0, 0), 4, map, 1);
+	recent_keep(recent, segment(ISS + 4, "456789", 0, 0), 4, map, 2);
+	g_assert_cmpint(recent_cut(recent, &secret, 4, &cut), ==, 0);
+	digest_stream(&secret, (const uint8_t *)"23", 2, hash);
+	g_assert_cmpmem(cut.head, 16, hash, 16);
+	digest_stream(&secret, (const uint8_t *)"456", 3, hash);
+	g_assert_cmpmem(cut.rest, 16, hash, 16);
+	cut = cut_for(&ask, "23456", ISS + 100 + 4, true); /* its FIN is not among the bytes */
+	g_assert_cmpint(recent_cut(recent, &secret, 4, &cut), ==, 0);
+	g_assert_cmpmem(cut.rest, 16, hash, 16);
+	g_assert_cmpint(recent_cut(recent, &secret, 5, &cut), ==, -ENOENT);
+	cut.at = ISS + 100 + 2;
+	g_assert_cmpint(recent_cut(recent, &secret, 4, &cut), ==, -ENOENT);
+	cut.at = ISS + 100 + 7;
+	g_assert_cmpint(recent_cut(recent, &secret, 4, &cut), ==, -ENOENT);
+	cut = cut_for(&ask, "2345678901", ISS + 100 + 4, false); /* goes beyond what is kept */
+	g_assert_cmpint(recent_cut(recent, &secret, 4, &cut), ==, -ENOENT);
+	cut = cut_for(&ask, "23456", ISS + 100 + 4, false);
+	cut.whole.key.peer_port++;
+	g_assert_cmpint(recent_cut(recent, &secret, 4, &cut), ==, -ENOENT);
+	forget(recent);
+}
+
 static void test_find_syn(void)
 {
 	struct recent *recent = recent_of(1 << 20);
@@ -482,6 +525,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/evidence/cut", test_cut);
 	g_test_add_func("/recent/limits", test_limits);
 	g_test_add_func("/recent/segments", test_find_segments);
+	g_test_add_func("/recent/range-in-two", test_range_in_two);
 	g_test_add_func("/recent/syn", test_find_syn);
 	g_test_add_func("/recent/datagram", test_find_datagram);
 	g_test_add_func("/report/json-limit", test_json_limit);

@@ -174,7 +174,12 @@ static void talk(struct rig *r, uint16_t port)
 static struct rig *rig_new(void)
 {
 	static const struct packet_digest_key key = {{5}};
-	static const struct gate_ops gate_ops = {on_release, on_request, on_flow_open, on_ts_lead};
+	static const struct gate_ops gate_ops = {
+	        .release = on_release,
+	        .request = on_request,
+	        .flow_open = on_flow_open,
+	        .ts_lead = on_ts_lead,
+	};
 	static const struct shadow_ops shadow_ops = {.digest = on_digest, .refeed = on_refeed};
 	static const struct gate_limits limits = {
 	        .late_ns = 3600 * SECOND,

@@ -40,6 +40,8 @@ struct rig {
 	struct flow_open open[ROOM];
 	uint32_t opens, open_epoch;
 	uint32_t lead, leads, outs_at_lead;
+	struct digest_cut cut;
+	uint32_t cuts;
 	uint64_t now;
 };
 
@@ -94,7 +96,16 @@ static void on_ts_lead(void *ctx, uint32_t epoch, uint32_t ticks)
 	r->outs_at_lead = r->outs;
 }
 
-static const struct gate_ops ops = {on_release, on_request, on_flow_open, on_ts_lead};
+static void on_cut(void *ctx, uint32_t epoch, const struct digest *said, uint32_t at)
+{
+	struct rig *r = ctx;
+
+	g_assert_cmpuint(epoch, ==, gate_epoch(r->gate));
+	r->cut = (struct digest_cut){.whole = *said, .at = at};
+	r->cuts++;
+}
+
+static const struct gate_ops ops = {on_release, on_request, on_flow_open, on_ts_lead, on_cut};
 
 static struct rig *rig_limited(const struct gate_limits *limits)
 {
@@ -886,6 +897,128 @@ static void test_split(void)
 	rig_free(r);
 }
 
+/* Ticks until the gate asks for a range in two, or has nothing to do before something is late. */
+static void tick_for_a_cut(struct rig *r)
+{
+	uint32_t cuts = r->cuts;
+	uint64_t end = r->now + LATE / 2;
+
+	while (r->cuts == cuts && r->now < end) {
+		uint64_t next = gate_tick(r->gate, r->now);
+
+		g_assert_cmpuint(next, >, r->now);
+		if (r->cuts == cuts)
+			r->now = next < end ? next : end;
+	}
+}
+
+/* The secondary's answer, for the bytes of byte_at(). */
+static int answer_cut(struct rig *r)
+{
+	const struct digest *whole = &r->cut.whole;
+	uint32_t end = whole->seq + whole->len - !!(whole->tcp_flags & PACKET_FIN);
+
+	digest_stream(&r->key, bytes_at(whole->seq, r->cut.at - whole->seq), r->cut.at - whole->seq,
+	              r->cut.head);
+	digest_stream(&r->key, bytes_at(r->cut.at, end - r->cut.at), end - r->cut.at, r->cut.rest);
+	return gate_digest_cut(r->gate, 0, &r->cut, r->now);
+}
+
+/* The SVM has said more at a time than the PVM, which waits for an acknowledgement of its part. */
+static void test_cut(void)
+{
+	struct rig *r = rig_established();
+
+	pvm(r, 0, 101, 10, 501);
+	pvm(r, 0, 111, 10, 501);
+	svm(r, 0, PACKET_FIN, 101, 50, 501);
+	assert_out(r, 0);
+	tick_for_a_cut(r);
+	g_assert_cmpuint(r->cuts, ==, 1);
+	g_assert_true(r->cut.at == 121 && r->cut.whole.seq == 101 && r->cut.whole.len == 51);
+	tick_for_a_cut(r);
+	g_assert_cmpuint(r->cuts, ==, 1); /* once */
+	assert_out(r, 0);
+	g_assert_cmpint(answer_cut(r), ==, 0);
+	assert_out(r, 2);
+	g_assert_cmpuint(r->out[1].end, ==, 121);
+	g_assert_cmpint(answer_cut(r), ==, 0); /* it does not wait any more */
+	pvm(r, 0, 121, 10, 501);               /* stops within the rest */
+	tick_for_a_cut(r);
+	g_assert_cmpuint(r->cuts, ==, 2);
+	g_assert_true(r->cut.at == 131 && r->cut.whole.seq == 121);
+	g_assert_cmpint(answer_cut(r), ==, 0);
+	assert_out(r, 3);
+	pvm(r, PACKET_FIN, 131, 20, 501);
+	assert_out(r, 4);
+	g_assert_cmpuint(r->wants, ==, 0);
+	rig_free(r);
+}
+
+/* One that moves on, or waits for its commit, is not asked for. */
+static void test_cut_not_asked(void)
+{
+	struct rig *r = rig_established();
+
+	pvm(r, 0, 101, 10, 501);
+	svm(r, 0, 0, 101, 30, 501);
+	for (int i = 0; i < 10; i++) {
+		r->now += 2 * MS;
+		gate_tick(r->gate, r->now);
+		if (i < 9)
+			pvm(r, 0, 111 + 2 * (uint32_t)i, 2, 501);
+	}
+	g_assert_cmpuint(r->cuts, ==, 0);
+	pvm(r, 0, 129, 2, 501);
+	assert_out(r, 11);
+	gate_cut(r->gate, 1, r->now);
+	pvm(r, 0, 131, 10, 501);
+	svm(r, 1, 0, 131, 30, 501);
+	tick_for_a_cut(r);
+	g_assert_cmpuint(r->cuts, ==, 0);
+	gate_commit(r->gate, 1, r->now);
+	tick_for_a_cut(r);
+	g_assert_cmpuint(r->cuts, ==, 1);
+	rig_free(r);
+}
+
+static void test_cut_bad_answers(void)
+{
+	struct rig *r = rig_established();
+	struct digest_cut cut;
+
+	pvm(r, 0, 101, 10, 501);
+	svm(r, 0, 0, 101, 50, 501);
+	tick_for_a_cut(r);
+	g_assert_cmpuint(r->cuts, ==, 1);
+	cut = r->cut;
+	cut.at = 101;
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &cut, r->now), ==, -EPROTO);
+	cut.at = 151;
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &cut, r->now), ==, -EPROTO);
+	cut = r->cut;
+	cut.whole.tcp_flags |= PACKET_SYN;
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &cut, r->now), ==, -EPROTO);
+	g_assert_cmpint(gate_digest_cut(r->gate, 1, &r->cut, r->now), ==, -EPROTO);
+	cut = r->cut;
+	cut.at++; /* not where it was asked for */
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &cut, r->now), ==, 0);
+	cut = r->cut;
+	cut.whole.hash[3] ^= 1; /* another range */
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &cut, r->now), ==, 0);
+	cut = r->cut;
+	cut.whole.key.peer_port++; /* a flow that is not known */
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &cut, r->now), ==, 0);
+	assert_out(r, 0);
+	g_assert_cmpuint(r->wants, ==, 0);
+	/* Hashes of other bytes: the SVM has said something else. */
+	g_assert_cmpint(gate_digest_cut(r->gate, 0, &r->cut, r->now), ==, 0);
+	assert_out(r, 0);
+	g_assert_cmpuint(r->wants, ==, 1);
+	g_assert_cmpuint(r->wanted[0].cause, ==, CKPT_MISMATCH);
+	rig_free(r);
+}
+
 /* ---- R2: datagrams ---- */
 
 static void test_datagrams(void)
@@ -1522,6 +1655,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/tcp/order", test_order_in_flow);
 	g_test_add_func("/gate/tcp/exempt", test_exempt);
 	g_test_add_func("/gate/tcp/split", test_split);
+	g_test_add_func("/gate/tcp/cut", test_cut);
+	g_test_add_func("/gate/tcp/cut-not-asked", test_cut_not_asked);
+	g_test_add_func("/gate/tcp/cut-bad-answers", test_cut_bad_answers);
 	g_test_add_func("/gate/datagram/udp", test_datagrams);
 	g_test_add_func("/gate/datagram/icmp-arp", test_icmp_arp);
 	g_test_add_func("/gate/datagram/cut", test_datagrams_across_the_cut);

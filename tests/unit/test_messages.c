@@ -236,6 +236,36 @@ static void test_ask(void)
 	g_assert_cmpint(ask_unpack(&out, wire, len), ==, -EPROTO);
 }
 
+static void test_cut(void)
+{
+	struct digest_cut in = {.whole = {.key = key, .seq = 9, .len = 20}, .at = 0x01020304};
+	struct digest_cut out;
+	uint8_t wire[CUT_WIRE_MAX + 1] = {0};
+	size_t len = cut_ask_pack(wire, &in.whole, in.at);
+
+	memset(in.head, 0xaa, sizeof(in.head));
+	memset(in.rest, 0xbb, sizeof(in.rest));
+	g_assert_cmpmem(wire, 8, "\x01\x02\x03\x04\0\0\0\0", 8);
+	g_assert_cmpmem(wire + CUT_ASK_HEAD_LEN, 16, key_bytes, 16);
+	g_assert_cmpint(cut_ask_unpack(&out, wire, len), ==, 0);
+	g_assert_true(out.at == in.at && out.whole.seq == 9 && out.whole.len == 20);
+	g_assert_cmpint(cut_ask_unpack(&out, wire, len - 1), ==, -EPROTO);
+	g_assert_cmpint(cut_ask_unpack(&out, wire, len + 1), ==, -EPROTO);
+	g_assert_cmpint(cut_ask_unpack(&out, wire, 3), ==, -EPROTO);
+	len = cut_pack(wire, &in);
+	g_assert_cmpmem(wire, 8, "\x01\x02\x03\x04\0\0\0\0", 8);
+	g_assert_cmpmem(wire + 8, 16, in.head, 16);
+	g_assert_cmpmem(wire + 24, 16, in.rest, 16);
+	g_assert_cmpmem(wire + CUT_HEAD_LEN, 16, key_bytes, 16);
+	g_assert_cmpint(cut_unpack(&out, wire, len), ==, 0);
+	g_assert_true(out.at == in.at && out.whole.seq == 9);
+	g_assert_cmpmem(out.head, 16, in.head, 16);
+	g_assert_cmpmem(out.rest, 16, in.rest, 16);
+	g_assert_cmpint(cut_unpack(&out, wire, len - 1), ==, -EPROTO);
+	g_assert_cmpint(cut_unpack(&out, wire, len + 1), ==, -EPROTO);
+	g_assert_cmpint(cut_unpack(&out, wire, CUT_HEAD_LEN - 1), ==, -EPROTO);
+}
+
 static void test_said(void)
 {
 	struct evidence_side in = {0}, out = {0};
@@ -303,6 +333,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/messages/map", test_map);
 	g_test_add_func("/messages/input", test_input);
 	g_test_add_func("/messages/ask", test_ask);
+	g_test_add_func("/messages/cut", test_cut);
 	g_test_add_func("/messages/said", test_said);
 	g_test_add_func("/messages/names", test_names);
 	return g_test_run();
