@@ -58,6 +58,13 @@ void node_event(struct node *node, const char *format, ...)
 	node->ops->order(node->ctx, ORDER_EVENT, node->last_event);
 }
 
+void node_peer_unprotects(struct node *node, const uint8_t *why, size_t len)
+{
+	node_event(node, "the primary ends protection: %.*s", (int)(len < 100 ? len : 100),
+	           (const char *)why);
+	node_role(node, ROLE_EV_PEER_ALONE);
+}
+
 void node_message(struct node *node, const char *text)
 {
 	snprintf(node->message, sizeof(node->message), "%s", text);

@@ -256,6 +256,8 @@ uint64_t node_realtime(void);
 void node_beat_now(struct node *node);
 void node_role(struct node *node, enum role_event event);
 void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* S: UNPROTECT has come. */
+void node_peer_unprotects(struct node *node, const uint8_t *why, size_t len);
 void node_message(struct node *node, const char *text);
 /* Runs fn(job) in the data thread. */
 void node_post_job(struct node *node, struct node_job *job, void (*fn)(void *));

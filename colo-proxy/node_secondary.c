@@ -756,9 +756,7 @@ void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const ui
 		protect_asked(node, payload, len);
 		return;
 	case MSG_UNPROTECT:
-		node_event(node, "the primary ends protection: %.*s", (int)(len < 100 ? len : 100),
-		           (const char *)payload);
-		node_role(node, ROLE_EV_PEER_ALONE);
+		node_peer_unprotects(node, payload, len);
 		return;
 	default:
 		break;

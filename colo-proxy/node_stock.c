@@ -235,9 +235,7 @@ static void to_secondary(struct node *node, uint8_t type, const uint8_t *payload
 		node_role(node, ROLE_EV_PEER_YIELDED);
 		return;
 	case MSG_UNPROTECT:
-		node_event(node, "the primary ends protection: %.*s", (int)(len < 100 ? len : 100),
-		           (const char *)payload);
-		node_role(node, ROLE_EV_PEER_ALONE);
+		node_peer_unprotects(node, payload, len);
 		return;
 	default:
 		link_drop(node->link, "a message that a primary with comparator = qemu does not "

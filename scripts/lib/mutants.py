@@ -14,8 +14,6 @@ front of the library that has the sound one. A mutant that lives is a missing te
 not in the code exactly once has to be written anew. Either makes the exit status 1.
 """
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import re
@@ -30,6 +28,8 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from children import TOO_LONG, Children, exit_on_signals
+
 TOP = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("COLO_BUILD", TOP / "build")).resolve()
 TABLES = TOP / "tests" / "mutants"
@@ -38,8 +38,6 @@ SIM = "sim_compare"
 SEEDS = 2000
 LEAST_SECONDS = 20  # a test that takes ten times as long as without the mutant hangs, but not before
 E2E_SECONDS = 240
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
 
 
 class Broken(Exception):
@@ -125,35 +123,14 @@ class Run:
         self.args, self.folder = args, Path(folder)
         self.commands = Commands()
         self.sound = {}  # test: seconds without any mutant
-        self._children = set()
-        self._lock = threading.Lock()
+        self.children = Children()
 
     def call(self, argv, seconds, env=None, cwd=TOP):
-        """(exit status, output); 124: ended, it took too long."""
+        """(exit status, output)."""
         with tempfile.TemporaryFile(dir=self.folder) as out:
-            child = subprocess.Popen(
-                [str(arg) for arg in argv], stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **(env or {})},
-                start_new_session=True,
-                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
-            with self._lock:
-                self._children.add(child)
-            try:
-                status = child.wait(seconds)
-            except subprocess.TimeoutExpired:
-                status = 124
-            finally:
-                end(child)
-                with self._lock:
-                    self._children.discard(child)
+            status = self.children.run(argv, out, seconds, env, cwd)
             out.seek(0)
             return status, out.read().decode(errors="replace")
-
-    def end_all(self):
-        with self._lock:
-            children = list(self._children)
-        for child in children:
-            end(child)
 
     # --- one test ---
 
@@ -252,24 +229,13 @@ class Run:
             raise Broken(f"the tests did not run:\n{tail(output)}")
 
 
-def end(child):
-    for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
-        if child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(patience)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
 def tail(output, lines=15):
     return "\n".join("    " + line for line in output.rstrip().splitlines()[-lines:])
 
 
 def why_failed(status, output):
     """The test function, or the place in the code, that an assertion names."""
-    if status == 124:
+    if status == TOO_LONG:
         return "hangs"
     said = re.search(r"ERROR:[^\s:]*?([^/\s:]+\.[ch]):\d+:(\w+):", output)
     if said:
@@ -320,7 +286,7 @@ def run_all(args, mutants):
         except Broken as why:
             sys.exit(f"mutants: {why}")
         finally:
-            run.end_all()
+            run.children.end_all()
 
 
 def chosen(args, mutants):
@@ -352,11 +318,7 @@ def main():
             print(f"{mutant['rule']:<5} {mutant['name']:<36} {mutant['breaks']}")
         return 0
 
-    def leave(number, _frame):
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
+    exit_on_signals()
     began = time.monotonic()
     rows = run_all(args, mutants)
     caught = sum(row["caught"] is not None for row in rows)

@@ -9,14 +9,11 @@ having named a failed test counts as one failure, so that nothing is lost. Each 
 in COLO_BUILD/test-logs; the end of it is shown when it failed.
 """
 import argparse
-import contextlib
-import ctypes
 import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +22,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from children import TOO_LONG, Children, exit_on_signals
+
 TOP = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("COLO_BUILD", TOP / "build")).resolve()
 ASAN = BUILD.with_name(BUILD.name + "-asan")
@@ -32,8 +31,6 @@ FUZZ = BUILD.with_name(BUILD.name + "-fuzz")
 LOGS = BUILD / "test-logs"
 JOBS = max(1, os.cpu_count() or 1)
 FUZZ_SECONDS = 10
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
 
 
 class Result:
@@ -53,56 +50,17 @@ class Runner:
     def __init__(self, args):
         self.args = args
         self.failures = []
-        self._running = set()
-        self._ending = False
+        self.children = Children()
         self._lock = threading.Lock()
 
     def run(self, name, argv, seconds=600, env=None, cwd=TOP):
-        """Run a command to its end; (exit status, output). 124: it took too long and was ended."""
+        """Run a command to its end; (exit status, output). TOO_LONG: it was ended."""
         log = LOGS / f"{name}.log"
-        # In a session of its own: all that it starts can be ended with it.
         with open(log, "wb") as out:
-            child = subprocess.Popen(
-                [str(arg) for arg in argv], stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **(env or {})},
-                start_new_session=True,
-                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
-        with self._lock:
-            self._running.add(child)
-        try:
-            status = self._wait(child, seconds, log)
-        finally:
-            with self._lock:
-                self._running.discard(child)
-            self._end(child)
+            status = self.children.run(argv, out, seconds, env, cwd)
+            if status == TOO_LONG:
+                out.write(f"\nnot finished after {seconds} s: ended\n".encode())
         return status, log.read_text(errors="replace")
-
-    def _wait(self, child, seconds, log):
-        try:
-            return child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            with open(log, "a") as out:
-                out.write(f"\nnot finished after {seconds} s: ended\n")
-            self._end(child)
-            return 124
-
-    @staticmethod
-    def _end(child):
-        """SIGTERM first: a laboratory takes its namespaces down with it."""
-        for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
-            if child.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(patience)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-    def end_all(self):
-        with self._lock:
-            running = list(self._running)
-        for child in running:
-            self._end(child)
 
     def fail(self, name, output, lines=25):
         shown = failed_parts(output)
@@ -470,11 +428,7 @@ def main():
             print(f"{name:<11} {function.__doc__}")
         return 0
 
-    def leave(number, _frame):
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
+    exit_on_signals()
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     os.environ["COLO_BUILD"] = str(BUILD)
@@ -483,7 +437,7 @@ def main():
     try:
         total = run_steps(run, steps)
     except SystemExit:
-        run.end_all()
+        run.children.end_all()
         print("interrupted")
         raise
     if run.failures:

@@ -540,22 +540,6 @@ static void usage(FILE *to)
 	            "  --seed N             of the load (1)\n");
 }
 
-static uint64_t number(const char *text, uint64_t min, uint64_t max)
-{
-	char *end;
-	uint64_t value;
-
-	errno = 0;
-	value = strtoull(text, &end, 10);
-	if (errno || end == text || *end || value < min || value > max) {
-		fprintf(stderr,
-		        "compare-bench: %s is not a number from %" PRIu64 " to %" PRIu64 "\n", text,
-		        min, max);
-		exit(2);
-	}
-	return value;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct option long_options[] = {
@@ -579,19 +563,19 @@ int main(int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
 		if (c == 'f')
-			o.flows = (uint32_t)number(optarg, 1, 16777216);
+			o.flows = (uint32_t)load_option(optarg, 1, 16777216);
 		else if (c == 'p')
-			o.payload = (uint32_t)number(optarg, 2, 32768) & ~1u;
+			o.payload = (uint32_t)load_option(optarg, 2, 32768) & ~1u;
 		else if (c == 'd')
 			o.different = true;
 		else if (c == 'n')
-			o.packets = number(optarg, 1, UINT32_MAX);
+			o.packets = load_option(optarg, 1, UINT32_MAX);
 		else if (c == 'l')
-			o.latency_packets = number(optarg, 1, UINT32_MAX);
+			o.latency_packets = load_option(optarg, 1, UINT32_MAX);
 		else if (c == 'r')
-			o.load = number(optarg, 1, 100000000);
+			o.load = load_option(optarg, 1, 100000000);
 		else if (c == 's')
-			o.seed = number(optarg, 0, UINT32_MAX);
+			o.seed = load_option(optarg, 0, UINT32_MAX);
 		else
 			break;
 	}

@@ -586,22 +586,6 @@ static void usage(FILE *to)
 	        "  --seed N             of the load (1)\n");
 }
 
-static uint64_t number(const char *text, uint64_t min, uint64_t max)
-{
-	char *end;
-	uint64_t value;
-
-	errno = 0;
-	value = strtoull(text, &end, 10);
-	if (errno || end == text || *end || value < min || value > max) {
-		fprintf(stderr,
-		        "compare-feed: %s is not a number from %" PRIu64 " to %" PRIu64 "\n", text,
-		        min, max);
-		exit(2);
-	}
-	return value;
-}
-
 /* The letter of the option that getopt_long() stopped at: -1 at the end, 'h' or '?'. */
 static int read_options(int argc, char **argv, struct options *o)
 {
@@ -621,21 +605,21 @@ static int read_options(int argc, char **argv, struct options *o)
 
 	while ((c = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
 		if (c == 'f')
-			o->flows = (uint32_t)number(optarg, 1, MAX_FLOWS);
+			o->flows = (uint32_t)load_option(optarg, 1, MAX_FLOWS);
 		else if (c == 'p')
-			o->payload = (uint32_t)number(optarg, 2, 32768) & ~1u;
+			o->payload = (uint32_t)load_option(optarg, 2, 32768) & ~1u;
 		else if (c == 'd')
 			o->different = true;
 		else if (c == 'n')
-			o->packets = number(optarg, 1, UINT32_MAX);
+			o->packets = load_option(optarg, 1, UINT32_MAX);
 		else if (c == 'l')
-			o->latency_packets = number(optarg, 0, UINT32_MAX);
+			o->latency_packets = load_option(optarg, 0, UINT32_MAX);
 		else if (c == 'w')
-			o->window = (uint32_t)number(optarg, CHUNK, 65536);
+			o->window = (uint32_t)load_option(optarg, CHUNK, 65536);
 		else if (c == 'i')
-			o->pid = (int)number(optarg, 1, INT32_MAX);
+			o->pid = (int)load_option(optarg, 1, INT32_MAX);
 		else if (c == 's')
-			o->seed = number(optarg, 0, UINT32_MAX);
+			o->seed = load_option(optarg, 0, UINT32_MAX);
 		else
 			break;
 	}

@@ -14,8 +14,11 @@
  * have the same numbers, so that no comparator has anything to map. TCP checksums are left zero:
  * no comparator looks at them.
  */
+#include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -150,6 +153,22 @@ static inline uint32_t load_frame(const struct load *load, const struct segment 
 	memcpy(out + LOAD_HEAD,
 	       load->pattern + (segment->seq + segment->flow * 7919u) % LOAD_PATTERN, segment->len);
 	return LOAD_HEAD + segment->len;
+}
+
+/* An option's number; a word that is none ends the program. */
+static inline uint64_t load_option(const char *text, uint64_t min, uint64_t max)
+{
+	char *end;
+	uint64_t value;
+
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (errno || end == text || *end || value < min || value > max) {
+		fprintf(stderr, "%s: %s is not a number from %" PRIu64 " to %" PRIu64 "\n",
+		        program_invocation_short_name, text, min, max);
+		exit(2);
+	}
+	return value;
 }
 
 #endif
