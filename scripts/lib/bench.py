@@ -163,12 +163,13 @@ class Bench:
 
     # --- variants -------------------------------------------------------------------------------
 
-    def pair(self, lab, variant, delay_ms=0, checkpoint=None, vm=None):
+    def pair(self, lab, variant, delay_ms=0, checkpoint=None, vm=None, flows=None):
         """The two daemons of a variant, not started. With @delay_ms the link between the daemons
         (stock: also that between the two QEMUs) goes through a relay that is so slow one way.
-        @checkpoint, @vm: keys of these sections besides."""
+        @checkpoint, @vm, @flows: keys of these sections besides."""
         address = lab_module.REPLICATION_IP
-        both = {"checkpoint": dict(checkpoint or {}), "network": {}, "vm": dict(vm or {})}
+        both = {"checkpoint": dict(checkpoint or {}), "network": {}, "vm": dict(vm or {}),
+                "flows": dict(flows or {})}
         primary = {"replication": {}}
         secondary = {"replication": {}}
         if variant not in OURS + POLICIES + ("alone-batch",):

@@ -55,6 +55,15 @@ debs_fetch_closure() {
 		die "cannot download $* from $suite of $debs_mirror"
 }
 
+# debs_fetch DIR PACKAGE...: download these, without what they depend on.
+debs_fetch() {
+	local dir=$1
+
+	shift
+	(cd "$dir/cache/archives" && debs_apt "$dir" download "$@") ||
+		die "cannot download $* from $debs_mirror"
+}
+
 # debs_fetch_dependency DIR META PREFIX: download the one package whose name starts with PREFIX that
 # the metapackage META depends on, without what that depends on.
 debs_fetch_dependency() {
@@ -63,8 +72,7 @@ debs_fetch_dependency() {
 	package=$(APT_CONFIG=$dir/apt.conf apt-cache depends "$meta" |
 		sed -n "s/^ *Depends: \($prefix.*\)/\1/p" | head -n 1)
 	[ -n "$package" ] || die "$meta of $debs_mirror depends on no $prefix*"
-	(cd "$dir/cache/archives" && debs_apt "$dir" download "$package") ||
-		die "cannot download $package from $debs_mirror"
+	debs_fetch "$dir" "$package"
 }
 
 # debs_list DIR: the downloaded archives, one path a line.
