@@ -41,6 +41,7 @@ import test_protected  # noqa: E402,F401
 import test_release  # noqa: E402,F401
 import test_reprotect  # noqa: E402,F401
 import test_return  # noqa: E402,F401
+import test_services  # noqa: E402,F401
 import test_split  # noqa: E402,F401
 import test_stock  # noqa: E402,F401
 

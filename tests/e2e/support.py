@@ -397,7 +397,8 @@ class Env:
         if self.datapath:
             both = merge(both, {"network": {"datapath": self.datapath}})
         if self.ipv6:
-            cmdline = (lab_module.cache_dir() / "guest/cmdline").read_text().strip()
+            cmdline = both.get("vm", {}).get("append") or \
+                (lab_module.cache_dir() / "guest/cmdline").read_text().strip()
             both = merge(both, {"vm": {"append": f"{cmdline} colo.ip6={GUEST_IP6}/64"}})
         primary = self.options["primary"]
         if self.valve_wanted:
