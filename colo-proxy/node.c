@@ -882,10 +882,12 @@ static void do_checkpoint_seen(void *arg)
 	seen->node->p.paused_ns += seen->pause_ns;
 	hist_add(&seen->node->pause_hist, seen->pause_ns);
 	pacer_paused(&seen->node->pacer, seen->pause_ns);
-	if (node_proxies(seen->node))
+	if (node_proxies(seen->node)) {
+		primary_vm_resumed(seen->node, seen->stopped_at);
 		figures_paused(seen->node, seen->stopped_at, seen->pause_ns);
-	else
+	} else {
 		stock_checkpoint_seen(seen->node, seen->stopped_at, seen->pause_ns);
+	}
 	free(seen);
 }
 

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A checkpoint on the primary: when it is asked for, and the cut. node_encode.c sends it. */
+#include <string.h>
+
+#include "colo-proxy/control/log.h"
 #include "colo-proxy/node_private.h"
 
+#define URGENT_NS         (30 * MS)  /* the longest that the pause's threads run before others */
+#define RESUME_NS         (1 * MS)   /* for QEMU to let the VM run on */
 #define TRIGGER_REPEAT_NS (250 * MS) /* a request that QEMU has not answered is made again */
 
 static struct primary *of(struct node *node)
@@ -108,6 +113,45 @@ void primary_answer_request(struct node *node)
 	cut_begin(node);
 }
 
+/*
+ * On a full host, most of a pause is waiting for a processor: QEMU's migration thread, its main
+ * loop, the vCPUs that are to stop and this thread need one each, one after the other. They go
+ * first while the VM stands still, and for URGENT_NS at most.
+ */
+static void hurry(struct node *node)
+{
+	struct primary *p = of(node);
+	int r;
+
+	if (node->config->scheduling != CONFIG_SCHEDULING_BATCH)
+		return;
+	primary_calm(node); /* QEMU may not have told that the last pause is over */
+	r = urgent_begin(&p->urgent);
+	if (r < 0)
+		log_info("checkpoints wait for processors as others do: no real-time class: %s",
+		         strerror(-r));
+	node_arm(node, &p->urgent_timer, URGENT_NS);
+}
+
+void primary_calm(struct node *node)
+{
+	loop_timer_clear(node->loop, &of(node)->urgent_timer);
+	urgent_end(&of(node)->urgent);
+}
+
+void primary_calm_due(void *ctx, uint64_t now)
+{
+	(void)now;
+	urgent_end(&of(ctx)->urgent);
+}
+
+/* QEMU says that the VM runs on, after it stood still from then. */
+void primary_vm_resumed(struct node *node, uint64_t stopped_at)
+{
+	if (stopped_at >= of(node)->replied_at)
+		primary_calm(node);
+}
+
 /* The PVM has taken its input: it may stop. */
 void primary_let_stop(struct node *node)
 {
@@ -117,6 +161,7 @@ void primary_let_stop(struct node *node)
 		cut_end(node);
 		return;
 	}
+	hurry(node);
 	p->replied_at = loop_clock();
 	p->reading_ns = 0;
 	primary_write_pvm(node);
@@ -164,6 +209,8 @@ void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 	struct node *node = ctx;
 	struct primary *p = of(node);
 
+	urgent_spare_vcpus(&p->urgent);
+	node_arm(node, &p->urgent_timer, RESUME_NS);
 	if (!p->handing_over)
 		relay_primary_resume(p->relay, now);
 	/* A VM that hands over takes nothing any more; the mirror gives it to the secondary. */

@@ -184,6 +184,7 @@ static void close_pvm(struct node *node)
 		loop_del(node->loop, &p->pvm);
 		close(p->pvm.fd);
 	}
+	primary_calm(node);
 	relay_primary_free(p->relay);
 	p->relay = NULL;
 	cut_end(node);
@@ -431,6 +432,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	struct primary *p = of(node);
 	uint8_t payload[8];
 	int unread = 0;
+	int r;
 
 	if (!p->relay || node->role.state != ROLE_JOINING)
 		return;
@@ -452,6 +454,9 @@ static void start_epoch_0(void *ctx, uint64_t now)
 		return;
 	}
 	p->started_here = true;
+	r = urgent_find(&p->urgent, p->pvm.fd);
+	if (r < 0)
+		log_info("QEMU's threads are not found: %s; none runs before others", strerror(-r));
 	node_send(node, LINK_FAST, MSG_START, 0, payload, sizeof(payload));
 	node->committed_epoch = 0;
 	node->by_cause[CKPT_INITIAL]++;
@@ -842,15 +847,16 @@ void primary_init_timers(struct node *node)
 	p->trigger_timer = (struct loop_timer){.fire = primary_trigger_due, .ctx = node};
 	p->channel_timer = (struct loop_timer){.fire = channel_lost, .ctx = node};
 	p->epoch_timer = (struct loop_timer){.fire = primary_epoch_over, .ctx = node};
+	p->urgent_timer = (struct loop_timer){.fire = primary_calm_due, .ctx = node};
 }
 
 void primary_stop_timers(struct node *node)
 {
 	struct primary *p = of(node);
 	struct loop_timer *timers[] = {
-	        &p->start_timer, &p->copy_timer,    &p->read_timer,
-	        &p->gate_timer,  &p->trigger_timer, &p->channel_timer,
-	        &p->epoch_timer, &p->cut_timer,     &p->boot_timer,
+	        &p->start_timer,   &p->copy_timer,    &p->read_timer,  &p->gate_timer,
+	        &p->trigger_timer, &p->channel_timer, &p->epoch_timer, &p->cut_timer,
+	        &p->boot_timer,    &p->urgent_timer,
 	};
 
 	for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++)

@@ -26,6 +26,7 @@
 #include "kvm/page_codec.h"
 #include "kvm/relay_primary.h"
 #include "kvm/relay_secondary.h"
+#include "qemu-glue/urgent.h"
 
 /*
  * Inside the data thread:
@@ -92,6 +93,8 @@ struct primary {
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
 	struct loop_timer channel_timer; /* the migration channel has closed: has QEMU died? */
 	struct loop_timer epoch_timer;   /* the policy's next checkpoint */
+	struct loop_timer urgent_timer;  /* the pause is over, or has taken too long */
+	struct urgent urgent;            /* who goes first while the VM stands still */
 	struct input_log unsent;         /* input that the link has not taken */
 	uint64_t input_index;            /* frames that have been seen on their way to the VM */
 	uint64_t input_cut;              /* of the checkpoint in the buffer */
@@ -325,6 +328,10 @@ void primary_pace(struct node *node);
 void primary_trigger(struct node *node);
 void primary_trigger_due(void *ctx, uint64_t now);
 void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now);
+void primary_vm_resumed(struct node *node, uint64_t stopped_at);
+/* No thread is urgent any more. */
+void primary_calm(struct node *node);
+void primary_calm_due(void *ctx, uint64_t now);
 void primary_vm_requested(void *ctx, uint64_t now);
 void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now);
 

@@ -127,7 +127,8 @@ const struct config_key config_table[] = {
 	  .help = "The NIC's Ethernet address, the same on both hosts" },
 	{ KEY("vm", "scheduling", CONFIG_CHOICE, scheduling), .choices = schedulings, .preset = "batch",
 	  .help = "The class of QEMU's and the daemon's threads: SCHED_BATCH, so that they do not "
-	          "interrupt each other on a full host, or what the daemon was started with" },
+	          "interrupt each other on a full host, and SCHED_RR for what a pause waits for; or "
+	          "what the daemon was started with" },
 	{ KEY("vm", "extra-args", CONFIG_ARGV, extra_args),
 	  .derived = "none", .example = "-device virtio-rng-pci",
 	  .help = "More arguments for QEMU, split as a shell would, nothing expanded" },

@@ -209,6 +209,7 @@ struct host {
 	bool marker, dying, in_colo;
 	uint32_t vm_id; /* the last QEMU here */
 	uint64_t stalled_until, qemu_stalled_until;
+	uint64_t urgent_since;
 	uint64_t turn_at;
 	struct qemu qemu;
 	struct {

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "kvm/ckpt_buf.h"
+#include "qemu-glue/urgent.h"
 #include "tests/sim/pair.h"
 
 #define SOCKET_BYTES (24u << 10)
@@ -397,4 +398,38 @@ int __wrap_ckpt_buf_init(struct ckpt_buf *buf, size_t limit, size_t keep)
 	(void)limit;
 	(void)keep;
 	return __real_ckpt_buf_init(buf, KEEP_BYTES, KEEP_BYTES);
+}
+
+/* ---- urgent.h: nobody may starve the host's other work (R8) ---- */
+
+#define URGENT_MOST (32 * MS)
+
+int urgent_find(struct urgent *urgent, int sock)
+{
+	g_assert(fd_of(here, sock)->kind == FD_CONNECTED);
+	urgent_end(urgent);
+	urgent->count = 1;
+	return 0;
+}
+
+int urgent_begin(struct urgent *urgent)
+{
+	CHECK(!urgent->on, "a pause is urgent, and the one before still is");
+	urgent->on = urgent->count > 0;
+	here->urgent_since = world->now;
+	return 0;
+}
+
+void urgent_spare_vcpus(struct urgent *urgent)
+{
+	(void)urgent;
+}
+
+void urgent_end(struct urgent *urgent)
+{
+	/* A daemon that stands still has its timer late. */
+	CHECK(!urgent->on || world->now - here->urgent_since <= URGENT_MOST ||
+	              here->stalled_until > here->urgent_since,
+	      "urgent for %lu us", (unsigned long)((world->now - here->urgent_since) / US));
+	urgent->on = false;
 }
