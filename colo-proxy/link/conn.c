@@ -7,13 +7,15 @@
 #include <string.h>
 
 /*
- * The queue is a linear buffer of twice its limit, moved to the front only when its end is reached,
- * so at most one byte is moved for each that is sent. Memory that is never used is never touched:
- * an idle channel stays in the first pages. Messages are encoded in place in it, and the transport
- * takes large pieces that may hold many messages.
+ * The queue is a linear buffer of twice its limit. What is queued is moved to the front when no
+ * more than what has gone from there, so at most one byte is moved for each that is sent, and the
+ * memory that is touched follows what was ever queued at a time, not what was sent: an idle channel
+ * stays in the first pages. Messages are encoded in place in it, and the transport takes large
+ * pieces that may hold many messages.
  */
 
 #define OUT_SETUP    (4 * (LINK_HEADER_LEN + LINK_MAX_OWN)) /* all frames of a setup, and more */
+#define MOVE_FROM    (512u << 10)                           /* less is not worth the call */
 #define WRITE_BUDGET (128u << 10)                           /* 0.2 ms of AES-GCM */
 #define READ_PIECE   (128u << 10)
 
@@ -75,7 +77,8 @@ void conn_put(struct conn *c, uint8_t type, uint32_t epoch, const struct iovec *
 	uint8_t *frame, *p;
 	int i;
 
-	if (c->out_tail + LINK_HEADER_LEN + len > c->out_room) {
+	if ((c->out_head >= MOVE_FROM && c->out_head >= conn_queued(c)) ||
+	    c->out_tail + LINK_HEADER_LEN + len > c->out_room) {
 		memmove(c->out, c->out + c->out_head, conn_queued(c));
 		c->out_tail -= c->out_head;
 		c->out_head = 0;

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "colo-proxy/link/conn.h"
 #include "colo-proxy/link/link.h"
 #include "colo-proxy/link/transport.h"
 
@@ -337,6 +338,35 @@ static void test_long_flow(const void *data)
 	}
 	UNTIL(&t, t.s.got[LINK_BULK] == sent);
 	test_end(&t);
+}
+
+/* Much is sent, little is queued at a time, and never nothing: little memory is touched. */
+static void test_queue_memory(void)
+{
+	static uint8_t bytes[64 << 10], sink[1 << 20];
+	const struct iovec iov = {bytes, sizeof(bytes)};
+	struct conn *c = conn_new(NULL, LINK_BULK);
+	uint64_t sent = 0;
+	int fds[2];
+
+	g_assert_nonnull(c);
+	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), ==, 0);
+	c->transport.fd = fds[0];
+	g_assert_cmpint(conn_grow(c, 16 << 20), ==, 0);
+	while (sent < 64 << 20) {
+		while (conn_queued(c) < 256 << 10) {
+			conn_put(c, LINK_TYPE_USER, 0, &iov, 1, sizeof(bytes));
+			sent += sizeof(bytes);
+		}
+		conn_new_turn(c);
+		g_assert_cmpint(conn_write(c), ==, 0);
+		g_assert_cmpuint(conn_queued(c), >, 0);
+		g_assert_cmpuint(c->out_tail, <, 2 << 20);
+		while (read(fds[1], sink, sizeof(sink)) > 0)
+			;
+	}
+	close(fds[1]);
+	conn_free(c);
 }
 
 /* Paused in the callback, message by message. */
@@ -987,6 +1017,7 @@ int main(int argc, char **argv)
 	add_both("back-pressure", test_back_pressure);
 	add_both("small-socket", test_small_socket);
 	add_both("long-flow", test_long_flow);
+	g_test_add_func("/link/queue-memory", test_queue_memory);
 	add_both("pause-each", test_pause_each);
 	add_both("close-and-drop", test_close_and_drop);
 	add_both("peer-gone", test_peer_gone);
