@@ -14,18 +14,20 @@
  *
  * TCP is compared as a stream. For each flow and epoch a `struct view` knows which part of the
  * PVM's sequence space is covered: said by the SVM with the same bytes, or said before the epoch
- * began. The secondary sends the SVM's stream as digests of consecutive ranges (each byte once,
- * retransmissions left out), in the PVM's numbers. A digest is verified against the bytes of the
- * held frames, whose boundaries may differ: when the frames that hold its range are all there, the
- * hash over them must be equal, and coverage advances to the digest's end. A frame is releasable
- * when coverage has passed its end and the SVM has acknowledged at least what the frame does. A
- * range that goes on behind what the PVM has said is asked for in two (gate_cut.c).
+ * began; and which bytes those were, see gate_spoken.c. The secondary sends the SVM's stream as
+ * digests of consecutive ranges (each byte once, retransmissions left out), in the PVM's numbers. A
+ * digest is verified against the bytes of the held frames, whose boundaries may differ: when the
+ * frames that hold its range are all there, the hash over them must be equal, and coverage advances
+ * to the digest's end. A frame is releasable when coverage has passed its end and the SVM has
+ * acknowledged at least what the frame does. A range that goes on behind what the PVM has said is
+ * asked for in two (gate_cut.c).
  *
  * What a fresh lineage has in common with the PVM needs no digest: bytes below the highest
  * sequence number that the PVM had sent at the cut, and acknowledgements up to the highest that it
- * had sent then, are in C(e) itself. What is retransmitted of it in epoch e goes out as soon as
- * C(e) is committed. Nothing of epoch e goes out before: match releases in the newest committed
- * epoch only, so that an epoch's first release comes behind all of the epochs before it.
+ * had sent then, are in C(e) itself. What is retransmitted of it in epoch e, with the same bytes,
+ * goes out as soon as C(e) is committed. Nothing of epoch e goes out before: match releases in the
+ * newest committed epoch only, so that an epoch's first release comes behind all of the epochs
+ * before it.
  *
  * Two views are kept for each flow, for the current epoch and the one before, whose checkpoint is
  * in flight. A frame whose view is gone can only be committed.
@@ -467,8 +469,9 @@ static void request_late(struct gate *gate, const struct held *held)
 		if (held->packet.class == PACKET_TCP && view->epoch == held->epoch) {
 			bool covered = gate_match_covered(view, held);
 
-			why.what = covered ? "the SVM has not acknowledged it in time"
-			                   : "the SVM has not sent it in time";
+			why.what = !covered       ? "the SVM has not sent it in time"
+			           : held->looked ? "not known to be what it repeats"
+			                          : "the SVM has not acknowledged it in time";
 			why.seq = held->packet.tcp.seq;
 			why.wanted = covered ? held->packet.tcp.ack : held->end;
 			why.seen = covered ? view->ack : view->covered_end;

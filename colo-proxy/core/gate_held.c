@@ -92,6 +92,9 @@ void gate_held_release(struct gate *gate, struct held *held, enum release_why wh
 	/* Otherwise all of an epoch leaves, and the pieces did so before. */
 	if (why == RELEASE_MATCH && held->whole)
 		release_pieces(gate, held->whole, now);
+	if (flow && held->packet.class == PACKET_TCP && why != RELEASE_UNPROTECTED &&
+	    gate->compared)
+		gate_spoken_released(gate, flow, held);
 	unlink_all(gate, held);
 	gate_let_out(gate, held->frame, &held->packet, why, now - held->arrived);
 	gate_held_free(gate, held);
@@ -136,7 +139,7 @@ int gate_held_append(struct gate *gate, struct frame *frame, const struct packet
 
 /* Puts a frame that was cut off the beginning of `held` in front of it, with its age. -ENOMEM. */
 static int insert_before(struct gate *gate, struct held *held, struct frame *frame,
-                         const struct packet *packet)
+                         const struct packet *packet, uint32_t first_segment)
 {
 	struct held *first = pool_get(&gate->held_pool);
 
@@ -148,7 +151,9 @@ static int insert_before(struct gate *gate, struct held *held, struct frame *fra
 	first->end = packet->tcp.seq + packet_seq_len(packet);
 	first->newer = held;
 	first->flow_next = held;
-	held->flow->head = first; /* held was the head */
+	first->first_segment = first_segment;
+	first->remembered = held->remembered = 0; /* both are hashed when they go */
+	held->flow->head = first;                 /* held was the head */
 	*(held->older ? &held->older->newer : &gate->oldest) = first;
 	held->older = first;
 	if (gate->first_of_epoch == held)
@@ -185,13 +190,16 @@ static void split(struct gate *gate, struct held *held, uint32_t part, uint64_t 
 {
 	struct frame *frame;
 	struct packet first;
+	uint32_t first_segment = held->first_segment;
 
+	gate_spoken_split(held, part);
 	if (packet_split(&held->packet, part, &frame) != 0)
 		return;
 	/* Both are counted again as parts of the frame in front. */
 	gate->stats.now_bytes -= part;
 	gate->stats.by_class[PACKET_TCP].held_bytes -= part;
-	if (packet_parse(&first, frame) != 0 || insert_before(gate, held, frame, &first) != 0) {
+	if (packet_parse(&first, frame) != 0 ||
+	    insert_before(gate, held, frame, &first, first_segment) != 0) {
 		/* The bytes are not lost: the PVM sends them again when nobody acknowledges. */
 		frame_free(frame);
 		return;

@@ -2,10 +2,10 @@
 /*
  * Whether a held frame has been said by the SVM (R1 (a), R2), and its release if so.
  *
- * A TCP segment asks its view: is its range covered, has the SVM acknowledged at least as much, has
- * it reset the same connection. Datagrams are compared with the SVM's one by one, see
- * datagram_matches(). Before a segment shows the client a later timestamp than the SVM has, the
- * secondary is told of the lead (R7).
+ * A TCP segment asks its view: is its range covered, and by these bytes (gate_spoken.c), has the
+ * SVM acknowledged at least as much, has it reset the same connection. Datagrams are compared with
+ * the SVM's one by one, see datagram_matches(). Before a segment shows the client a later timestamp
+ * than the SVM has, the secondary is told of the lead (R7).
  */
 #include "colo-proxy/core/gate_private.h"
 
@@ -69,11 +69,12 @@ static bool reset_matches(const struct view *view, const struct packet_tcp *tcp)
 }
 
 /* R1 (a) and R2 for one TCP segment. */
-static bool segment_matches(const struct view *view, const struct held *held)
+static bool segment_matches(struct gate *gate, const struct flow *flow, const struct view *view,
+                            struct held *held)
 {
 	const struct packet_tcp *tcp = &held->packet.tcp;
 
-	if (!gate_match_covered(view, held))
+	if (!gate_match_covered(view, held) || !gate_spoken_is(gate, flow, held))
 		return false;
 	if ((tcp->flags & PACKET_RST) && !reset_matches(view, tcp))
 		return false;
@@ -173,7 +174,8 @@ void gate_match_release(struct gate *gate, struct flow *flow, uint64_t now)
 		    held->epoch < gate->broken_below)
 			return;
 		if (held->packet.class == PACKET_TCP) {
-			if (held->incarnation != flow->incarnation || !segment_matches(view, held))
+			if (held->incarnation != flow->incarnation ||
+			    !segment_matches(gate, flow, view, held))
 				return;
 			note_ts_lead(gate, view, &held->packet, now);
 		} else if (view->broken || !datagram_matches(gate, flow, view, held)) {

@@ -22,6 +22,7 @@
  *   gate_fragment.c  the held fragments of one packet: compared as the packet that they make
  *   gate_verify.c  the SVM's TCP stream against the held bytes: moves coverage
  *   gate_cut.c     a range of the SVM's that goes on behind what the PVM has said, in two
+ *   gate_spoken.c  which bytes have been said: what only claims to repeat them is not let out
  *   gate_match.c   whether a held frame has been said by the SVM: releases by match
  *   gate_evidence.c  which packets a divergence is shown with
  *
@@ -32,7 +33,8 @@
  *  - Epochs in the list of all never decrease. first_of_epoch is the oldest frame of the current
  *    epoch, NULL when there is none.
  *  - stats.now_bytes and stats.now_packets are the sums over the list of all.
- *  - gate->pending is the sum of view->pending over all views.
+ *  - gate->pending is the sum of view->pending over all views, gate->spoken_all that of the sizes
+ * of what flows remember.
  *  - A flow that holds a frame is not evicted.
  *  - Coverage (view->covered_end) begins in gate_flow.c, at what the checkpoint has or at the SYN
  * of a new incarnation, or else at the first digest. From there it moves forward, in gate_verify.c
@@ -60,6 +62,15 @@ struct held {
 	uint32_t end;         /* TCP: sequence number behind it; a fragment: its packet's serial */
 	bool joined;          /* a fragment of a packet that is all there, and not its last one */
 	struct whole *whole;  /* the last fragment's; else NULL */
+
+	/* TCP, see gate_spoken.c: the part that digests were verified over, [start, end). */
+	bool proved : 1, proved_syn : 1, proved_fin : 1;
+	bool looked : 1; /* what it says was not all known when flow->spoken was at looked_at */
+	uint32_t looked_at;
+	uint32_t proved_start, proved_end;
+	uint32_t remembered;    /* bytes of it that are in flow->spoken by a digest */
+	uint32_t first_segment; /* the first one's length, when it is the rest of a cut one; else 0
+	                         */
 };
 
 struct pending {
@@ -95,8 +106,9 @@ struct flow {
 	struct flow_entry entry; /* first: it is what the table knows */
 	struct flow *touched_next;
 	struct held *head, *tail;
-	struct view view[2];  /* of the current epoch and the one before, by parity */
-	uint32_t incarnation; /* counts the connections that used the 4-tuple */
+	struct spoken *spoken; /* what has been said, see gate_spoken.c; NULL: nothing is known */
+	struct view view[2];   /* of the current epoch and the one before, by parity */
+	uint32_t incarnation;  /* counts the connections that used the 4-tuple */
 	uint32_t iss, snd_max, ack_max;
 	uint32_t open_epoch; /* in which the secondary was told of iss */
 	bool iss_known : 1, snd_known : 1, ack_known : 1;
@@ -121,6 +133,7 @@ struct gate {
 	uint64_t now;          /* when the last call was */
 	uint64_t cut_at[2];    /* when the epoch began, by parity */
 	uint32_t pending;      /* digests that wait, in all flows */
+	uint32_t spoken_all;   /* room for what has been said, in all flows */
 	uint32_t requested;    /* bit mask of enum ckpt_cause, of this epoch */
 	uint32_t ts_lead[2];   /* told in this epoch and the one before */
 	struct held *oldest, *newest, *first_of_epoch;
@@ -132,6 +145,12 @@ struct gate {
 	uint64_t cut_asked_at;       /* when the secondary was last asked for a range in two */
 	struct gate_stats stats;     /* but for the flows: the table counts them */
 };
+
+/* Sequence number of the first byte of its payload. */
+static inline uint32_t gate_held_data(const struct held *held)
+{
+	return held->packet.tcp.seq + !!(held->packet.tcp.flags & PACKET_SYN);
+}
 
 /* ---- gate.c ---- */
 
@@ -231,6 +250,27 @@ uint32_t gate_verify_held_end(const struct flow *flow, const struct view *view, 
 /* Asks for ranges in two that hold up what has waited for long enough. Returns when to look again.
  */
 uint64_t gate_cut_stuck(struct gate *gate, uint64_t now);
+
+/* ---- gate_spoken.c ---- */
+
+/* A digest was verified over the frame's bytes [seq, seq + len), alone (its hash) or over those of
+ * other frames, too (NULL); over its SYN; over a FIN at `seq` in this epoch. */
+void gate_spoken_proved(struct gate *gate, struct flow *flow, struct held *held, uint32_t seq,
+                        uint32_t len, const uint8_t hash[PACKET_DIGEST_LEN]);
+void gate_spoken_syn(struct gate *gate, struct flow *flow, struct held *held);
+void gate_spoken_fin(struct gate *gate, struct flow *flow, uint32_t epoch, uint32_t seq);
+
+/* A TCP frame of the flow goes out by match or by commit: what it says may be repeated. */
+void gate_spoken_released(struct gate *gate, struct flow *flow, const struct held *held);
+
+/* The frame's first `part` bytes are to be cut off: the rest begins within a segment. */
+void gate_spoken_split(struct held *held, uint32_t part);
+
+/* Whether bytes, SYN and FIN of the frame, where it has them, are those that have been said. */
+bool gate_spoken_is(struct gate *gate, const struct flow *flow, struct held *held);
+
+/* Frees what is remembered. */
+void gate_spoken_forget(struct gate *gate, struct flow *flow);
 
 /* ---- gate_match.c ---- */
 

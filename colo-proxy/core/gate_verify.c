@@ -23,22 +23,17 @@ enum verdict {
 	VERDICT_DIFFERENT,
 };
 
-static uint32_t data_start(const struct held *held)
-{
-	return held->packet.tcp.seq + !!(held->packet.tcp.flags & PACKET_SYN);
-}
-
 /* The held frame of this view that has the stream's byte at `seq`; *ret_fin: its FIN is there. */
-static const struct held *find_byte(const struct flow *flow, const struct view *view, uint32_t seq,
-                                    bool *ret_fin)
+static struct held *find_byte(const struct flow *flow, const struct view *view, uint32_t seq,
+                              bool *ret_fin)
 {
 	*ret_fin = false;
-	for (const struct held *held = flow->head; held; held = held->flow_next) {
+	for (struct held *held = flow->head; held; held = held->flow_next) {
 		uint32_t start, end;
 
 		if (held->epoch != view->epoch || held->incarnation != flow->incarnation)
 			continue;
-		start = data_start(held);
+		start = gate_held_data(held);
 		end = start + held->packet.payload_len;
 		if (seq_leq(start, seq) && seq_lt(seq, end))
 			return held;
@@ -54,29 +49,48 @@ uint32_t gate_verify_held_end(const struct flow *flow, const struct view *view, 
 	bool fin;
 
 	while ((held = find_byte(flow, view, seq, &fin)))
-		seq = data_start(held) + held->packet.payload_len;
+		seq = gate_held_data(held) + held->packet.payload_len;
 	return seq;
 }
 
+/* The range is equal: the frames that were looked at are those that prove it. */
+static void note_proved(struct gate *gate, struct flow *flow, const struct view *view, uint32_t seq,
+                        uint32_t len)
+{
+	for (uint32_t done = 0; done < len;) {
+		bool fin;
+		struct held *held = find_byte(flow, view, seq + done, &fin);
+		uint32_t skip = seq + done - gate_held_data(held);
+		uint32_t part = held->packet.payload_len - skip;
+
+		if (part > len - done)
+			part = len - done;
+		gate_spoken_proved(gate, flow, held, seq + done, part, NULL);
+		done += part;
+	}
+}
+
 /* Compares `len` bytes from `seq` on with the hash. */
-static enum verdict verify_bytes(const struct gate *gate, const struct flow *flow,
-                                 const struct view *view, uint32_t seq, uint32_t len,
-                                 const uint8_t hash[16])
+static enum verdict verify_bytes(struct gate *gate, struct flow *flow, const struct view *view,
+                                 uint32_t seq, uint32_t len, const uint8_t hash[16])
 {
 	XXH128_canonical_t canonical;
 	uint8_t all[16];
 	bool fin;
-	const struct held *first = find_byte(flow, view, seq, &fin);
+	struct held *first = find_byte(flow, view, seq, &fin);
 	uint32_t done;
 
 	if (!first)
 		return fin ? VERDICT_DIFFERENT : VERDICT_WAIT;
-	done = seq - data_start(first);
+	done = seq - gate_held_data(first);
 	if (len <= first->packet.payload_len - done) {
 		/* The usual case: the range lies in one frame. */
 		digest_stream(&gate->key, first->frame->data + first->packet.payload_off + done,
 		              len, all);
-		return memcmp(all, hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+		if (memcmp(all, hash, 16) != 0)
+			return VERDICT_DIFFERENT;
+		gate_spoken_proved(gate, flow, first, seq, len, all);
+		return VERDICT_EQUAL;
 	}
 	done = 0;
 	XXH3_128bits_reset_withSecret(gate->hash, gate->key.secret, sizeof(gate->key.secret));
@@ -86,7 +100,7 @@ static enum verdict verify_bytes(const struct gate *gate, const struct flow *flo
 
 		if (!held)
 			return fin ? VERDICT_DIFFERENT : VERDICT_WAIT;
-		skip = seq + done - data_start(held);
+		skip = seq + done - gate_held_data(held);
 		part = held->packet.payload_len - skip;
 		if (part > len - done)
 			part = len - done;
@@ -95,35 +109,45 @@ static enum verdict verify_bytes(const struct gate *gate, const struct flow *flo
 		done += part;
 	}
 	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(gate->hash));
-	return memcmp(canonical.digest, hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+	if (memcmp(canonical.digest, hash, 16) != 0)
+		return VERDICT_DIFFERENT;
+	note_proved(gate, flow, view, seq, len);
+	return VERDICT_EQUAL;
 }
 
-static enum verdict verify_syn(const struct gate *gate, const struct flow *flow,
-                               const struct view *view, const struct digest *said)
+static enum verdict verify_syn(struct gate *gate, struct flow *flow, const struct view *view,
+                               const struct digest *said)
 {
-	for (const struct held *held = flow->head; held; held = held->flow_next) {
+	for (struct held *held = flow->head; held; held = held->flow_next) {
 		uint8_t hash[16];
 
 		if (held->epoch != view->epoch || held->incarnation != flow->incarnation ||
 		    !(held->packet.tcp.flags & PACKET_SYN) || held->packet.tcp.seq != said->seq)
 			continue;
 		digest_syn(&gate->key, &held->packet.tcp, hash);
-		return memcmp(hash, said->hash, 16) == 0 ? VERDICT_EQUAL : VERDICT_DIFFERENT;
+		if (memcmp(hash, said->hash, 16) != 0)
+			return VERDICT_DIFFERENT;
+		gate_spoken_syn(gate, flow, held);
+		return VERDICT_EQUAL;
 	}
 	return VERDICT_WAIT;
 }
 
-static enum verdict verify_fin(const struct flow *flow, const struct view *view, uint32_t seq)
+static enum verdict verify_fin(struct gate *gate, struct flow *flow, const struct view *view,
+                               uint32_t seq)
 {
 	bool fin;
 
 	if (find_byte(flow, view, seq, &fin))
 		return VERDICT_DIFFERENT;
-	return fin ? VERDICT_EQUAL : VERDICT_WAIT;
+	if (!fin)
+		return VERDICT_WAIT;
+	gate_spoken_fin(gate, flow, view->epoch, seq);
+	return VERDICT_EQUAL;
 }
 
 /* Verifies the next part of a digest that begins where coverage ends; advances both. */
-static enum verdict verify_part(const struct gate *gate, const struct flow *flow, struct view *view,
+static enum verdict verify_part(struct gate *gate, struct flow *flow, struct view *view,
                                 struct digest *said)
 {
 	bool fin = said->tcp_flags & PACKET_FIN;
@@ -138,7 +162,7 @@ static enum verdict verify_part(const struct gate *gate, const struct flow *flow
 		verdict = verify_bytes(gate, flow, view, said->seq, part, said->hash);
 	} else {
 		part = 1;
-		verdict = verify_fin(flow, view, said->seq);
+		verdict = verify_fin(gate, flow, view, said->seq);
 	}
 	if (verdict != VERDICT_EQUAL)
 		return verdict;

@@ -55,7 +55,8 @@ struct conn {
 	uint32_t rcv_nxt;                   /* offset */
 	uint32_t total, acked;              /* acked: the highest offset acknowledged to the peer */
 	bool fin_seen, ack_due, has_acked;
-	uint32_t salt_from; /* the SVM's bytes differ from here on */
+	uint32_t salt_from;            /* the SVM's bytes differ from here on */
+	bool segment_ends[STREAM + 1]; /* at this offset, when it was said first */
 };
 
 struct vm {
@@ -608,6 +609,30 @@ static void vm_hears(struct sim *s, struct vm *vm, struct frame *frame)
 	}
 }
 
+/* How much a VM says at snd_nxt. Stacks repeat what they have said segment by segment, as it is in
+ * their queues; now and then in other portions. */
+static uint32_t vm_portion(struct sim *s, struct conn *c)
+{
+	uint32_t len = chance(s, 60)   ? MSS
+	               : chance(s, 50) ? 1 + rnd(s, MSS)
+	                               : MSS * (1 + rnd(s, 6));
+	uint32_t end = c->snd_nxt;
+
+	if (c->snd_nxt >= c->snd_max || (!s->calm && chance(s, 20)))
+		return len;
+	do
+		end++;
+	while (end < c->snd_max && end < c->total && !c->segment_ends[end]);
+	return end - c->snd_nxt;
+}
+
+static void note_segments(struct conn *c, uint32_t len)
+{
+	for (uint32_t at = c->snd_nxt; at < c->snd_nxt + len; at += MSS)
+		c->segment_ends[at] = true;
+	c->segment_ends[c->snd_nxt + len] = true;
+}
+
 /* Something that a stack does by itself: data, FIN, acknowledgement, retransmission. */
 static void vm_acts(struct sim *s, struct vm *vm)
 {
@@ -629,12 +654,13 @@ static void vm_acts(struct sim *s, struct vm *vm)
 		return;
 	}
 	left = c->total - c->snd_nxt;
-	len = chance(s, 60) ? MSS : chance(s, 50) ? 1 + rnd(s, MSS) : MSS * (1 + rnd(s, 6));
+	len = vm_portion(s, c);
 	len = len < left ? len : left;
 	if (len > WINDOW - (c->snd_nxt - c->snd_una))
 		len = WINDOW - (c->snd_nxt - c->snd_una);
 	if (c->snd_nxt + len == c->total && (len == 0 || chance(s, 50)))
 		fin = PACKET_FIN;
+	note_segments(c, len);
 	vm_sends(s, vm, slot, PACKET_ACK | fin, c->snd_nxt, len);
 	c->snd_nxt += len + !!fin;
 }

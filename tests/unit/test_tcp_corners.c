@@ -166,8 +166,10 @@ static void test_keep_alive(void)
 	pair_released(p, 1, RELEASE_MATCH);
 	t = seg(PVM_ISS, 0, 99, 1, 0);
 	t.data = stream(5000);
-	pvm_says(p, t);
-	pair_released(p, 1, RELEASE_MATCH);
+	pvm_says(p, t); /* not the byte that was there: the next checkpoint's */
+	pair_holds(p, 1);
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
 	for (int i = 0; i < 3; i++) {
 		client(p, 0, 0, 0, 100);
 		pvm(p, 0, 100, 0, 0);
@@ -202,8 +204,10 @@ static void test_urgent(void)
 	pair_released(p, 1, RELEASE_COMMIT);
 	/* The next epoch knows how far the stream is, and compares on. */
 	p->wants = 0;
-	pvm_says(p, seg(PVM_ISS, 0, 100, 5, 0)); /* again, without the flag: in the checkpoint */
-	pair_released(p, 1, RELEASE_MATCH);
+	pvm_says(p, seg(PVM_ISS, 0, 100, 5, 0)); /* again, without the flag: never compared */
+	pair_holds(p, 1);
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
 	svm_says(p, seg(PVM_ISS, 0, 105, 10, 0));
 	pvm_says(p, seg(PVM_ISS, 0, 105, 10, 0));
 	pair_released(p, 1, RELEASE_MATCH);
@@ -653,6 +657,228 @@ static void test_time_wait_reuse(void)
 	pair_free(p);
 }
 
+/* ---- what repeats ---- */
+
+/* The segment with other bytes than the stream has there. */
+static struct build_tcp other(uint32_t off, uint32_t len)
+{
+	struct build_tcp t = seg(PVM_ISS, 0, off, len, 0);
+
+	t.data = stream(off + 10001);
+	return t;
+}
+
+/* It is not let out, but by a checkpoint, which it asks for. */
+static void assert_only_committed(struct pair *p, struct build_tcp t)
+{
+	p->wants = 0;
+	pvm_says(p, t);
+	pair_holds(p, 1);
+	p->now += 2 * PAIR_LATE;
+	gate_tick(p->gate, p->now);
+	pair_holds(p, 1);
+	g_assert_cmpuint(p->wants, ==, 1);
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
+}
+
+/* A guest says the right bytes where no client takes them (a TTL that ends on the way, a checksum
+ * that is wrong), and then repeats the range with others. */
+static void test_repeats_other_bytes(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t;
+	struct frame *f;
+
+	both(p, 0, 0, 100, 0);
+	assert_only_committed(p, other(0, 100));
+	assert_only_committed(p, other(0, 1));
+	assert_only_committed(p, other(40, 20));
+	/* The same while the right ones are held. */
+	t = seg(PVM_ISS, 0, 100, 50, 0);
+	f = build_tcp(&t);
+	f->data[f->len - 50 - 4] ^= 0xff; /* its checksum */
+	pair_pvm(p, f);
+	pvm_says(p, other(100, 50));
+	pair_holds(p, 2);
+	svm_says(p, seg(PVM_ISS, 0, 100, 50, 0));
+	pair_released(p, 1, RELEASE_MATCH);
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
+	/* In front of them: now the VMs differ. */
+	pvm_says(p, other(150, 50));
+	pvm(p, 0, 150, 50, 0);
+	svm_says(p, seg(PVM_ISS, 0, 150, 50, 0));
+	pair_holds(p, 2);
+	g_assert_true(pair_wants(p, CKPT_MISMATCH));
+	pair_free(p);
+}
+
+/* Some of the bytes are new, and those are right. */
+static void test_repeats_overlapping(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t = seg(PVM_ISS, 0, 50, 100, 0);
+	uint8_t mixed[100];
+
+	both(p, 0, 0, 100, 0);
+	memcpy(mixed, stream(12345), 50);
+	memcpy(mixed + 50, stream(100), 50);
+	t.data = mixed;
+	pvm_says(p, t);
+	svm(p, 0, 100, 50, 0);
+	pair_holds(p, 1);
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
+	/* Two that are held, each with a part of its own. */
+	pvm(p, 0, 150, 60, 0);
+	t = other(180, 60);
+	memcpy(mixed, stream(10500), 30);
+	memcpy(mixed + 30, stream(210), 30);
+	t.data = mixed;
+	pvm_says(p, t);
+	svm_says(p, seg(PVM_ISS, 0, 150, 90, 0));
+	pair_released(p, 1, RELEASE_MATCH);
+	pair_holds(p, 1);
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
+	pair_free(p);
+}
+
+/* What a commit has let out, and what nobody has said: numbers from half the space before. A shift
+ * by 2^32 is the same number, and so a repetition. */
+static void test_repeats_across_the_cut(void)
+{
+	struct pair *p = accepted();
+
+	both(p, 0, 0, 100, 0);
+	pvm(p, 0, 100, 100, 0); /* the SVM does not say it */
+	pair_checkpoint(p);
+	pair_released(p, 1, RELEASE_COMMIT);
+	pvm(p, 0, 0, 100, 0);
+	pvm(p, 0, 100, 100, 0);
+	pvm(p, 0, 0, 200, 0);
+	pair_released(p, 3, RELEASE_MATCH);
+	assert_only_committed(p, other(0, 100));
+	assert_only_committed(p, other(100, 100));
+	assert_only_committed(p, seg(PVM_ISS, 0, 150, 50, 0)); /* other portions: not remembered */
+	assert_only_committed(p, seg(PVM_ISS, 0, 200 - 0x7ffffff0u, 100, 0));
+	pair_free(p);
+}
+
+static void test_repeats_syn_and_fin(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t = syn(PVM_ISS, true);
+
+	pvm_says(p, t);
+	pair_released(p, 1, RELEASE_MATCH);
+	t.mss = 536;
+	assert_only_committed(p, t);
+	svm_says(p, seg(PVM_ISS, 0, 0, 200, 0));
+	pvm(p, 0, 0, 100, 0);
+	pvm(p, 0, 100, 100, 0);
+	pair_released(p, 2, RELEASE_MATCH);
+	/* An end where the SVM's stream goes on. */
+	assert_only_committed(p, seg(PVM_ISS, PACKET_FIN, 0, 100, 0));
+	svm_says(p, seg(PVM_ISS, PACKET_FIN, 200, 0, 0));
+	pvm(p, PACKET_FIN, 200, 0, 0);
+	pair_released(p, 1, RELEASE_MATCH);
+	pvm(p, PACKET_FIN, 200, 0, 0);
+	pvm(p, PACKET_FIN, 100, 100, 0);
+	pair_released(p, 2, RELEASE_MATCH);
+	pair_checkpoint(p);
+	pvm(p, PACKET_FIN, 200, 0, 0);
+	pvm(p, PACKET_FIN, 0, 100, 0); /* a checkpoint has let it out */
+	pair_released(p, 2, RELEASE_MATCH);
+	pair_free(p);
+}
+
+/* A client that loses packets: the same bytes, in the same segments, however they are sent. */
+static void test_repeats_honestly(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t = seg(PVM_ISS, 0, 0, 950, 0);
+
+	t.gso_size = 100;
+	svm(p, 0, 0, 950, 0); /* in one digest: the frame is hashed when it goes */
+	pvm_says(p, t);
+	pair_released(p, 1, RELEASE_MATCH);
+	for (uint32_t off = 0; off < 900; off += 100)
+		pvm(p, 0, off, 100, 0);
+	pvm(p, 0, 300, 200, 0);
+	pvm(p, 0, 900, 50, 0);
+	pair_released(p, 11, RELEASE_MATCH);
+	/* The SVM says it in other portions than the PVM. */
+	svm(p, 0, 950, 30, 0);
+	svm(p, 0, 980, 120, 0);
+	pvm(p, 0, 950, 100, 0);
+	pvm(p, 0, 950, 100, 0);
+	pvm(p, 0, 1050, 50, 0);
+	pair_released(p, 3, RELEASE_MATCH);
+	pvm(p, 0, 950, 150, 0);
+	pvm(p, 0, 1050, 50, 0);
+	pair_released(p, 2, RELEASE_MATCH);
+	/* Behind a repetition that nothing is known of, what follows waits in its order. */
+	assert_only_committed(p, seg(PVM_ISS, 0, 955, 10, 0));
+	g_assert_cmpuint(p->wants, ==, 1);
+	pair_free(p);
+}
+
+/* No more than some is remembered; what is older waits. */
+static void test_repeats_the_forgotten(void)
+{
+	struct pair *p = accepted();
+
+	for (uint32_t off = 0; off < 2000; off++)
+		both(p, 0, off, 1, 0);
+	pvm(p, 0, 1500, 1, 0);
+	pvm(p, 0, 1500, 400, 0);
+	pair_released(p, 2, RELEASE_MATCH);
+	assert_only_committed(p, seg(PVM_ISS, 0, 100, 1, 0));
+	pair_free(p);
+}
+
+/* A copy in another VLAN, of another port or to another client is another flow. */
+static void test_repeats_elsewhere(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t = seg(PVM_ISS, 0, 0, 100, 0);
+
+	both(p, 0, 0, 100, 0);
+	pair_pvm(p, build_tagged(build_tcp(&t), 0x8100, 7));
+	t.vm_port = 81;
+	pvm_says(p, t);
+	t.vm_port = 0;
+	t.peer_port = 1001;
+	pvm_says(p, t);
+	pair_holds(p, 3);
+	pair_checkpoint(p);
+	pair_released(p, 3, RELEASE_COMMIT);
+	pair_free(p);
+}
+
+/* The 4-tuple's next connection has the same numbers: what the last one said there is not its. */
+static void test_repeats_the_last_connection(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t;
+
+	both(p, 0, 0, 20, 0);
+	both(p, 0, 20, 40, 0);
+	pvm_says(p, syn(PVM_ISS + 20, true));
+	svm_says(p, syn(SVM_ISS + 5000, true));
+	pair_released(p, 1, RELEASE_MATCH);
+	t = seg(PVM_ISS, 0, 20, 40, 0);
+	t.data = stream(3000);
+	pvm_says(p, t);
+	t.seq = SVM_ISS + 5001;
+	svm_says(p, t);
+	pair_released(p, 1, RELEASE_MATCH);
+	assert_only_committed(p, seg(PVM_ISS, 0, 20, 40, 0));
+	pair_free(p);
+}
+
 /* ---- older than protection ---- */
 
 /* Neither half has seen its SYN. The first words of the two may be at other places. */
@@ -673,8 +899,9 @@ static void test_older_connection(void)
 	svm_says(p, seg(PVM_ISS, 0, 120, 20, 0));
 	pvm(p, 0, 120, 20, 0);
 	pair_released(p, 1, RELEASE_MATCH);
-	pvm(p, 0, 110, 20, 0); /* from then on retransmissions are known */
-	pair_released(p, 1, RELEASE_MATCH);
+	pvm(p, 0, 100, 20, 0); /* from then on retransmissions are known */
+	pvm(p, 0, 100, 40, 0);
+	pair_released(p, 2, RELEASE_MATCH);
 	/* It is a clone's: no number needs mapping after the takeover. */
 	shadow_takeover(p->shadow, p->now);
 	g_assert_cmpuint(shadow_expire(p->shadow, 1, p->now), ==, 0);
@@ -717,6 +944,14 @@ int main(int argc, char **argv)
 	        {"/tcp/wrapped-numbers", test_wrapped_numbers},
 	        {"/tcp/wrapped-timestamps", test_wrapped_timestamps},
 	        {"/tcp/time-wait-reuse", test_time_wait_reuse},
+	        {"/tcp/repeats/other-bytes", test_repeats_other_bytes},
+	        {"/tcp/repeats/overlapping", test_repeats_overlapping},
+	        {"/tcp/repeats/across-the-cut", test_repeats_across_the_cut},
+	        {"/tcp/repeats/syn-and-fin", test_repeats_syn_and_fin},
+	        {"/tcp/repeats/honestly", test_repeats_honestly},
+	        {"/tcp/repeats/the-forgotten", test_repeats_the_forgotten},
+	        {"/tcp/repeats/elsewhere", test_repeats_elsewhere},
+	        {"/tcp/repeats/the-last-connection", test_repeats_the_last_connection},
 	        {"/tcp/older-connection", test_older_connection},
 	};
 
