@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-HTTP_PORT, TLS_PORT, DNS_PORT, SSH_PORT, REDIS_PORT, IPERF_PORT = 8000, 443, 53, 22, 6379, 5201
+HTTP_PORT, TLS_PORT, DNS_PORT, SSH_PORT, OPENSSH_PORT, REDIS_PORT = 8000, 443, 53, 22, 2222, 6379
 BODY = b"<html><body><h1>colo-proxy test guest</h1></body></html>\n"
 ANSWER_SECONDS = 60  # one answer; then it counts as lost
 
@@ -169,9 +169,11 @@ class Dns(Service):
 class Ssh(Service):
     """A session for each request: key exchange, public key, one command."""
 
+    port = SSH_PORT
+
     def argv(self, *command):
         return [program("dbclient"), "-y", "-y", "-T", "-i", str(services_dir() / "client-key"),
-                f"root@{self.address}", *command]
+                "-p", str(self.port), f"root@{self.address}", *command]
 
     def request(self):
         done = subprocess.run(self.argv(f"echo answer {self.count}"), capture_output=True,
@@ -179,6 +181,11 @@ class Ssh(Service):
         if done.returncode or done.stdout != b"answer %d\n" % self.count:
             raise Wrong(f"ssh: status {done.returncode}, {done.stdout[-80:]!r}, "
                         f"{done.stderr[-200:].decode(errors='replace')}")
+
+
+class OpenSsh(Ssh):
+    """The same with OpenSSH's server."""
+    port = OPENSSH_PORT
 
 
 class SshKept(Ssh):
@@ -274,10 +281,15 @@ class IperfDownSame(IperfDown):
     extra = ("--reverse", "--repeating-payload")
 
 
+class IperfDownPaced(IperfDown):
+    """The same, slower than the network: no write finds its socket full."""
+    extra = ("--reverse", "--repeating-payload", "--bitrate", "40M")
+
+
 SERVICES = {
     "http-kept": Http, "http-close": HttpClose, "tls": Tls, "tls-kept": TlsKept, "dns": Dns,
     "ssh": Ssh, "ssh-kept": SshKept, "redis": Redis, "iperf3-up": Iperf, "iperf3-down": IperfDown,
-    "iperf3-down-same": IperfDownSame,
+    "iperf3-down-same": IperfDownSame, "iperf3-down-paced": IperfDownPaced, "openssh": OpenSsh,
 }
 
 

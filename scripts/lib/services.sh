@@ -10,8 +10,8 @@
 #   cmdline            the test guest's, and which init
 
 # The client and server programs that are kept of the packages.
-services_programs=(usr/sbin/lighttpd usr/sbin/nsd usr/sbin/dropbear usr/bin/dbclient
-	usr/bin/dropbearkey usr/bin/redis-server usr/bin/redis-check-rdb usr/bin/iperf3)
+services_programs=(usr/sbin/{lighttpd,nsd,dropbear,sshd}
+	usr/bin/{dbclient,dropbearkey,dropbearconvert,redis-server,redis-check-rdb,iperf3})
 services_clients=(dbclient iperf3)
 
 # setup_services: make it again when its inputs have changed. The packages and the keys are kept until
@@ -27,7 +27,7 @@ setup_services() {
 	fi
 	mkdir -p "$work/services"
 	if [ "$(cat "$services/packages" 2>/dev/null)" = "$packages" ]; then
-		cp -a -- "$services"/{tree,host-key,client-key,client-key.pub,tls.key,tls.crt} \
+		cp -a -- "$services"/{tree,host-key,openssh-key,client-key,client-key.pub,tls.key,tls.crt} \
 			"$work/services/"
 	else
 		unpack_services "$work/services/tree"
@@ -108,13 +108,15 @@ write_service_clients() {
 # make_service_keys DIR: keys of the SSH server and of its client, a certificate; nothing but the lab's
 # guests believes them.
 make_service_keys() {
-	local dir=$1 tree=$1/tree lib=$1/tree/usr/lib/x86_64-linux-gnu kind
+	local dir=$1 lib=$1/tree/usr/lib/x86_64-linux-gnu kind
+	local run=("$lib/ld-linux-x86-64.so.2" --library-path "$lib")
 
 	for kind in host client; do
-		"$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$tree/usr/bin/dropbearkey" \
-			-t ed25519 -f "$dir/$kind-key" >"$dir/$kind-key.pub" 2>/dev/null ||
-			die "services: dropbearkey makes no key"
+		"${run[@]}" "$dir/tree/usr/bin/dropbearkey" -t ed25519 -f "$dir/$kind-key" \
+			>"$dir/$kind-key.pub" 2>/dev/null || die "services: dropbearkey makes no key"
 	done
+	"${run[@]}" "$dir/tree/usr/bin/dropbearconvert" dropbear openssh "$dir/host-key" \
+		"$dir/openssh-key" 2>/dev/null || die "services: dropbearconvert converts no key"
 	printf '%s\n' 'cn = "guest.test"' 'dns_name = "guest.test"' 'expiration_days = 36500' \
 		tls_www_server >"$work/certificate"
 	{
@@ -131,14 +133,14 @@ build_services_initrd() {
 
 	mkdir -p "$root"/{services/modules,etc,root/.ssh}
 	cp -a -- "$dir/tree/." "$root/"
-	rm -- "$root/usr/bin"/{dbclient,dropbearkey}
-	cp -- "$src"/{lighttpd.conf,nsd.conf,redis.conf,guest.test.zone} "$dir/host-key" "$root/services/"
+	rm -- "$root/usr/bin"/{dbclient,dropbearkey,dropbearconvert}
+	cp -- "$src"/*.{conf,zone} "$dir"/{host,openssh}-key "$root/services/"
 	cp -- "$COLO_CACHE"/kernel/services/*.ko "$root/services/modules/"
 	install -m 755 "$src/init" "$root/services/init"
 	cat "$dir/tls.key" "$dir/tls.crt" >"$root/services/tls.pem"
 	grep '^ssh-' "$dir/client-key.pub" >"$root/root/.ssh/authorized_keys"
 	chmod 700 "$root/root" "$root/root/.ssh"
-	echo 'root:x:0:0::/root:/bin/sh' >"$root/etc/passwd"
+	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'sshd:x:1:0::/run/sshd:/bin/false' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
 	echo '/bin/sh' >"$root/etc/shells"
 	# nsd takes a zone file of 1970 for one that is not there.
