@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <net/ethernet.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@
 #include <unistd.h>
 
 #include "colo-proxy/control/log.h"
+#include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/tapdev.h"
 #include "colo-proxy/node_private.h"
 
@@ -517,12 +519,21 @@ static int open_link(struct node *node, char *err, size_t errlen)
 
 /* ---- the data path ---- */
 
+/* Frames as long as the client network's; the kernel's own MTU where that is no longer. */
+static unsigned tap_mtu(const char *bridge)
+{
+	int mtu = netif_mtu(bridge);
+
+	return mtu > ETHERMTU ? (unsigned)mtu : 0;
+}
+
 static int open_tap(struct node *node, char *err, size_t errlen)
 {
 	bool on_bridge = node->is_primary;
 	struct tapdev_params params = {
 	        .name = node->config->tap,
 	        .bridge = on_bridge ? node->config->bridge : NULL,
+	        .mtu = tap_mtu(node->config->bridge),
 	};
 	int r = tapdev_create(&params, &node->tap_fd, node->tap, err, errlen);
 

@@ -421,12 +421,12 @@ class Env:
 
     # --- daemons --------------------------------------------------------------------------------
 
-    def up(self):
+    def up(self, seconds=40):
         """The guest boots, then it is protected: two VMs that boot would take twice the time."""
         self.pair.start("primary")
-        self.wait_guest()
+        self.wait_guest(seconds)
         self.pair.start("secondary")
-        self.pair.wait_protected(30)
+        self.pair.wait_protected(seconds)
         return self
 
     def wait_guest(self, seconds=40):

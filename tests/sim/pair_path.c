@@ -165,6 +165,12 @@ int netif_enslave(const char *name, const char *bridge)
 	return 0;
 }
 
+int netif_mtu(const char *name)
+{
+	(void)name;
+	return 1500;
+}
+
 int netif_release(const char *name)
 {
 	(void)name;
