@@ -16,14 +16,14 @@
  * limit goes before the latency's.
  *
  * auto. While it compares, it notes of each epoch whether a difference ended it, and how long
- * output waited. When most of the last eight were ended so, and output waited longer than it would
- * if nobody compared (half of the shortest interval, and a commit), it stops comparing; then it
- * takes a checkpoint when there is output, as on-output does. Only comparing shows whether
- * comparing pays, so after a while it tries again: at once if the first four epochs of the trial
- * are ended by differences and output waits no less than it did, it gives that up for twice the
- * time. Both ways ask for a quarter more or less than the other's cost: the hysteresis. A cost is
- * the mean time that output was held, stretched by the share of time that the VM stood still: what
- * a client that waits for its answer sees.
+ * output waited. When the last four, or most of the last eight, were ended so, and output waited
+ * longer than it would if nobody compared (half of the shortest interval, and a commit), it stops
+ * comparing; then it takes a checkpoint when there is output, as on-output does. Only comparing
+ * shows whether comparing pays, so after a while it tries again: if four epochs of the trial are
+ * ended by differences and output waits no less than it did, it gives that up for twice the time.
+ * Both ways ask for a quarter more or less than the other's cost: the hysteresis. A cost is the
+ * mean time that output was held, stretched by the share of time that the VM stood still: what a
+ * client that waits for its answer sees.
  *
  * Invariants: whether an epoch is compared never changes within it. Nothing is due while a
  * checkpoint is in flight.
@@ -38,7 +38,7 @@
 #define SECOND      1000000000ull
 #define EPOCHS_SEEN 8u /* bits of pacer.differed */
 #define MOST        6u /* of them */
-#define TRIAL       4u /* epochs */
+#define IN_A_ROW    4u /* these alone decide, too */
 #define BACKOFF_MIN (1 * SECOND)
 #define BACKOFF_MAX (60 * SECOND)
 
@@ -184,11 +184,13 @@ static unsigned bits(uint8_t byte)
 /* Whether comparing has not paid, as far as it was looked at. */
 static bool compare_is_lost(const struct pacer *pacer, uint64_t other)
 {
-	unsigned looked = pacer->trial ? TRIAL : EPOCHS_SEEN;
-	unsigned lost = pacer->trial ? TRIAL : MOST;
+	uint8_t row = (1u << IN_A_ROW) - 1;
+	unsigned differed = bits(pacer->differed);
+	bool lost = pacer->looked_at >= EPOCHS_SEEN && differed >= MOST;
 
-	return pacer->looked_at >= looked && bits(pacer->differed) >= lost &&
-	       pacer->cost_compare.known && pacer->cost_compare.value / 5 * 4 > other;
+	if (pacer->looked_at >= IN_A_ROW)
+		lost |= pacer->trial ? differed >= IN_A_ROW : (pacer->differed & row) == row;
+	return lost && pacer->cost_compare.known && pacer->cost_compare.value / 5 * 4 > other;
 }
 
 static void stop_comparing(struct pacer *pacer, uint64_t now)

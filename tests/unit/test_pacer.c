@@ -243,8 +243,24 @@ static void test_auto_stays(void)
 
 static void lose(struct run *run)
 {
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 4; i++) {
+		g_assert_cmpuint(pacer_in_force(&run->p), ==, PACER_COMPARE);
 		epoch(run, 30 * MS, CKPT_MISMATCH, 25 * MS);
+	}
+}
+
+/* Six of eight, of which four never follow each other. */
+static void test_auto_leaves_for_most(void)
+{
+	static const bool differs[] = {true, true, true, false, true, true, false, true};
+	struct run run;
+
+	begin_auto(&run);
+	for (size_t i = 0; i < G_N_ELEMENTS(differs); i++) {
+		g_assert_cmpuint(pacer_in_force(&run.p), ==, PACER_COMPARE);
+		epoch(&run, 30 * MS, differs[i] ? CKPT_MISMATCH : CKPT_TIMER, 25 * MS);
+	}
+	g_assert_cmpuint(pacer_in_force(&run.p), ==, PACER_ON_OUTPUT);
 }
 
 static void test_auto_leaves_and_tries(void)
@@ -305,6 +321,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/pacer/epoch-follows-dirty-rate", test_epoch_follows_dirty_rate);
 	g_test_add_func("/pacer/change", test_change);
 	g_test_add_func("/pacer/auto-stays", test_auto_stays);
+	g_test_add_func("/pacer/auto-leaves-for-most", test_auto_leaves_for_most);
 	g_test_add_func("/pacer/auto-leaves-and-tries", test_auto_leaves_and_tries);
 	g_test_add_func("/pacer/auto-hysteresis", test_auto_hysteresis);
 	return g_test_run();
