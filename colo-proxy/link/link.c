@@ -874,7 +874,7 @@ static int copy_params(struct link *link, const struct link_params *p)
 	link->key = *p->key;
 	link->setup_ms = or_default(p->setup_ms, 5000);
 	link->backoff_min_ms = or_default(p->backoff_min_ms, 100);
-	link->backoff_max_ms = or_default(p->backoff_max_ms, 2000);
+	link->backoff_max_ms = or_default(p->backoff_max_ms, 400);
 	link->user_timeout_ms = or_default(p->user_timeout_ms, 10000);
 	link->backoff_ms = link->backoff_min_ms;
 	for (i = 0; i < LINK_CHANNELS; i++) {

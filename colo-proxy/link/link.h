@@ -60,7 +60,7 @@ struct link_params {
 	size_t queue_limit[LINK_CHANNELS]; /* bytes; 4 MiB; at least two largest frames */
 	uint32_t setup_ms;                 /* from connect or accept to the session: 5000 */
 	uint32_t backoff_min_ms;           /* first pause between attempts: 100 */
-	uint32_t backoff_max_ms;           /* longest; the pause doubles: 2000 */
+	uint32_t backoff_max_ms;           /* longest; the pause doubles: 400 */
 	uint32_t user_timeout_ms;          /* TCP_USER_TIMEOUT (RFC 5482): 10000 */
 };
 
