@@ -189,6 +189,8 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 	primary_input_cut(node);
 	p->taken_back = 0; /* they are the new epoch's */
 	map_cut(node);
+	if (p->triggered)
+		pacer_asked(&node->pacer, now - p->asked_at);
 	p->runs = pacer_cut(&node->pacer, p->cause, now);
 	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);

@@ -12,7 +12,8 @@
  * epoch. Output of an epoch waits for its end and for the commit of what ends it, T + commit at
  * most. A commit costs something fixed, and something for each page that the epoch has written to:
  * commit(T) = fixed + rate * T * per_page. So the longest T with T + commit(T) <= latency is
- * (latency - fixed) / (1 + rate * per_page). Rate, fixed and per_page are measured. The pause's
+ * (latency - fixed) / (1 + rate * per_page). Rate, fixed and per_page are measured, and so is the
+ * time from asking to the cut: it is asked for that much before the epoch is to end. The pause's
  * limit goes before the latency's.
  *
  * auto. While it compares, it notes of each epoch whether a difference ended it, and how long
@@ -116,6 +117,12 @@ uint64_t pacer_epoch_length(const struct pacer *pacer)
 	return length < params->longest_ns ? length : params->longest_ns;
 }
 
+/* Of an epoch: half of it at most is left to what asking takes. */
+static uint64_t asked_after(const struct pacer *pacer, uint64_t length)
+{
+	return length - (pacer->lead.value < length / 2 ? pacer->lead.value : length / 2);
+}
+
 uint64_t pacer_due(const struct pacer *pacer, enum ckpt_cause *ret_cause)
 {
 	uint64_t longest = pacer->cut_at + pacer->params.longest_ns;
@@ -130,7 +137,7 @@ uint64_t pacer_due(const struct pacer *pacer, enum ckpt_cause *ret_cause)
 	}
 	switch (pacer_in_force(pacer)) {
 	case PACER_EPOCH:
-		due = pacer->cut_at + pacer_epoch_length(pacer);
+		due = pacer->cut_at + asked_after(pacer, pacer_epoch_length(pacer));
 		break;
 	case PACER_ON_OUTPUT:
 		due = pacer->output ? pacer->cut_at : longest;
@@ -300,6 +307,11 @@ bool pacer_begin(struct pacer *pacer, uint64_t now)
 void pacer_end(struct pacer *pacer)
 {
 	pacer->on = false;
+}
+
+void pacer_asked(struct pacer *pacer, uint64_t ago_ns)
+{
+	mean_add(&pacer->lead, ago_ns);
 }
 
 bool pacer_cut(struct pacer *pacer, enum ckpt_cause cause, uint64_t now)

@@ -62,6 +62,7 @@ struct pacer {
 	uint64_t last_pause; /* of the checkpoint that began this epoch */
 	uint64_t last_pages;
 	struct pacer_mean pause, commit, epoch; /* ns */
+	struct pacer_mean lead;                 /* ns from asking to the cut */
 	struct pacer_mean rate;                 /* dirty pages a second */
 	uint64_t fixed;                         /* ns of a commit that no page is to blame for */
 	struct pacer_mean per_page;             /* ns of a commit for each page */
@@ -85,6 +86,8 @@ void pacer_change(struct pacer *pacer, const struct pacer_change *change, uint64
 bool pacer_begin(struct pacer *pacer, uint64_t now);
 void pacer_end(struct pacer *pacer);
 
+/* The checkpoint that is cut next was asked for so long ago. */
+void pacer_asked(struct pacer *pacer, uint64_t ago_ns);
 /* A checkpoint is cut, for this cause; the next epoch begins. Whether that is compared. */
 bool pacer_cut(struct pacer *pacer, enum ckpt_cause cause, uint64_t now);
 /* The PVM stood still so long, and had written to so many pages in the epoch that ended. */

@@ -199,6 +199,27 @@ static void test_change(void)
 	g_assert_cmpuint(due(&p, CKPT_TIMER), ==, 1161 * MS);
 }
 
+/* It is asked for before the epoch is to end, by what asking took; half of the epoch at most. */
+static void test_epoch_asked_for(void)
+{
+	struct pacer_params with = params(PACER_EPOCH);
+	uint64_t length, cut = 100 * MS;
+	struct pacer p;
+
+	pacer_init(&p, &with);
+	pacer_begin(&p, 0);
+	checkpoint(&p, CKPT_POLICY, cut, MS, 10, 3 * MS);
+	length = pacer_epoch_length(&p);
+	g_assert_cmpuint(length, >, 10 * MS);
+	g_assert_cmpuint(due(&p, CKPT_POLICY), ==, cut + length);
+	pacer_asked(&p, 3 * MS);
+	g_assert_cmpuint(due(&p, CKPT_POLICY), ==, cut + length - 3 * MS);
+	g_assert_cmpuint(pacer_epoch_length(&p), ==, length);
+	for (int i = 0; i < 40; i++)
+		pacer_asked(&p, 1000 * MS);
+	g_assert_cmpuint(due(&p, CKPT_POLICY), ==, cut + length - length / 2);
+}
+
 struct run {
 	struct pacer p;
 	uint64_t now;
@@ -320,6 +341,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/pacer/epoch-length", test_epoch_length);
 	g_test_add_func("/pacer/epoch-follows-dirty-rate", test_epoch_follows_dirty_rate);
 	g_test_add_func("/pacer/change", test_change);
+	g_test_add_func("/pacer/epoch-asked-for", test_epoch_asked_for);
 	g_test_add_func("/pacer/auto-stays", test_auto_stays);
 	g_test_add_func("/pacer/auto-leaves-for-most", test_auto_leaves_for_most);
 	g_test_add_func("/pacer/auto-leaves-and-tries", test_auto_leaves_and_tries);
