@@ -101,6 +101,9 @@ static bool may_release(struct node *node)
 		return true;
 	switch (node->role.state) {
 	case ROLE_PROTECTED:
+		/* Over: what the secondary has to know first (R7) cannot be told any more. */
+		if (!node->p.started_here || !link_is_up(node->link))
+			return false;
 		break;
 	case ROLE_DECIDING:
 	case ROLE_STUCK:

@@ -764,6 +764,12 @@ void secondary_message(struct node *node, uint8_t type, uint32_t epoch, const ui
 	/* What was on its way when the copy was given up or the VM became this side's. */
 	if (!node->shadow || node->role.state == ROLE_TAKING_OVER)
 		return;
+	/*
+	 * The session of the copy is over, and this side may go on with it: the primary's input and
+	 * checkpoints of another session are not this lineage's.
+	 */
+	if (!node->s.joined_here && type != MSG_HANDOVER)
+		return;
 	copy_message(node, type, epoch, payload, len);
 }
 

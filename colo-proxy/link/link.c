@@ -231,7 +231,29 @@ static void deadline_passed(void *ctx, uint64_t now)
 	        [CONN_WAIT] = "the other connection of the session",
 	};
 
-	conn_fail(c, "no session within %u ms, waited for %s", c->link->setup_ms, waits[c->state]);
+	if (c->state != CONN_UP)
+		conn_fail(c, "no session within %u ms, waited for %s", c->link->setup_ms,
+		          waits[c->state]);
+	else if (!c->paused && c->in.head != c->in.tail)
+		conn_fail(c, "the rest of a message has not come within %u ms",
+		          c->link->user_timeout_ms);
+}
+
+/*
+ * Bytes have come. In a message that is not whole the next ones are due, or its length is damaged,
+ * and nothing of this channel would ever be delivered again.
+ */
+static void expect_rest(struct conn *c)
+{
+	struct link *link = c->link;
+
+	if (c->state != CONN_UP)
+		return;
+	if (c->in.head == c->in.tail)
+		loop_timer_clear(link->loop, &c->deadline);
+	else
+		loop_timer_set(link->loop, &c->deadline,
+		               loop_now(link->loop) + link->user_timeout_ms * MS);
 }
 
 /* Sending */
@@ -586,6 +608,7 @@ static void read_now(struct conn *c)
 			return;
 		}
 		drain(c);
+		expect_rest(c);
 		if (!more || n >= budget)
 			break;
 		budget -= n;

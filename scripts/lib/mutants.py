@@ -35,6 +35,7 @@ BUILD = Path(os.environ.get("COLO_BUILD", TOP / "build")).resolve()
 TABLES = TOP / "tests" / "mutants"
 FIELDS = {"name", "rule", "breaks", "file", "old", "new", "tests", "quick"}
 SIM = "sim_compare"
+PAIR = "sim_pair"
 SEEDS = 2000
 LEAST_SECONDS = 20  # a test that takes ten times as long as without the mutant hangs, but not before
 E2E_SECONDS = 240
@@ -135,7 +136,8 @@ class Run:
     # --- one test ---
 
     def test(self, name, program, seconds, seeds=None):
-        env = {"COLO_BUILD": str(BUILD), "SIM_SEEDS": str(seeds or self.args.seeds)}
+        env = {"COLO_BUILD": str(BUILD), "SIM_SEEDS": str(seeds or self.args.seeds),
+               "SIM_SHRINK": "0"}
         return self.call([program, "--tap"], seconds, env)
 
     def try_sound(self, name):
@@ -204,7 +206,7 @@ class Run:
             if not status:
                 continue
             row["caught"] = f"{name}: {why_failed(status, output)}"
-            if name == SIM:
+            if name == SIM or (name == PAIR and "SIM_SEED=" in output):
                 row["caught"] = name
                 row["seeds"] = self.first_seed(program, output, seconds)
             return

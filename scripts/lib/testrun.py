@@ -309,6 +309,16 @@ def install(run):
     return result
 
 
+def pair(run):
+    """both daemons under one seed: 20,000 schedules with faults, and that each kind was seen"""
+    result = run.program("pair", [BUILD / "tests/sim_pair", "--seeds", "20000", "--jobs", JOBS,
+                                  "--all-seen"], seconds=900)
+    rate = re.search(r"^# (\d+ schedules in .* a second on a core)",
+                     (LOGS / "pair.log").read_text(errors="replace"), re.M)
+    result.words = rate[1] if rate else ""
+    return result
+
+
 def stacks(run):
     """the comparison engine between three real TCP stacks, 10,000 seeds"""
     return run.one("stacks", [BUILD / "tests/stacks"], seconds=300)
@@ -367,6 +377,7 @@ STEPS = (
     ("model", model, (), False),
     ("fuzz", fuzz, ("build-fuzz",), False),
     ("install", install, ("build",), True),
+    ("pair", pair, ("build",), False),
     ("stacks", stacks, ("build",), True),
     ("lab", laboratory, ("build",), True),
     ("qemu", qemu, ("build",), True),
@@ -399,7 +410,7 @@ def run_steps(run, steps):
         else:
             try:
                 result = function(run)
-                words = ""
+                words = result.words
             except (OSError, subprocess.SubprocessError, ValueError) as error:
                 result, words = Result(failed=1), str(error)
                 run.failures.append(name)

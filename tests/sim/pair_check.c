@@ -1,19 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The checker sees both machines and everything that leaves a host.
+ * The checker sees both machines and everything that leaves a host. It asserts with what the models
+ * know, not with what the daemons believe of themselves.
  *
- *  R1, R2  What a protected primary lets out is known to what would go on if it died now: the SVM
- *          as it is, or the checkpoint that is whole beside it: the same bytes at the same offset,
- *          no acknowledgement beyond its own.
- *  R3, R4  No serial is ever given to two requests: a survivor that had forgotten what a client was
- *          told would do that.
- *  R5      No request is executed twice.
- *  R6      A QEMU after which another one has spoken never speaks again; the VM is not booted
- *          while another copy could go on.
- *  R7      The clients (pair_client.c): no connection breaks, no byte is another one.
- *  R8      Queues, after every turn.
+ *  R1  check_known(): what a protected primary lets out is known to what would go on if it died now
+ *      (the SVM as it is, or the checkpoint that is whole beside it): TCP up to that offset, a
+ *      datagram by its serial. Also of a survivor that is protected again, in its clients' numbers.
+ *  R2  check_known(): the same bytes at the same offset, and no acknowledgement beyond its own.
+ *  R3  check_loaded(): the memory of a secondary's machine after a load is, to the byte, what was
+ *      captured as one checkpoint, and never an older one than before.
+ *  R4  check_emission(): a machine that begins to speak has executed all that clients were told of;
+ *      check_answer(): no serial is ever given to two requests.
+ *  R5  check_answer(): no request is executed twice, no datagram more often than it came;
+ *      check_heard(): the n-th datagram that the secondary's machine hears is the primary's n-th.
+ *  R6  check_emission(): a QEMU after which another one has spoken never speaks again;
+ *      check_booted(): the VM is not booted while another copy could go on.
+ *  R7  pair_client.c: no connection breaks, no byte is another one, every checksum is right;
+ *      check_shown(): no acknowledgement and no timestamp goes back, whoever speaks. (Of timestamps
+ *      it is not asked any more when what the secondary was to know of them was lost with a cut
+ *      link, before the primary: a limit of the daemon's.)
+ *  R8  check_host(), after every step: queues; check_said(): what the primary's VM has said leaves
+ *      the host in order and without a gap, however full queues are.
  *
- * That service goes on when the faults are over is asked at the end (sim_pair.c).
+ * That service goes on when the faults are over is asked at the end (pair_run.c).
  */
 #include <string.h>
 
@@ -22,6 +31,21 @@
 
 #define HELD_SLACK (512u << 10) /* what the hold has at a cut comes on top */
 
+#define DATAGRAM (1u << 16) /* in `who`, instead of a port */
+
+/* False: it was there. */
+static bool remember(uint32_t who)
+{
+	uint32_t slot = who * 2654435761u >> 18;
+
+	for (; world->asked[slot]; slot = (slot + 1) % G_N_ELEMENTS(world->asked)) {
+		if (world->asked[slot] == who)
+			return false;
+	}
+	world->asked[slot] = who;
+	return true;
+}
+
 void check_answer(uint32_t serial, uint32_t who)
 {
 	CHECK(serial && serial < G_N_ELEMENTS(world->executed), "serial %u", serial);
@@ -29,24 +53,126 @@ void check_answer(uint32_t serial, uint32_t who)
 	      "serial %u was given to %u/%u and to %u/%u (R4)", serial,
 	      world->executed[serial] >> 16, world->executed[serial] & 0xffff, who >> 16,
 	      who & 0xffff);
-	if (!world->executed[serial]) {
-		for (uint32_t i = 1; i <= world->serials; i++)
-			CHECK(world->executed[i] != who, "%u/%u was executed twice (R5)", who >> 16,
-			      who & 0xffff);
+	count(COUNT_R5_REQUEST);
+	if (world->executed[serial])
+		return;
+	if (who >> 16 == DATAGRAM >> 16) {
+		uint32_t number = who & 0xffff;
+
+		CHECK(number < G_N_ELEMENTS(world->copies) &&
+		              ++world->answered[number] <= world->copies[number],
+		      "datagram %u came %u times and was executed once more (R5)", number,
+		      world->copies[number]);
+	} else {
+		CHECK(remember(who), "%u/%u was executed twice (R5)", who >> 16, who & 0xffff);
 	}
 	world->executed[serial] = who;
 	if (serial > world->serials)
 		world->serials = serial;
 }
 
+/* The network has brought it to the VM's tap. */
+void check_delivered(const struct frame *frame)
+{
+	const uint8_t *ip = frame->data + 14;
+	uint32_t number;
+
+	if (frame->len != 14 + 20 + 8 + 4 || ip[9] != 17 || wire_be16(ip + 22) != 7)
+		return;
+	number = wire_be32(ip + 28);
+	if (number < G_N_ELEMENTS(world->copies))
+		world->copies[number]++;
+}
+
+/* ---- checkpoints ---- */
+
 void check_captured(struct host *host, uint32_t epoch)
 {
-	world->image[epoch & 1] = host->qemu.guest;
+	struct guest *guest = &host->qemu.guest;
+
+	if (epoch == 0) {
+		world->input_origin = guest->origin = host->qemu.incarnation;
+		world->input_heard = guest->heard = 0;
+		world->input_excused = 0;
+		world->loaded_epoch = 0;
+		memset(world->input, 0, sizeof(world->input));
+	} else {
+		count(COUNT_CHECKPOINTS);
+	}
+	guest->lineage = epoch;
+	world->image[epoch & 1] = *guest;
 	world->image_epoch[epoch & 1] = epoch;
 	world->image_incarnation[epoch & 1] = host->qemu.incarnation;
+	trace(host, "C(%u) is captured at serial %u", epoch, guest->serial);
+}
+
+static bool same_memory(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct guest)) == 0;
+}
+
+void check_loaded(struct host *host)
+{
+	const struct guest *guest = &host->qemu.guest;
+	uint32_t epoch = guest->lineage, i = epoch & 1;
+
+	/* Byte by byte: it is memory. */
+	CHECK(world->image_epoch[i] == epoch && world->image_incarnation[i] == guest->origin &&
+	              same_memory(guest, &world->image[i]),
+	      "what is loaded as C(%u) was never captured (R3)", epoch);
+	if (guest->origin == world->input_origin) {
+		CHECK(epoch >= world->loaded_epoch, "C(%u) is loaded after C(%u) (R3)", epoch,
+		      world->loaded_epoch);
+		world->loaded_epoch = epoch;
+	}
+	count(COUNT_R3);
 	if (epoch)
-		world->checkpoints++;
-	trace(host, "C(%u) is captured at serial %u", epoch, host->qemu.guest.serial);
+		count(COUNT_LOADS);
+}
+
+/* ---- input ---- */
+
+static bool is_pair(const struct host *p, const struct host *s)
+{
+	return p->node && s->node && p->node->is_primary && p->node->role.state == ROLE_PROTECTED &&
+	       !s->node->is_primary && s->node->role.state == ROLE_STANDBY &&
+	       p->qemu.incarnation == world->input_origin;
+}
+
+/*
+ * Not asked of a datagram that the secondary's machine hears first. Nor of lineage 0: QEMU stops
+ * the VM for the first copy when it likes, so that the input cannot be drained before, and what its
+ * tap holds then may be heard by one of them only (they differ, and the next checkpoint heals it).
+ */
+void check_heard(struct host *host, uint32_t number)
+{
+	struct guest *guest = &host->qemu.guest;
+	struct host *peer = peer_of(host);
+	uint32_t n = ++guest->heard, *seen = &world->input[n % INPUT_SEEN];
+
+	if (guest->origin != world->input_origin)
+		return;
+	if (host->qemu.incarnation == world->input_origin) {
+		world->input_heard = n;
+		*seen = number;
+		return;
+	}
+	if (!is_pair(peer, host) || n > world->input_heard || n + INPUT_SEEN <= world->input_heard)
+		return;
+	if (guest->lineage <= world->input_excused)
+		return;
+	count(COUNT_R5_ORDER);
+	CHECK(*seen == number, "lineage %u hears datagram %u, the primary's %u. was %u (R5)",
+	      guest->lineage, number, n, *seen);
+}
+
+/* In front of the primary's machine only: the other one's daemon gives it what there is room for.
+ */
+void check_input_dropped(struct host *host)
+{
+	if (host->qemu.incarnation != world->input_origin)
+		return;
+	world->input_excused = host->qemu.guest.lineage;
 }
 
 static bool has_copy(const struct host *host)
@@ -70,9 +196,11 @@ void check_booted(struct host *host)
 {
 	CHECK(!has_copy(peer_of(host)), "the VM is booted although %s has it (R6)",
 	      peer_of(host)->index ? "B" : "A");
-	world->boots++;
+	count(COUNT_BOOTS);
 	world->generation++;
 	memset(world->executed, 0, sizeof(world->executed));
+	memset(world->asked, 0, sizeof(world->asked));
+	memset(world->answered, 0, sizeof(world->answered));
 	world->serials = 0;
 	trace(host, "the VM boots");
 	client_vm_rebooted();
@@ -115,11 +243,11 @@ static const struct guest_conn *conn_of(const struct guest *guest, const struct 
 	return NULL;
 }
 
-static void check_tcp_known(const struct guest *pvm, const struct guest *svm,
+static void check_tcp_known(const struct host *host, const struct guest *svm,
                             const struct packet *p)
 {
-	const struct guest_conn *said = conn_of(pvm, p), *knows = conn_of(svm, p);
-	uint32_t off, end;
+	const struct guest_conn *said = conn_of(&host->qemu.guest, p), *knows = conn_of(svm, p);
+	uint32_t off, end, iss, irs;
 
 	if (!said || p->tcp.flags & PACKET_RST)
 		return;
@@ -129,10 +257,16 @@ static void check_tcp_known(const struct guest *pvm, const struct guest *svm,
 		      "port %u: nobody else knows the connection (R1)", p->tcp.dport);
 		return;
 	}
-	off = p->tcp.seq - said->end.iss - 1;
-	end = off + p->payload_len + !!(p->tcp.flags & PACKET_FIN);
 	if (p->tcp.flags & PACKET_SYN)
 		return;
+	iss = said->end.iss;
+	irs = said->end.irs;
+	/* A survivor's frames carry its clients' numbers, not its own. */
+	if (host->node->shadow && !client_knows(p, &irs, &iss))
+		return;
+	off = p->tcp.seq - iss - 1;
+	end = off + p->payload_len + !!(p->tcp.flags & PACKET_FIN);
+	count(COUNT_R1_TCP);
 	CHECK(end <= knows->end.max || end == off,
 	      "port %u: offset %u is let out, known is %u (R1)", p->tcp.dport, end, knows->end.max);
 	for (uint32_t i = 0; i < p->payload_len; i++) {
@@ -141,66 +275,228 @@ static void check_tcp_known(const struct guest *pvm, const struct guest *svm,
 		CHECK(p->frame->data[p->payload_off + i] == knows->end.tx[(off + i) % END_TX],
 		      "port %u: another byte at %u (R2)", p->tcp.dport, off + i);
 	}
-	if (p->tcp.flags & PACKET_ACK)
-		CHECK((int32_t)(p->tcp.ack - said->end.irs - 1 - knows->end.rcv) <= 0,
-		      "port %u: acknowledges %u, heard is %u (R1)", p->tcp.dport,
-		      p->tcp.ack - said->end.irs - 1, knows->end.rcv);
+	if (!(p->tcp.flags & PACKET_ACK))
+		return;
+	count(COUNT_R2_ACK);
+	CHECK((int32_t)(p->tcp.ack - irs - 1 - knows->end.rcv) <= 0,
+	      "port %u: acknowledges %u, heard is %u (R2)", p->tcp.dport, p->tcp.ack - irs - 1,
+	      knows->end.rcv);
 }
 
-static void check_known(struct host *host, struct frame *frame)
+static void check_known(struct host *host, const struct packet *p)
 {
 	const struct guest *svm;
-	struct packet p;
+	uint32_t serial;
 
 	if (!host->node->is_primary || !host->qemu.alive ||
 	    (host->node->role.state != ROLE_PROTECTED && host->node->role.state != ROLE_DECIDING &&
 	     host->node->role.state != ROLE_STUCK))
 		return;
 	svm = would_go_on(peer_of(host));
-	if (!svm || packet_parse(&p, frame) != 0)
+	if (!svm)
 		return;
-	if (p.class == PACKET_TCP)
-		check_tcp_known(&host->qemu.guest, svm, &p);
-	else if (p.class == PACKET_UDP && p.payload_len == 12)
-		CHECK(wire_be32(frame->data + p.payload_off + 4) <= svm->serial,
-		      "serial %u is let out, known is %u (R1)",
-		      wire_be32(frame->data + p.payload_off + 4), svm->serial);
+	if (p->class == PACKET_TCP) {
+		check_tcp_known(host, svm, p);
+	} else if (p->class == PACKET_UDP && p->payload_len == 12) {
+		serial = wire_be32(p->frame->data + p->payload_off + 4);
+		count(COUNT_R1_DATAGRAM);
+		CHECK(serial <= svm->serial, "serial %u is let out, known is %u (R1)", serial,
+		      svm->serial);
+	}
+}
+
+static struct shown *shown_of(const struct packet *p)
+{
+	struct shown *shown;
+
+	for (uint32_t i = 0; i < G_N_ELEMENTS(world->shown); i++) {
+		shown = &world->shown[i];
+		if (shown->any && shown->vm_port == p->tcp.sport &&
+		    shown->peer_port == p->tcp.dport)
+			return shown;
+	}
+	shown = &world->shown[world->shown_next++ % G_N_ELEMENTS(world->shown)];
+	*shown = (struct shown){.vm_port = p->tcp.sport, .peer_port = p->tcp.dport};
+	return shown;
+}
+
+/* What a client sees of one connection, in the order in which it leaves the hosts. */
+static void check_shown(const struct packet *p)
+{
+	struct shown *shown;
+
+	if (p->class != PACKET_TCP || p->tcp.flags & PACKET_RST || !(p->tcp.flags & PACKET_ACK))
+		return;
+	shown = shown_of(p);
+	if (p->tcp.flags & PACKET_SYN)
+		shown->any = false; /* of a connection that begins anew: an old SYN came late */
+	if (shown->any) {
+		count(COUNT_R7);
+		CHECK((int32_t)(p->tcp.ack - shown->ack) >= 0,
+		      "port %u: the acknowledgement goes back from %u to %u (R7)", p->tcp.dport,
+		      shown->ack, p->tcp.ack);
+		CHECK(!p->tcp.ts_off || world->lead_lost ||
+		              (int32_t)(p->tcp.tsval - shown->tsval) >= 0,
+		      "port %u: the timestamp goes back from %u to %u (R7)", p->tcp.dport,
+		      shown->tsval, p->tcp.tsval);
+	}
+	shown->any = true;
+	shown->ack = p->tcp.ack;
+	if (p->tcp.ts_off)
+		shown->tsval = p->tcp.tsval;
+}
+
+/* ---- what is said, and leaves ---- */
+
+/* The serial of an answer to a datagram; 0: another frame. */
+static uint32_t answer_of(const struct frame *frame)
+{
+	const uint8_t *ip = frame->data + 14;
+
+	if (frame->len != 14 + 20 + 8 + 12 || wire_be16(ip - 2) != 0x0800 || ip[9] != 17 ||
+	    wire_be16(ip + 20) != 7)
+		return 0;
+	return wire_be32(ip + 32);
+}
+
+void check_said(struct host *host, const struct frame *frame)
+{
+	struct said *said = &host->said;
+	uint32_t serial = answer_of(frame);
+
+	if (!serial || !host->node->is_primary)
+		return;
+	if (said->n == SAID_MAX)
+		said->n = 0;
+	said->serial[(said->first + said->n++) % SAID_MAX] = serial;
+}
+
+void check_silenced(struct host *host)
+{
+	host->said.n = 0;
+}
+
+static void check_left(struct host *host, const struct frame *frame)
+{
+	struct said *said = &host->said;
+	uint32_t serial = answer_of(frame);
+
+	for (uint32_t i = 0; serial && i < said->n; i++) {
+		if (said->serial[(said->first + i) % SAID_MAX] != serial)
+			continue;
+		count(COUNT_R8_KEPT);
+		CHECK(i == 0, "serial %u leaves, %u was said before it and has not (R8)", serial,
+		      said->serial[said->first % SAID_MAX]);
+		said->first++;
+		said->n--;
+		return;
+	}
+}
+
+static void begins_to_speak(struct host *host)
+{
+	trace(host, "speaks");
+	if (world->speaker)
+		count(COUNT_SPEAKERS);
+	world->silenced[world->speaker] = world->speaker != 0;
+	world->speaker = host->vm_id;
+	if (!host->qemu.alive)
+		return;
+	count(COUNT_R4);
+	CHECK(host->qemu.guest.serial >= world->serials,
+	      "%s goes on at serial %u, clients have heard of %u (R4)", host->index ? "B" : "A",
+	      host->qemu.guest.serial, world->serials);
 }
 
 void check_emission(struct host *host, struct frame *frame)
 {
-	uint32_t incarnation = host->vm_id;
+	struct packet p;
 
-	CHECK(!world->silenced[incarnation], "%s speaks after the other one has (R6)",
+	count(COUNT_R6);
+	CHECK(!world->silenced[host->vm_id], "%s speaks after the other one has (R6)",
 	      host->index ? "B" : "A");
-	if (world->speaker != incarnation) {
-		trace(host, "speaks");
-		if (world->speaker)
-			world->takeovers++;
-		world->silenced[world->speaker] = world->speaker != 0;
-		world->speaker = incarnation;
+	if (world->speaker != host->vm_id)
+		begins_to_speak(host);
+	check_left(host, frame);
+	if (packet_parse(&p, frame) != 0)
+		return;
+	if (world->trace_frames && p.class == PACKET_TCP)
+		trace(host, "%u > %u seq %u len %u ack %u flags 0x%02x ts %u %u", p.tcp.sport,
+		      p.tcp.dport, p.tcp.seq, p.payload_len, p.tcp.ack, p.tcp.flags, p.tcp.tsval,
+		      p.tcp.tsecr);
+	check_known(host, &p);
+	check_shown(&p);
+}
+
+/* ---- after every step ---- */
+
+static void count_state(struct host *host)
+{
+	const struct node *node = host->node;
+
+	switch (node->role.state) {
+	case ROLE_PROTECTED:
+		count(world->protections++ ? COUNT_PROTECTED_AGAIN : COUNT_PROTECTED);
+		break;
+	case ROLE_DECIDING:
+		count(COUNT_LOST_PEER);
+		break;
+	case ROLE_STUCK:
+		count(COUNT_STUCK);
+		break;
+	case ROLE_TAKING_OVER:
+		count(COUNT_TAKING_OVER);
+		if (host->half)
+			count(COUNT_HALF_CHECKPOINT);
+		if (host->whole)
+			count(COUNT_COMMITTED_LOADED);
+		break;
+	case ROLE_RETIRED:
+		count(COUNT_RETIRED);
+		break;
+	default:
+		break;
 	}
-	/* A survivor's frames carry its clients' numbers, not its own. */
-	if (!host->node->shadow)
-		check_known(host, frame);
+}
+
+static void check_gate(struct host *host)
+{
+	const struct config *config = host->node->config;
+	struct gate_stats stats;
+	bool full;
+
+	gate_get_stats(host->node->gate, &stats);
+	full = stats.now_packets >= config->max_held_packets ||
+	       stats.now_bytes >= config->max_held_bytes;
+	if (full && !host->gate_full)
+		count(COUNT_GATE_FULL);
+	host->gate_full = full;
+	CHECK(stats.now_bytes <= config->max_held_bytes + HELD_SLACK, "held: %lu bytes (R8)",
+	      (unsigned long)stats.now_bytes);
+	CHECK(stats.now_flows <= config->max_flows, "flows: %u (R8)", stats.now_flows);
 }
 
 void check_host(struct host *host)
 {
 	const struct node *node = host->node;
-	struct gate_stats stats;
 
-	if (node->role.state == ROLE_PROTECTED)
-		world->was_protected = true;
+	if (host->last_state != (uint32_t)node->role.state + 1) {
+		host->last_state = (uint32_t)node->role.state + 1;
+		count_state(host);
+	}
+	if (!node->is_primary)
+		check_silenced(host);
+	if (node->p.unsent.head && !host->link_full)
+		count(COUNT_LINK_FULL);
+	host->link_full = node->p.unsent.head;
+	host->half = node->s.ckpt_open && !node->s.ckpt_whole;
+	host->whole = node->s.ckpt_whole;
+	faults_trap(host);
+	count(COUNT_R8);
 	CHECK(node->p.unsent.bytes <= node->config->max_input_log_bytes, "unsent input: %lu (R8)",
 	      (unsigned long)node->p.unsent.bytes);
 	CHECK(node->s.log.bytes <= node->config->max_input_log_bytes || !node->s.feeding,
 	      "input log: %lu (R8)", (unsigned long)node->s.log.bytes);
-	if (node->gate) {
-		gate_get_stats(node->gate, &stats);
-		CHECK(stats.now_bytes <= node->config->max_held_bytes + HELD_SLACK,
-		      "held: %lu bytes (R8)", (unsigned long)stats.now_bytes);
-		CHECK(stats.now_flows <= node->config->max_flows, "flows: %u (R8)",
-		      stats.now_flows);
-	}
+	if (node->gate)
+		check_gate(host);
 }

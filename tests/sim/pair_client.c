@@ -30,7 +30,8 @@ struct conversation {
 
 struct client {
 	struct conversation conv[CONVERSATIONS];
-	uint32_t ports, opened, datagrams, first_datagram;
+	uint32_t ports, opened, datagrams, first_datagram, flood;
+	uint32_t conversations;
 	uint64_t acts_at, next_datagram;
 };
 
@@ -76,7 +77,7 @@ static void answer_ends(struct conversation *conv)
 {
 	conv->head_len = 0;
 	conv->answered++;
-	world->answers++;
+	count(COUNT_ANSWERS);
 	conv->next = world->now + (chance(30) ? 0 : rnd_ns(MS, 60 * MS));
 }
 
@@ -144,7 +145,7 @@ static void ask_to_open(struct conversation *conv)
 	uint8_t data[4];
 
 	wire_put_be32(data, (uint32_t)conv->end.peer_port - CLIENT_IN);
-	path_client_sends(build_udp(true, ASK_TO_OPEN, UDP_PORT, data, 4));
+	path_client_sends(path_with_checksum(build_udp(true, ASK_TO_OPEN, UDP_PORT, data, 4)));
 	conv->next = world->now + rnd_ns(200 * MS, 400 * MS);
 }
 
@@ -206,10 +207,16 @@ static void send_datagram(struct client *client)
 	uint8_t data[4];
 
 	client->next_datagram = world->now + rnd_ns(20 * MS, 150 * MS);
-	if (world->calm)
+	if (client->flood) {
+		client->flood--;
+		client->next_datagram = world->now + rnd_ns(5 * US, 300 * US);
+	}
+	if (world->calm || world->schedule->no_datagrams ||
+	    client->datagrams + 1 >= G_N_ELEMENTS(world->copies))
 		return;
+	count(COUNT_DATAGRAMS);
 	wire_put_be32(data, ++client->datagrams);
-	path_client_sends(build_udp(true, 7, UDP_PORT, data, 4));
+	path_client_sends(path_with_checksum(build_udp(true, 7, UDP_PORT, data, 4)));
 }
 
 static uint64_t conversation_due(const struct conversation *conv)
@@ -240,12 +247,12 @@ static void client_event(struct host *host, uint64_t arg)
 	if (client->acts_at != arg)
 		return;
 	client->acts_at = 0;
-	for (uint32_t i = 0; i < CONVERSATIONS; i++)
+	for (uint32_t i = 0; i < client->conversations; i++)
 		conversation_acts(&client->conv[i], i);
 	if (client->next_datagram <= world->now)
 		send_datagram(client);
 	next = client->next_datagram;
-	for (uint32_t i = 0; i < CONVERSATIONS; i++) {
+	for (uint32_t i = 0; i < client->conversations; i++) {
 		uint64_t due = conversation_due(&client->conv[i]);
 
 		next = due < next ? due : next;
@@ -272,8 +279,6 @@ static void hear_tcp(const struct packet *p)
 	struct end_owner owner = owner_now();
 	struct conversation *conv = find(p);
 
-	CHECK(packet_l4_checksum(p) == wire_be16(p->frame->data + p->l4_off + 16),
-	      "a wrong checksum");
 	if (!conv) {
 		end_refuses(&owner, p);
 	} else if (conv->talk == TALK_ASKING) {
@@ -298,6 +303,7 @@ static void hear_udp(const struct packet *p)
 		return;
 	if (wire_be32(data) > world->client->first_datagram)
 		check_answer(wire_be32(data + 4), 1u << 16 | (wire_be32(data) & 0xffff));
+	count(COUNT_ANSWERS);
 }
 
 void client_hears(struct frame *frame)
@@ -305,6 +311,7 @@ void client_hears(struct frame *frame)
 	struct packet p;
 
 	CHECK(packet_parse(&p, frame) == 0, "a frame that is none");
+	CHECK(path_is_sound(&p), "a wrong checksum (R7)");
 	if (p.class == PACKET_TCP)
 		hear_tcp(&p);
 	else if (p.class == PACKET_UDP)
@@ -316,8 +323,30 @@ void client_hears(struct frame *frame)
 
 void client_start(void)
 {
+	uint32_t most = world->schedule->clients;
+
 	world->client = g_new0(struct client, 1);
+	world->client->conversations = most && most < CONVERSATIONS ? most : CONVERSATIONS;
 	act_at(world->now + MS);
+}
+
+/* So many datagrams come in a burst, to fill whatever can be filled. */
+void client_floods(uint32_t datagrams)
+{
+	world->client->flood = datagrams;
+	world->client->next_datagram = world->now;
+	act_at(world->now + 10 * US);
+}
+
+bool client_knows(const struct packet *p, uint32_t *ret_iss, uint32_t *ret_irs)
+{
+	const struct conversation *conv = find(p);
+
+	if (!conv || conv->end.state != END_OPEN)
+		return false;
+	*ret_iss = conv->end.iss;
+	*ret_irs = conv->end.irs;
+	return true;
 }
 
 /* The connections of the VM that was lost are gone; the ports are never used again. */
@@ -335,7 +364,7 @@ void client_vm_rebooted(void)
 
 bool client_done(void)
 {
-	for (uint32_t i = 0; i < CONVERSATIONS; i++) {
+	for (uint32_t i = 0; i < world->client->conversations; i++) {
 		if (!world->client->conv[i].done)
 			return false;
 	}
@@ -344,7 +373,7 @@ bool client_done(void)
 
 void client_describe(void)
 {
-	for (uint32_t i = 0; i < CONVERSATIONS; i++) {
+	for (uint32_t i = 0; i < world->client->conversations; i++) {
 		const struct conversation *conv = &world->client->conv[i];
 
 		g_printerr(

@@ -69,7 +69,9 @@ static void watch_copy(struct host *host, uint64_t life)
 	if (host->life != life || !host->node || !host->qemu.alive || host->in_colo)
 		return;
 	if (qemu_failed_to_copy(host)) {
+		here = host;
 		node_copy_failed(host->node, "the migration failed");
+		here = NULL;
 		return;
 	}
 	if (host->qemu.phase >= QEMU_COLO && host->qemu.phase <= QEMU_SENT_RECEIVED) {
@@ -108,12 +110,13 @@ static void power_returns(struct host *host, uint64_t arg)
 
 static void fence_ends(struct host *host, uint64_t life)
 {
-	bool works = world->fence == FENCE_WORKS || world->calm;
+	bool works = (world->fence == FENCE_WORKS && !world->fence_dead) || world->calm;
 	struct host *peer = peer_of(host);
 
 	if (host->life != life || !host->node)
 		return;
 	host->fencing = false;
+	count(works ? COUNT_FENCED : COUNT_FENCE_FAILED);
 	if (works) {
 		trace(host, "fences the peer");
 		host_power_off(peer);
@@ -283,6 +286,7 @@ static void decide_for(struct host *host)
 	struct host *peer = peer_of(host);
 
 	trace(host, "the operator switches the other host off");
+	count(COUNT_FORCED);
 	host_power_off(peer);
 	operator_fails_over(host, true);
 	at(world->now + rnd_ns(SEC, 3 * SEC), peer, power_returns, 0);

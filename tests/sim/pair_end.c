@@ -2,6 +2,7 @@
 #include "tests/sim/pair_end.h"
 
 #include <string.h>
+#include <sys/param.h>
 
 #include "colo-proxy/core/seq.h"
 #include "tests/unit/tcp_builder.h"
@@ -27,8 +28,12 @@ static void transmit(struct end *end, const struct end_owner *owner, uint16_t fl
 	        .gso_size = owner->is_vm && len > END_MSS ? END_MSS : 0,
 	};
 
-	for (uint32_t i = 0; i < len; i++)
-		data[i] = end->tx[(off + i) % END_TX];
+	for (uint32_t done = 0; done < len;) {
+		uint32_t from = (off + done) % END_TX, n = MIN(len - done, END_TX - from);
+
+		memcpy(data + done, end->tx + from, n);
+		done += n;
+	}
 	if (flags & PACKET_SYN) {
 		t.mss = END_MSS;
 		t.sack_permitted = true;
@@ -84,8 +89,12 @@ bool end_write(struct end *end, const void *data, uint32_t len)
 {
 	if (len > end_room(end))
 		return false;
-	for (uint32_t i = 0; i < len; i++)
-		end->tx[(end->written + i) % END_TX] = ((const uint8_t *)data)[i];
+	for (uint32_t done = 0; done < len;) {
+		uint32_t to = (end->written + done) % END_TX, n = MIN(len - done, END_TX - to);
+
+		memcpy(end->tx + to, (const uint8_t *)data + done, n);
+		done += n;
+	}
 	end->written += len;
 	return true;
 }

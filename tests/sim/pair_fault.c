@@ -1,41 +1,53 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What goes wrong. A seed has up to FAULTS_MAX faults at random moments of the first seconds; each
- * heals by itself after a while. SIM_FAULTS=i,j,... lets only these happen, by their number in the
- * plan, which is how a failing seed is made smaller.
+ * What goes wrong. A seed has up to six faults at random moments of the first seconds, one in
+ * twenty has up to FAULTS_MAX in three times as long: takeover after takeover. Each heals by itself
+ * after a while.
+ *
+ * A fault's parameters are drawn from a stream of its own, so that it stays what it is when others
+ * of the plan are left out (struct schedule), which is how a failing seed is made smaller.
  */
 #include <string.h>
 
 #include "tests/sim/pair.h"
 
-#define FAULTS_MAX 6u
-#define FIRST_AT   (200 * MS)
-#define LAST_AT    (7 * SEC)
+#define FEW      6u
+#define FIRST_AT (200 * MS)
+#define LAST_AT  (7 * SEC)
+#define CALM_AT  (8 * SEC)
+#define LONGER   3u
 
-enum fault {
-	FAULT_POWER,
-	FAULT_DAEMON,
-	FAULT_DAEMON_IN_TURN,
-	FAULT_QEMU,
-	FAULT_CUT,
-	FAULT_CUT_ONE_WAY,
-	FAULT_STALL_DAEMON,
-	FAULT_STALL_QEMU,
-	FAULT_STALL_HOST,
-	FAULT_SLOW,
-	FAULT_LOSSY,
-	FAULT_SWITCH_OVER,
-	FAULT_CHECKPOINT,
-	FAULT_POLICY,
-	FAULTS
-};
-
-static const char *const names[FAULTS] = {
-        "power lost",    "daemon killed",  "daemon killed in a turn",
-        "QEMU killed",   "link cut",       "one-way cut",
-        "daemon stalls", "QEMU stalls",    "host stalls",
-        "link slow",     "frames lost",    "switch-over",
-        "checkpoint",    "policy changed",
+const char *const fault_names[FAULTS] = {
+        [FAULT_POWER] = "power lost",
+        [FAULT_DAEMON] = "daemon killed",
+        [FAULT_DAEMON_IN_TURN] = "daemon killed in a turn",
+        [FAULT_POWER_AT_PHASE] = "power lost at a phase",
+        [FAULT_QEMU] = "QEMU killed",
+        [FAULT_CUT] = "link cut",
+        [FAULT_CUT_ONE_WAY] = "link cut one way",
+        [FAULT_PARTITION] = "host cut off from all",
+        [FAULT_CLIENT_NET] = "host cut off from clients",
+        [FAULT_FENCE] = "fence out of reach",
+        [FAULT_STALL_DAEMON] = "daemon stalls",
+        [FAULT_STALL_QEMU] = "QEMU stalls",
+        [FAULT_STALL_HOST] = "host stalls",
+        [FAULT_SUSPEND] = "host and its clock stand still",
+        [FAULT_CLOCK_LEAPS] = "monotonic clock leaps",
+        [FAULT_WALL_CLOCK] = "wall clock jumps",
+        [FAULT_SLOW_LINK] = "link slow",
+        [FAULT_SLOW_DAEMON] = "daemon slow",
+        [FAULT_SLOW_QEMU] = "loads slow",
+        [FAULT_LOSS] = "frames lost",
+        [FAULT_DUPLICATES] = "frames doubled",
+        [FAULT_REORDER] = "frames overtaken",
+        [FAULT_DAMAGED_FRAMES] = "frames damaged",
+        [FAULT_DAMAGED_LINK] = "a byte damaged on the link",
+        [FAULT_FULL_LINK] = "link takes nothing",
+        [FAULT_FULL_HOLD] = "kernel takes no frame",
+        [FAULT_FLOOD] = "flood of datagrams",
+        [FAULT_SWITCH_OVER] = "switch-over",
+        [FAULT_CHECKPOINT] = "checkpoint by command",
+        [FAULT_POLICY] = "policy changed",
 };
 
 static void starts_again(struct host *host, uint64_t life)
@@ -54,6 +66,20 @@ static void heals(struct host *host, uint64_t arg)
 	link_healed();
 }
 
+static void clients_reach(struct host *host, uint64_t arg)
+{
+	(void)arg;
+	host->net_cut = false;
+	trace(host, "is on the clients' network again");
+}
+
+static void fence_answers(struct host *host, uint64_t arg)
+{
+	(void)host;
+	(void)arg;
+	world->fence_dead = false;
+}
+
 static void is_fast_again(struct host *host, uint64_t arg)
 {
 	(void)host;
@@ -61,17 +87,34 @@ static void is_fast_again(struct host *host, uint64_t arg)
 	world->delay = 100 * US;
 }
 
-static void loses_less(struct host *host, uint64_t arg)
+static void takes_again(struct host *host, uint64_t arg)
+{
+	(void)arg;
+	host->sockets_full = host->hold_full = false;
+	host->slow_ns = host->qemu_slow_ns = 0;
+	loop_wake(host);
+}
+
+static void network_is_good(struct host *host, uint64_t arg)
 {
 	(void)host;
 	(void)arg;
-	world->loss = 5;
+	world->loss = world->twice = world->damage = 5;
+	world->late = 50;
+	world->late_ns = 5 * MS;
 }
 
 static void cut(struct host *host, uint64_t until)
 {
 	world->cut[host->index] = true;
 	at(until, host, heals, 0);
+}
+
+static void cut_net(struct host *host, uint64_t until)
+{
+	host->net_cut = true;
+	path_port_down(host);
+	at(until, host, clients_reach, 0);
 }
 
 static uint64_t a_while(void)
@@ -103,6 +146,9 @@ static void dies(struct host *host, enum fault fault)
 	case FAULT_DAEMON:
 		host_kill_daemon(host);
 		break;
+	case FAULT_QEMU:
+		host_qemu_died(host);
+		return;
 	default:
 		world->fuse_host = host;
 		world->fuse = 1 + rnd(200);
@@ -111,34 +157,45 @@ static void dies(struct host *host, enum fault fault)
 	at(world->now + rnd_ns(100 * MS, 4 * SEC), host, starts_again, host->life);
 }
 
-static void stalls(struct host *host, enum fault fault)
+/* Of half a checkpoint, one that is there and not loaded, a copy, a takeover, a switch-over. */
+static bool is_there(const struct host *host, enum phase phase)
 {
-	uint64_t until = world->now + a_while();
+	const struct node *node = host->node;
 
-	if (fault != FAULT_STALL_QEMU)
-		host->stalled_until = until;
-	if (fault != FAULT_STALL_DAEMON)
-		host->qemu_stalled_until = until;
+	switch (phase) {
+	case PHASE_HALF:
+		return !node->is_primary && node->s.ckpt_open && !node->s.ckpt_whole;
+	case PHASE_WHOLE:
+		return !node->is_primary && node->s.ckpt_whole;
+	case PHASE_COPY:
+		return node->role.state == ROLE_JOINING && host->qemu.alive;
+	case PHASE_TAKEOVER:
+		return node->role.state == ROLE_TAKING_OVER;
+	case PHASE_HANDED:
+		return node->role.state == ROLE_RETIRED && node->role.handed;
+	default:
+		return false;
+	}
 }
 
-static void happens(struct host *unused, uint64_t number)
+static void power_fails(struct host *host, uint64_t arg)
 {
-	enum fault fault = (enum fault)number;
-	struct host *host = somebody();
-	uint64_t until = world->now + a_while();
+	(void)arg;
+	dies(host, FAULT_POWER);
+}
 
-	(void)unused;
-	world->faults++;
-	trace(host, "FAULT: %s", names[fault]);
+void faults_trap(struct host *host)
+{
+	if (!world->trap || !host->node || !is_there(host, world->trap))
+		return;
+	trace(host, "it is at phase %d", world->trap);
+	world->trap = PHASE_NONE;
+	at(world->now + (chance(50) ? 0 : rnd_ns(0, 3 * MS)), world->trap_host, power_fails, 0);
+}
+
+static void is_cut(struct host *host, enum fault fault, uint64_t until)
+{
 	switch (fault) {
-	case FAULT_POWER:
-	case FAULT_DAEMON:
-	case FAULT_DAEMON_IN_TURN:
-		dies(host, fault);
-		break;
-	case FAULT_QEMU:
-		host_qemu_died(host);
-		break;
 	case FAULT_CUT:
 		cut(peer_of(host), until);
 		cut(host, until);
@@ -146,18 +203,144 @@ static void happens(struct host *unused, uint64_t number)
 	case FAULT_CUT_ONE_WAY:
 		cut(host, until);
 		break;
+	case FAULT_PARTITION:
+		cut(peer_of(host), until);
+		cut(host, until);
+		cut_net(host, until + rnd_ns(0, 300 * MS)); /* they do not come back together */
+		break;
+	case FAULT_CLIENT_NET:
+		cut_net(host, until);
+		break;
+	default:
+		world->fence_dead = true;
+		at(until, NULL, fence_answers, 0);
+		break;
+	}
+}
+
+static void stalls(struct host *host, enum fault fault, uint64_t until)
+{
+	struct qemu *qemu = &host->qemu;
+
+	if (fault != FAULT_STALL_QEMU)
+		host->stalled_until = until;
+	if (fault != FAULT_STALL_DAEMON)
+		host->qemu_stalled_until = until;
+	if (fault != FAULT_SUSPEND)
+		return;
+	host->clock_still = host_clock(host);
+	host->lead -= until - world->now;
+	host->still_until = until;
+	/* The VM's, too. */
+	if (qemu->alive && qemu->running) {
+		qemu->guest.clock_ms = guest_clock(qemu);
+		qemu->clock_at = until;
+	}
+}
+
+static void clock_jumps(struct host *host, enum fault fault)
+{
+	uint64_t by = chance(50) ? rnd_ns(MS, 900 * MS) : rnd_ns(SEC, 4 * SEC) * (1 + rnd(1000));
+
+	if (fault == FAULT_CLOCK_LEAPS) {
+		host->lead += by;
+		loop_wake(host);
+	} else {
+		host->wall_lead += chance(50) ? by : 0 - by;
+	}
+}
+
+static void is_slow(struct host *host, enum fault fault, uint64_t until)
+{
+	if (fault == FAULT_SLOW_LINK) {
+		world->delay = rnd_ns(MS, 60 * MS);
+		at(until, NULL, is_fast_again, 0);
+		return;
+	}
+	if (fault == FAULT_SLOW_DAEMON)
+		host->slow_ns = rnd_ns(MS, 60 * MS);
+	else
+		host->qemu_slow_ns = rnd_ns(10 * MS, 600 * MS);
+	at(until, host, takes_again, 0);
+}
+
+static void network_is_bad(enum fault fault, uint64_t until)
+{
+	uint32_t rate = 50 + rnd(200);
+
+	if (fault == FAULT_LOSS)
+		world->loss = rate;
+	else if (fault == FAULT_DUPLICATES)
+		world->twice = rate;
+	else if (fault == FAULT_DAMAGED_FRAMES)
+		world->damage = rate;
+	else
+		world->late = rate;
+	world->late_ns = rnd_ns(MS, 60 * MS);
+	at(until, NULL, network_is_good, 0);
+}
+
+static void is_full(struct host *host, enum fault fault, uint64_t until)
+{
+	if (fault == FAULT_FULL_LINK)
+		host->sockets_full = true;
+	else
+		host->hold_full = true;
+	at(until, host, takes_again, 0);
+}
+
+static void happens(struct host *host, enum fault fault)
+{
+	uint64_t until = world->now + a_while();
+
+	switch (fault) {
+	case FAULT_POWER:
+	case FAULT_DAEMON:
+	case FAULT_DAEMON_IN_TURN:
+	case FAULT_QEMU:
+		dies(host, fault);
+		break;
+	case FAULT_POWER_AT_PHASE:
+		world->trap = (enum phase)(1 + rnd(PHASE_HANDED));
+		world->trap_host = host;
+		break;
+	case FAULT_CUT:
+	case FAULT_CUT_ONE_WAY:
+	case FAULT_PARTITION:
+	case FAULT_CLIENT_NET:
+	case FAULT_FENCE:
+		is_cut(host, fault, until);
+		break;
 	case FAULT_STALL_DAEMON:
 	case FAULT_STALL_QEMU:
 	case FAULT_STALL_HOST:
-		stalls(host, fault);
+	case FAULT_SUSPEND:
+		stalls(host, fault, until);
 		break;
-	case FAULT_SLOW:
-		world->delay = rnd_ns(MS, 60 * MS);
-		at(until, NULL, is_fast_again, 0);
+	case FAULT_CLOCK_LEAPS:
+	case FAULT_WALL_CLOCK:
+		clock_jumps(host, fault);
 		break;
-	case FAULT_LOSSY:
-		world->loss = 50 + rnd(200);
-		at(until, NULL, loses_less, 0);
+	case FAULT_SLOW_LINK:
+	case FAULT_SLOW_DAEMON:
+	case FAULT_SLOW_QEMU:
+		is_slow(host, fault, until);
+		break;
+	case FAULT_LOSS:
+	case FAULT_DUPLICATES:
+	case FAULT_REORDER:
+	case FAULT_DAMAGED_FRAMES:
+		network_is_bad(fault, until);
+		break;
+	case FAULT_DAMAGED_LINK:
+		host->damaged = 1 + rnd(100);
+		break;
+	case FAULT_FULL_LINK:
+	case FAULT_FULL_HOLD:
+		is_full(host, fault, until);
+		break;
+	case FAULT_FLOOD:
+		client_floods(50 + rnd(400));
 		break;
 	case FAULT_SWITCH_OVER:
 		operator_fails_over(host, false);
@@ -173,34 +356,42 @@ static void happens(struct host *unused, uint64_t number)
 	}
 }
 
-static bool is_left_out(uint32_t number)
+static void begins(struct host *unused, uint64_t number)
 {
-	const char *only = g_getenv("SIM_FAULTS");
-	char **list, text[12];
-	bool found;
+	enum fault fault = (enum fault)(number % FAULTS);
+	uint64_t random = world->random;
+	struct host *host;
 
-	if (!only)
-		return false;
-	list = g_strsplit(only, ",", -1);
-	g_snprintf(text, sizeof(text), "%u", number);
-	found = g_strv_contains((const char *const *)list, text);
-	g_strfreev(list);
-	return !found;
+	(void)unused;
+	world->random = (world->seed * FAULTS_MAX + number / FAULTS) * 0xd1342543de82ef95ull | 1;
+	for (int i = 0; i < 4; i++)
+		rnd(2);
+	host = somebody();
+	world->count[fault]++;
+	trace(host, "FAULT %lu: %s", (unsigned long)(number / FAULTS), fault_names[fault]);
+	happens(host, fault);
+	world->random = random;
 }
 
-void faults_plan(void)
+uint64_t faults_plan(void)
 {
-	uint32_t n = rnd(FAULTS_MAX + 1);
+	bool many = chance(5);
+	uint32_t n = rnd((many ? FAULTS_MAX : FEW) + 1);
+	uint64_t times = many ? LONGER : 1, calm = times * CALM_AT;
 
+	if (world->schedule->calm_ms && 1000 * MS + world->schedule->calm_ms * MS < calm)
+		calm = 1000 * MS + world->schedule->calm_ms * MS;
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t when = rnd_ns(FIRST_AT, LAST_AT);
+		uint64_t when = world->now + rnd_ns(FIRST_AT, times * LAST_AT);
 		uint32_t fault = rnd(FAULTS);
 
-		if (is_left_out(i))
+		if (!(world->schedule->faults >> i & 1) || when >= calm)
 			continue;
-		trace(NULL, "fault %u: %s at %.3f", i, names[fault], (double)when / 1e9);
-		at(world->now + when, NULL, happens, fault);
+		world->ending->faults |= 1u << i;
+		trace(NULL, "fault %u: %s at %.3f", i, fault_names[fault], (double)when / 1e9);
+		at(when, NULL, begins, (uint64_t)i * FAULTS + fault);
 	}
+	return calm;
 }
 
 /* From here on nothing goes wrong any more. */
@@ -208,12 +399,24 @@ void faults_end(void)
 {
 	world->calm = true;
 	world->fuse = 0;
+	world->trap = PHASE_NONE;
 	world->delay = 100 * US;
-	world->loss = 0;
-	for (uint32_t i = 0; i < 2; i++) {
-		world->cut[i] = false;
-		world->host[i].stalled_until = world->host[i].qemu_stalled_until = 0;
-	}
+	world->loss = world->twice = world->damage = world->late = 0;
+	world->fence_dead = false;
 	trace(NULL, "the faults are over");
+	for (uint32_t i = 0; i < 2; i++) {
+		struct host *host = &world->host[i];
+
+		world->cut[i] = host->net_cut = false;
+		if (host->still_until > world->now)
+			host->lead += host->still_until - world->now;
+		if (host->qemu.clock_at > world->now)
+			host->qemu.clock_at = world->now;
+		host->stalled_until = MIN(host->stalled_until, world->now);
+		host->qemu_stalled_until = MIN(host->qemu_stalled_until, world->now);
+		host->still_until = 0;
+		host->damaged = 0;
+		takes_again(host, 0);
+	}
 	link_healed();
 }

@@ -5,6 +5,11 @@
  * sockets take it; what is on its way when a process dies arrives or does not, when a host loses
  * its power it does not. A cut lets nothing arrive; when it heals, TCP sends again. The side that
  * is left alone learns of the end when a packet of the other one can reach it.
+ *
+ * A byte that arrives changed ends the session where it is noticed (link/codec.c; under TLS, by the
+ * record): all that came before has been delivered. A length that has become larger is noticed only
+ * when so many bytes have come, or the rest of the frame has not come for too long: until then that
+ * channel is deaf.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,7 +19,7 @@
 
 #define SOCKET_BYTES (96u << 10)
 #define TURN_BYTES   (128u << 10)
-#define USER_TIMEOUT (10 * SEC)
+#define REST_TIMEOUT (10 * SEC) /* link.c's */
 
 struct message {
 	struct message *next;
@@ -43,6 +48,8 @@ struct link {
 	struct pipe queue[LINK_CHANNELS]; /* not yet taken by the sockets */
 	struct pipe wire[LINK_CHANNELS];  /* on its way to this side */
 	uint64_t last_arrival[LINK_CHANNELS];
+	uint64_t deaf[LINK_CHANNELS]; /* bytes until a damaged length is noticed; 0: none */
+	uint64_t deaf_until;
 	bool full[LINK_CHANNELS], paused[LINK_CHANNELS];
 	struct link_counters count[LINK_CHANNELS];
 };
@@ -70,6 +77,14 @@ static struct message *pipe_pop(struct pipe *pipe)
 	return message;
 }
 
+/* It does not arrive. */
+static void lose(struct message *message)
+{
+	if (message->type == MSG_TS_LEAD)
+		world->lead_lost = true;
+	g_free(message);
+}
+
 static void pipe_keep(struct pipe *pipe, uint32_t n)
 {
 	struct pipe kept = {0};
@@ -79,7 +94,7 @@ static void pipe_keep(struct pipe *pipe, uint32_t n)
 		if (kept.n < n)
 			pipe_push(&kept, message);
 		else
-			g_free(message);
+			lose(message);
 	}
 	*pipe = kept;
 }
@@ -122,7 +137,7 @@ int link_new(struct link **ret_link, struct loop *loop, const struct link_params
 		memcpy(link->caps, params->caps, params->caps_len);
 	link->ops = ops;
 	link->ctx = ctx;
-	link->down_at = NEVER;
+	link->down_at = link->deaf_until = NEVER;
 	link->retry_pause = 100 * MS;
 	link->retry_at = is_primary(link) ? world->now : NEVER;
 	here->link = link;
@@ -136,9 +151,10 @@ static void empty(struct link *link)
 		pipe_keep(&link->queue[c], 0);
 		pipe_keep(&link->wire[c], 0);
 		link->full[c] = link->paused[c] = false;
+		link->deaf[c] = 0;
 		link->last_arrival[c] = 0;
 	}
-	link->down_at = NEVER;
+	link->down_at = link->deaf_until = NEVER;
 	link->pending = false;
 }
 
@@ -193,11 +209,13 @@ static void write_out(struct link *link, enum link_channel c)
 	struct message *message;
 
 	while (link->queue[c].head) {
+		if (link->host->sockets_full)
+			break;
 		if (may_send(link) && peer->wire[c].bytes >= SOCKET_BYTES)
 			break;
 		message = pipe_pop(&link->queue[c]);
 		if (!may_send(link)) {
-			g_free(message);
+			lose(message);
 			continue;
 		}
 		message->arrives = world->now + rnd_ns(10 * US, world->delay);
@@ -339,6 +357,42 @@ static void goes_up(struct link *link)
 	link->ops->up(link->ctx, &peer);
 }
 
+static void damage_noticed(struct link *link)
+{
+	trace(link->host, "a frame on the link is damaged");
+	count(COUNT_LINK_DAMAGED);
+	tell_other(link, "bad frame");
+	end_session(link, "bad frame");
+}
+
+/* True: the message is not delivered. The session may be over. */
+static bool is_damaged(struct link *link, enum link_channel c, const struct message *message)
+{
+	struct host *host = link->host;
+
+	if (link->deaf[c]) {
+		uint64_t len = LINK_HEADER_LEN + message->len;
+
+		link->deaf[c] = len < link->deaf[c] ? link->deaf[c] - len : 0;
+		if (!link->deaf[c])
+			damage_noticed(link);
+		return true;
+	}
+	if (!host->damaged || --host->damaged)
+		return false;
+	if (chance(70)) {
+		damage_noticed(link);
+	} else {
+		/* One bit of the length. */
+		trace(host, "a length on the link is damaged");
+		count(COUNT_LINK_DEAF);
+		link->deaf[c] = 1ull << rnd(c == LINK_FAST ? 18 : 20);
+		if (link->deaf_until == NEVER)
+			link->deaf_until = world->now + REST_TIMEOUT;
+	}
+	return true;
+}
+
 static void deliver(struct link *link, enum link_channel c)
 {
 	uint64_t session = link->session;
@@ -358,6 +412,10 @@ static void deliver(struct link *link, enum link_channel c)
 			write_out(peer, c);
 		if (peer && peer->full[c])
 			loop_wake(peer->host);
+		if (is_damaged(link, c, message)) {
+			lose(message);
+			continue;
+		}
 		link->count[c].received_messages++;
 		link->count[c].received_bytes += message->len;
 		link->ops->message(link->ctx, c, message->type, message->epoch, message->payload,
@@ -385,6 +443,8 @@ void link_turn(struct host *host)
 			link->ops->room(link->ctx, c);
 		}
 	}
+	if (link->up && link->deaf_until <= world->now)
+		damage_noticed(link);
 	if (link->down_at <= world->now && !world->cut[peer_of(host)->index]) {
 		trace(host, "finds the session over: %s", link->why);
 		end_session(link, link->why);
@@ -408,6 +468,8 @@ uint64_t link_next(const struct host *host)
 		next = link->retry_at;
 	if (link->pending && link->up_at < next)
 		next = link->up_at;
+	if (link->up && link->deaf_until < next)
+		next = link->deaf_until;
 	if (world->cut[peer_of(host)->index])
 		return next;
 	if (link->down_at < next)

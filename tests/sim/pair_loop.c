@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* loop.h in virtual time: turns are events of the world, descriptors are the models'. */
+/*
+ * loop.h in virtual time: turns are events of the world, descriptors are the models'. A loop's
+ * clock is its host's, which is not the world's, and may stand still or leap (pair_fault.c).
+ */
 #include <errno.h>
 #include <sys/epoll.h>
 
@@ -24,7 +27,7 @@ struct loop {
 
 uint64_t loop_clock(void)
 {
-	return world->now;
+	return here ? host_clock(here) : world->now;
 }
 
 uint64_t loop_now(const struct loop *loop)
@@ -37,7 +40,7 @@ int loop_new(struct loop **ret_loop)
 	struct loop *loop = g_new0(struct loop, 1);
 
 	loop->host = here;
-	loop->now = world->now;
+	loop->now = host_clock(here);
 	loop->posts_tail = &loop->posts;
 	here->loop = loop;
 	*ret_loop = loop;
@@ -158,14 +161,25 @@ void loop_wake(struct host *host)
 		host->turn_at = when;
 }
 
+/* When the host's clock will show that, by the world's time. */
+static uint64_t when_it_is(const struct host *host, uint64_t at_clock)
+{
+	uint64_t now = host_clock(host);
+
+	return at_clock > now ? world->now + (at_clock - now) : world->now;
+}
+
 uint64_t loop_next(const struct host *host)
 {
 	uint64_t next = host->turn_at, link;
 
 	if (!host->loop || !host->node)
 		return NEVER;
-	if (host->loop->timers && host->loop->timers->at < next)
-		next = host->loop->timers->at;
+	if (host->loop->timers) {
+		uint64_t due = when_it_is(host, host->loop->timers->at);
+
+		next = due < next ? due : next;
+	}
 	link = link_next(host);
 	if (link < next)
 		next = link;
@@ -252,14 +266,18 @@ void loop_turn(struct host *host)
 	struct loop *loop = host->loop;
 
 	host->turn_at = NEVER;
-	loop->now = world->now;
+	loop->now = host_clock(host);
 	run_posts(loop);
 	link_turn(host);
 	call_sources(loop);
 	fire_timers(loop);
 	link_turn_end(host);
+	if (host->slow_ns)
+		host->stalled_until = world->now + rnd_ns(0, host->slow_ns);
 	for (uint32_t i = 0; i < loop->n; i++) {
-		if (ready(loop, loop->source[i]))
+		if (ready(loop, loop->source[i])) {
 			loop_wake(host);
+			break;
+		}
 	}
 }

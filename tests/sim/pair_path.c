@@ -3,16 +3,24 @@
  * The data path's headers, and the switch between hosts and clients. The order of things at a tap
  * is the kernel's: what comes from the bridge meets the intercept first, then the mirror, then the
  * tap's ring, which QEMU empties. What is injected passes the intercept.
+ *
+ * Between switch and clients frames are lost, doubled, overtaken and damaged. A damaged frame is
+ * one in which a bit is wrong behind the Ethernet header, as by a switch with bad memory that
+ * computes the FCS anew: it reaches the tap, the mirror and the daemon, and a stack drops it.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "colo-proxy/core/checksum.h"
 #include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/datapath/tapdev.h"
+#include "kvm/wire.h"
 #include "tests/sim/pair.h"
 
 #define RING_MAX 200u
+#define ETHERNET 14u
+#define AGING    (15 * SEC) /* the switch's; mostly 300 s */
 
 struct mirror {
 	struct host *host;
@@ -128,6 +136,7 @@ int tapdev_read(struct tapdev_reader *reader, int fd, struct frame **ret_frame)
 	(void)fd;
 	if (!frame)
 		return -EAGAIN;
+	check_input_dropped(here); /* it waits for the next epoch: node_cut.c */
 	*ret_frame = frame;
 	return 0;
 }
@@ -191,6 +200,8 @@ static bool into_ring(struct host *host, const struct frame *frame)
 	}
 	if (path->ring.n >= path->ring_max) {
 		path->dropped++;
+		count(COUNT_RING_FULL);
+		check_input_dropped(host);
 		return false;
 	}
 	frames_push(&path->ring, frame_copy(frame));
@@ -419,8 +430,10 @@ int hold_release(struct hold *hold, struct frame *f, bool rewritten)
 		frame_free(f);
 		return 0;
 	}
-	if (rnd(500) == 0)
+	if (host->hold_full || rnd(500) == 0) {
+		count(COUNT_HOLD_REFUSED);
 		return -EAGAIN;
+	}
 	hold->count.released++;
 	to_clients(host, f);
 	return 0;
@@ -473,8 +486,10 @@ void path_vm_says(struct host *host, struct frame *frame)
 	if (!path->hold || path->hold->mode == HOLD_MODE_DROP) {
 		frame_free(frame);
 	} else if (path->hold->mode == HOLD_MODE_PASS) {
+		check_said(host, frame);
 		to_clients(host, frame);
 	} else {
+		check_said(host, frame);
 		frames_push(&path->held, frame);
 		loop_wake(host);
 	}
@@ -482,15 +497,83 @@ void path_vm_says(struct host *host, struct frame *frame)
 
 /* ---- the switch ---- */
 
+struct frame *path_with_checksum(struct frame *frame)
+{
+	struct packet p;
+
+	g_assert(packet_parse(&p, frame) == 0);
+	wire_put_be16(frame->data + p.l4_off + 6, packet_l4_checksum(&p));
+	return frame;
+}
+
+bool path_is_sound(const struct packet *p)
+{
+	const struct frame *frame = p->frame;
+	uint32_t at_csum = p->l4_off + (p->class == PACKET_TCP ? 16 : 6);
+
+	if (p->version != 4 || (p->class != PACKET_TCP && p->class != PACKET_UDP))
+		return true;
+	if (checksum_fold(checksum_add(0, frame->data + p->ip_off, p->l4_off - p->ip_off)) !=
+	    0xffff)
+		return false;
+	return packet_l4_checksum(p) == wire_be16(frame->data + at_csum);
+}
+
+static void damage(struct frame *frame)
+{
+	uint32_t bit = rnd((frame->len - ETHERNET) * 8);
+
+	/* The headers, mostly. */
+	if (chance(70))
+		bit = rnd((frame->len < 80 ? frame->len - ETHERNET : 66) * 8);
+	frame->data[ETHERNET + bit / 8] ^= (uint8_t)(1u << bit % 8);
+	count(COUNT_FRAMES_DAMAGED);
+}
+
+static uint64_t wire_delay(void)
+{
+	if (rnd(1000) >= world->late)
+		return world->now + rnd_ns(50 * US, 80 * US);
+	count(COUNT_FRAMES_LATE);
+	return world->now + rnd_ns(MS, world->late_ns);
+}
+
+static void damaged_at_client(struct frame *frame)
+{
+	struct packet p;
+
+	/* It is not taken for another one: a single bit is always noticed. */
+	if (packet_parse(&p, frame) == 0 && p.version == 4 &&
+	    (p.class == PACKET_TCP || p.class == PACKET_UDP))
+		CHECK(!path_is_sound(&p), "a damaged frame looks sound");
+	frame_free(frame);
+}
+
 static void arrives_at_client(struct frame *frame)
 {
 	client_hears(frame);
 	frame_free(frame);
 }
 
-static uint64_t wire_delay(void)
+/* Over the wire. */
+static void carry(struct frame *frame, void (*arrives)(struct frame *),
+                  void (*arrives_damaged)(struct frame *))
 {
-	return world->now + (chance(5) ? rnd_ns(MS, 5 * MS) : rnd_ns(50 * US, 80 * US));
+	if (rnd(1000) < world->loss) {
+		count(COUNT_FRAMES_LOST);
+		frame_free(frame);
+		return;
+	}
+	if (rnd(1000) < world->twice) {
+		count(COUNT_FRAMES_TWICE);
+		at_frame(wire_delay(), arrives, frame_copy(frame));
+	}
+	if (rnd(1000) < world->damage) {
+		damage(frame);
+		at_frame(wire_delay(), arrives_damaged, frame);
+	} else {
+		at_frame(wire_delay(), arrives, frame);
+	}
 }
 
 static void to_clients(struct host *host, struct frame *frame)
@@ -502,34 +585,48 @@ static void to_clients(struct host *host, struct frame *frame)
 	}
 	check_emission(host, frame);
 	host->path.released++;
-	world->fdb = host->index;
-	if (!world->calm && rnd(1000) < world->loss) {
+	if (host->net_cut) {
 		frame_free(frame);
 		return;
 	}
-	at_frame(wire_delay(), arrives_at_client, frame);
+	world->fdb = host->index;
+	world->fdb_at = world->now;
+	carry(frame, arrives_at_client, damaged_at_client);
+}
+
+static void arrives_at_port(struct host *host, const struct frame *frame)
+{
+	struct path *path = &host->path;
+
+	if (!path->tap || !path->on_bridge || host->net_cut)
+		return;
+	check_delivered(frame);
+	if (path->intercept && path->intercept->on) {
+		frames_push(&path->diverted, frame_copy(frame));
+		loop_wake(host);
+	} else {
+		into_ring(host, frame);
+	}
 }
 
 static void arrives_at_host(struct frame *frame)
 {
-	struct host *host = &world->host[world->fdb];
-	struct path *path = &host->path;
-
-	if (path->tap && path->on_bridge) {
-		if (path->intercept && path->intercept->on) {
-			frames_push(&path->diverted, frame);
-			loop_wake(host);
-			return;
-		}
-		into_ring(host, frame);
+	if (world->now - world->fdb_at > AGING)
+		world->fdb = FLOODS;
+	for (uint32_t i = 0; i < 2; i++) {
+		if (world->fdb == i || world->fdb == FLOODS)
+			arrives_at_port(&world->host[i], frame);
 	}
 	frame_free(frame);
 }
 
+void path_port_down(const struct host *host)
+{
+	if (world->fdb == host->index)
+		world->fdb = FLOODS;
+}
+
 void path_client_sends(struct frame *frame)
 {
-	if (!world->calm && rnd(1000) < world->loss)
-		frame_free(frame);
-	else
-		at_frame(wire_delay(), arrives_at_host, frame);
+	carry(frame, arrives_at_host, arrives_at_host);
 }

@@ -35,7 +35,10 @@ uint32_t guest_clock(const struct qemu *qemu)
 {
 	uint32_t ms = qemu->guest.clock_ms;
 
-	return qemu->running ? ms + (uint32_t)((world->now - qemu->clock_at) / MS) : ms;
+	/* It may stand still with its host, and is behind the world's then. */
+	if (!qemu->running || qemu->clock_at > world->now)
+		return ms;
+	return ms + (uint32_t)((world->now - qemu->clock_at) / MS);
 }
 
 uint8_t guest_body(uint32_t serial, uint32_t at_byte)
@@ -175,17 +178,19 @@ static void hear_udp(struct host *host, const struct packet *p)
 			end_begin(&conn->end, &owner, NULL);
 		return;
 	}
+	check_heard(host, wire_be32(data));
 	memcpy(out, data, 4);
 	wire_put_be32(out + 4, execute(guest, 1u << 16 | (wire_be32(data) & 0xffff)));
 	wire_put_be32(out + 8, guest->history);
-	path_vm_says(host, build_udp(false, p->udp.dport, p->udp.sport, out, sizeof(out)));
+	path_vm_says(host, path_with_checksum(
+	                           build_udp(false, p->udp.dport, p->udp.sport, out, sizeof(out))));
 }
 
 static void guest_hears(struct host *host, struct frame *frame)
 {
 	struct packet p;
 
-	if (packet_parse(&p, frame) == 0) {
+	if (packet_parse(&p, frame) == 0 && path_is_sound(&p)) {
 		if (p.class == PACKET_TCP)
 			hear_tcp(host, &p);
 		else if (p.class == PACKET_UDP)
@@ -355,9 +360,9 @@ static void copy_more(struct host *host)
 		return;
 	}
 	machine_stops(host);
+	check_captured(host, 0);
 	qemu->base = qemu->guest;
 	put(host, &qemu->guest, sizeof(qemu->guest));
-	check_captured(host, 0);
 	qemu->phase = QEMU_COPIED;
 	qemu->rearmed = false;
 }
@@ -461,6 +466,7 @@ static void incoming(struct host *host)
 	if (qemu->in_len < CHUNKS * FILLER + sizeof(qemu->guest))
 		return;
 	qemu->in_len = 0;
+	check_loaded(host);
 	qemu->base = qemu->guest;
 	qemu->phase = QEMU_SHADOW;
 	put(host, back, sizeof(back)); /* the last four bytes are READY */
@@ -522,7 +528,8 @@ static void loading(struct host *host)
 	qemu->in_len = 0;
 	qemu->phase = QEMU_LOADING;
 	put_message(host, COLO_VMSTATE_RECEIVED);
-	act_at(host, world->now + rnd_ns(200 * US, 4 * MS));
+	qemu->busy_until = world->now + rnd_ns(200 * US, 4 * MS) + rnd_ns(0, host->qemu_slow_ns);
+	act_at(host, qemu->busy_until);
 }
 
 static void loaded(struct host *host)
@@ -530,6 +537,7 @@ static void loaded(struct host *host)
 	struct qemu *qemu = &host->qemu;
 
 	qemu->guest = qemu->base;
+	check_loaded(host);
 	qemu->phase = QEMU_SHADOW;
 	put_message(host, COLO_VMSTATE_LOADED);
 	machine_runs(host);
@@ -589,7 +597,10 @@ static void channel_turn(struct host *host)
 		loading(host);
 		break;
 	case QEMU_LOADING:
-		loaded(host);
+		if (world->now < qemu->busy_until)
+			act_at(host, qemu->busy_until);
+		else
+			loaded(host);
 		break;
 	default:
 		break;
@@ -636,6 +647,7 @@ void qemu_boot(struct host *host)
 {
 	begin(host, QEMU_ALONE);
 	host->qemu.guest.clock_ms = 0xfffff000u;
+	host->qemu.guest.origin = host->qemu.incarnation;
 	check_booted(host);
 	machine_runs(host);
 	path_vm_says(host, build_arp(1, BUILD_VM_IP)); /* a system that comes up says so */
@@ -696,6 +708,7 @@ void qemu_end(struct host *host)
 {
 	struct qemu *qemu = &host->qemu;
 
+	check_silenced(host);
 	close_channel(host);
 	frame_free(qemu->extra);
 	g_free(qemu->in);

@@ -360,10 +360,13 @@ int __wrap_fsync(int fd)
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *ts)
 {
+	uint64_t now;
+
 	if (!here)
 		return __real_clock_gettime(clock, ts);
-	ts->tv_sec = (time_t)(world->now / SEC);
-	ts->tv_nsec = (long)(world->now % SEC);
+	now = clock == CLOCK_REALTIME ? world->now + here->wall_lead : host_clock(here);
+	ts->tv_sec = (time_t)(now / SEC);
+	ts->tv_nsec = (long)(now % SEC);
 	return 0;
 }
 

@@ -10,26 +10,6 @@
 struct world *world;
 struct host *here;
 
-/* ---- random numbers ---- */
-
-uint32_t rnd(uint32_t below)
-{
-	world->random ^= world->random << 13;
-	world->random ^= world->random >> 7;
-	world->random ^= world->random << 17;
-	return (uint32_t)((world->random >> 16) % below);
-}
-
-bool chance(uint32_t percent)
-{
-	return rnd(100) < percent;
-}
-
-uint64_t rnd_ns(uint64_t low, uint64_t high)
-{
-	return high <= low ? low : low + rnd((uint32_t)((high - low) / 1000 + 1)) * 1000ull;
-}
-
 /* ---- words ---- */
 
 static void say(const struct host *host, const char *format, va_list ap)
@@ -60,13 +40,17 @@ void check_failed(const char *what, const char *format, ...)
 	char text[300];
 	va_list ap;
 
-	g_printerr("SIM_SEED=%lu at %.6f s: ", (unsigned long)world->seed,
-	           (double)world->now / 1e9);
 	va_start(ap, format);
 	vsnprintf(text, sizeof(text), format, ap);
 	va_end(ap);
-	g_printerr("%s\n", text);
-	g_error("%s", what);
+	world->ending->now = world->now;
+	world->ending->turns = world->turns;
+	g_strlcpy(world->ending->what, what, sizeof(world->ending->what));
+	g_snprintf(world->ending->why, sizeof(world->ending->why), "at %.6f s: %s",
+	           (double)world->now / 1e9, text);
+	g_printerr("SIM_SEED=%lu %s\n", (unsigned long)world->seed, world->ending->why);
+	g_printerr("check failed: %s\n", what);
+	abort();
 }
 
 /* Takes the place of the log's file. */
@@ -138,11 +122,6 @@ struct event world_pop(void)
 
 /* ---- hosts ---- */
 
-struct host *peer_of(const struct host *host)
-{
-	return &world->host[!host->index];
-}
-
 bool acts(struct host *host)
 {
 	if (!host->dying && host == world->fuse_host && world->fuse && --world->fuse == 0) {
@@ -179,7 +158,7 @@ static void count_matched(const struct host *host)
 	if (host->node->gate)
 		gate_get_stats(host->node->gate, &stats);
 	for (unsigned i = 0; i < PACKET_CLASS_COUNT; i++)
-		world->matched += stats.by_class[i].matched_packets;
+		world->count[COUNT_MATCHED] += stats.by_class[i].matched_packets;
 }
 
 static void end_daemon(struct host *host)
@@ -187,6 +166,7 @@ static void end_daemon(struct host *host)
 	count_matched(host);
 	here = host;
 	host->dying = true;
+	check_silenced(host);
 	qemu_end(host);
 	control_clear(host);
 	loop_end(host);
@@ -215,6 +195,7 @@ void host_power_off(struct host *host)
 		return;
 	trace(host, "the power is off");
 	link_power_lost(host);
+	path_port_down(host);
 	host->power = false;
 	if (host->node)
 		end_daemon(host);
@@ -226,6 +207,8 @@ void host_power_on(struct host *host)
 		return;
 	trace(host, "the power is on");
 	host->power = true;
+	host->lead = 100 * SEC - world->now; /* since the boot */
+	host->clock_still = host->still_until = 0;
 	link_healed();
 }
 

@@ -731,6 +731,35 @@ static void test_flipped_bit(const void *data)
 	test_end(&t);
 }
 
+/* The message's length, 64 KiB more. */
+static bool lengthen(struct relay *r, struct pipe_end *end, uint8_t *bytes, size_t n)
+{
+	if (!r->hits++)
+		bytes[13] ^= 1;
+	return true;
+}
+
+/* Nothing else comes on the channel, so that a checksum is never compared. */
+static void test_longer_length(void)
+{
+	struct relay r;
+	struct test t;
+
+	test_begin(&t, false);
+	t.s.params.user_timeout_ms = 200;
+	relay_session(&t, &r);
+	r.hook = lengthen;
+	g_assert_cmpint(send_numbered(&t.p, LINK_BULK, 0, 5000), ==, 0);
+	UNTIL(&t, t.p.downs == 1 && t.s.downs == 1);
+	g_assert_cmpuint(t.s.got[LINK_BULK], ==, 0);
+	g_assert_nonnull(strstr(t.s.reason, "rest of a message"));
+	UNTIL(&t, t.p.ups == 2 && t.s.ups == 2);
+	g_assert_cmpint(send_numbered(&t.p, LINK_BULK, 0, 5000), ==, 0);
+	UNTIL(&t, t.s.got[LINK_BULK] == 1);
+	relay_end(&r);
+	test_end(&t);
+}
+
 /* Passes part of the message and then cuts. */
 static bool cut_inside(struct relay *r, struct pipe_end *end, uint8_t *bytes, size_t n)
 {
@@ -1027,6 +1056,7 @@ int main(int argc, char **argv)
 	add_both("second-primary", test_second_primary);
 	add_both("strangers", test_strangers);
 	add_both("flipped-bit", test_flipped_bit);
+	g_test_add_func("/link/longer-length", test_longer_length);
 	add_both("cut-mid-message", test_cut_mid_message);
 	g_test_add_func("/link/stale-session", test_stale_session);
 	g_test_add_func("/link/replayed-setup", test_replayed_setup);
