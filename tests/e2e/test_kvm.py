@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""KVM: firmware that waits for nothing is protected and taken over, with both kinds of tracking."""
+"""Firmware alone: under KVM one that waits for nothing is protected and taken over, with both kinds of
+tracking; iPXE downloads through the pair."""
 
 import os
+import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+from lab import CLIENT_IP
 from registry import test
-from support import LabError, Skipped, check, wait_for
+from support import GUEST_IP, GUEST_MAC, HERE, MB, LabError, Skipped, check, wait_for
 
 FIRMWARE = {"accel": "kvm", "kernel": None, "initrd": None, "append": None, "memory": 64}
 
@@ -59,3 +64,86 @@ def firmware(env, entries):
 test("kvm-log", args=(0,), down=True, both={"vm": {**FIRMWARE, "dirty-tracking": "log"}})(firmware)
 test("kvm-ring", args=(1,), down=True,
      both={"vm": {**FIRMWARE, "dirty-tracking": "ring"}})(firmware)
+
+
+# --- iPXE: real TCP ---------------------------------------------------------------------------------
+
+# The ROM in place of "none"; SeaBIOS and iPXE write on the serial port.
+NETBOOT = {"kernel": None, "initrd": None, "append": None, "memory": 128,
+           "extra-args": "-machine graphics=off -option-rom pxe-virtio.rom"}
+PACED = 8 * MB
+PART = MB
+SCRIPT = """#!ipxe
+kernel http://{ip}/sum.elf || goto failed
+module http://{ip}/paced || goto failed
+boot || goto failed
+:failed
+imgfetch http://{ip}/failed/${{errno}}
+"""
+
+
+def checksum(data):
+    """What netboot_sum.S makes of the bytes."""
+    total = 0
+    for byte in data:
+        total = ((total << 1 | total >> 31) + byte) & 0xffffffff
+    return total
+
+
+def network(env):
+    """What there is to boot from; the server, which lets nothing of the paced file out yet."""
+    folder = Path(env.lab.dir) / "netboot"
+    folder.mkdir()
+    data = random.Random(1).randbytes(PACED)
+    (folder / "paced").write_bytes(data)
+    (folder / "boot.ipxe").write_text(SCRIPT.format(ip=CLIENT_IP))
+    for argv in (["as", "--32", "-o", folder / "sum.o", HERE / "netboot_sum.S"],
+                 ["ld", "-m", "elf_i386", "-Ttext", "0x200000", "-o", folder / "sum.elf",
+                  folder / "sum.o"]):
+        subprocess.run(argv, check=True, timeout=30)
+    server = env.lab.spawn("client", [sys.executable, HERE / "netboot.py", "br0", CLIENT_IP, GUEST_IP,
+                                      GUEST_MAC, folder], name="netboot", stdin=subprocess.PIPE)
+    server.wait_line("^listening$", 20)
+    return server, f"SUM {PACED:08x} {checksum(data):08x}"
+
+
+def allow(server, bytes_):
+    server.stdin.write(b"%d\n" % bytes_)
+    server.stdin.flush()
+
+
+def netboot(env):
+    """iPXE downloads 8 MB by HTTP: protected in the middle, checkpoints, a power cut, every byte right"""
+    server, right = network(env)
+    env.pair.start("primary")
+    server.wait_line("^get /paced$", 90)
+    allow(server, PART)
+    env.pair.start("secondary")
+    env.pair.wait_protected(60)
+    for part in range(2, 6):
+        allow(server, PART * part)
+        env.checkpoint()
+        server.wait_line(f"^acked {PART * part}$", 60)
+    allow(server, PACED - PART)
+    env.cut()
+    allow(server, PACED)
+    server.wait_line("^sent /paced", 60)
+    serial = env.pair.dir / "secondary" / "serial.log"
+    wait_for(lambda: right in serial.read_text(errors="replace"), 60, f"the guest says {right}")
+    gets = [line for line in server.lines if line.startswith("get ")]
+    check(gets.count("get /paced") == 1, f"asked for once: {gets}")
+    env.fact(f"{env.status('secondary')['takeover']['lineage']} checkpoints; {right}")
+
+
+test("netboot-tcg", down=True, both={"vm": {**NETBOOT, "accel": "tcg"}})(netboot)
+def netboot_kvm(env):
+    """the same under KVM"""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise Skipped("no /dev/kvm here")
+    flags = Path("/proc/cpuinfo").read_text().split("\nflags", 1)[-1].split("\n", 1)[0].split()
+    if "vmx" not in flags and "svm" not in flags:
+        raise Skipped("KVM without hardware virtualization: iPXE does not come to its download")
+    netboot(env)
+
+
+test("netboot-kvm", down=True, both={"vm": {**NETBOOT, "accel": "kvm"}})(netboot_kvm)
