@@ -119,6 +119,8 @@ def answers(env):
     check(len(tags) > 20, f"{len(tags)} frames with a tag left the primary")
     stats = env.stats()
     check(stats["traffic"]["tcp"]["released_match"]["packets"] > 0, "nothing left by match")
+    check("lag_us" in stats["comparison"], "the lag of the SVM is not shown")
+    check("the secondary's lag is" in env.pair.cli("primary", "stats").stdout, "nor in words")
     env.fact("checkpoints: " + ", ".join(
         f"{cause} {count}" for cause, count in stats["checkpoints"]["cause"].items() if count))
 
