@@ -326,11 +326,11 @@ def main():
                         help=f"some of {','.join(REMEDIES)}")
     parser.add_argument("--parts", help="some of table,remedies (both; --quick: table)")
     parser.add_argument("--budget", type=int, help="seconds; what does not fit is left out and "
-                        "named (700; --quick: 170)")
+                        "named (640; --quick: 160)")
     parser.add_argument("--out", default=str(lab_module.TOP / "out/bench"),
                         help="where the results go (out/bench)")
     args = parser.parse_args()
-    args.budget = args.budget or (170 if args.quick else 700)
+    args.budget = args.budget or (160 if args.quick else 640)
     args.patience = 5 if args.quick else 15
     args.variants = some(args.variants, VARIANTS, parser)
     args.services = some(args.services, TABLE, parser)
