@@ -221,7 +221,8 @@ static uint32_t peer_yielded(struct role *role, uint64_t now)
 		if (role->state == ROLE_JOINING)
 			return enter(role, ROLE_ALONE, now) | ROLE_ACT_STOP_COPY |
 			       ROLE_ACT_DROP_LINK;
-		return 0;
+		/* A peer that gives up an old copy joins in the next session, not in this one. */
+		return role->state == ROLE_ALONE && role->link ? ROLE_ACT_DROP_LINK : 0;
 	}
 	if (role->state == ROLE_STANDBY || undecided(role))
 		return granted(role, now);

@@ -101,6 +101,25 @@ static void test_new_session(void)
 	}
 }
 
+/* An arbiter that the primary alone reached: it goes on, and hears the secondary give up the copy
+ * that it kept. In that session the secondary does not join, so there has to be another. */
+static void test_copy_given_up(void)
+{
+	struct role role = paired(true, ROLE_FENCE_COMMAND);
+
+	role_event(&role, ROLE_EV_LINK_DOWN, 10 * MS);
+	g_assert_true(role_event(&role, ROLE_EV_TICK, 1000 * MS) & ROLE_ACT_ASK);
+	g_assert_true(role_event(&role, ROLE_EV_RIGHT, 1001 * MS) & ROLE_ACT_GO_ALONE);
+	g_assert_cmpuint(role_event(&role, ROLE_EV_PEER_YIELDED, 1002 * MS), ==, 0);
+	role_event(&role, ROLE_EV_LINK_UP, 1003 * MS);
+	g_assert_cmpuint(role_event(&role, ROLE_EV_PEER_YIELDED, 1004 * MS), ==,
+	                 ROLE_ACT_DROP_LINK);
+	g_assert_cmpint(role.state, ==, ROLE_ALONE);
+	role_event(&role, ROLE_EV_LINK_DOWN, 1005 * MS);
+	role_event(&role, ROLE_EV_LINK_UP, 1006 * MS);
+	g_assert_true(role_event(&role, ROLE_EV_PEER_FREE, 1007 * MS) & ROLE_ACT_COPY);
+}
+
 /* A fence that has been asked decides, whatever the link brings meanwhile. */
 static void test_asked(void)
 {
@@ -641,6 +660,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/role/no-fence-no-voice", test_no_fence_no_voice);
 	g_test_add_func("/role/denied", test_denied);
 	g_test_add_func("/role/new-session", test_new_session);
+	g_test_add_func("/role/copy-given-up", test_copy_given_up);
 	g_test_add_func("/role/asked", test_asked);
 	g_test_add_func("/role/old-answer", test_old_answer);
 	g_test_add_func("/role/vm-lost", test_vm_lost);
