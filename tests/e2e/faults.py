@@ -24,12 +24,10 @@ fault comes (in the phases of a takeover: the dead one), *other* its peer.
 """
 import argparse
 import contextlib
-import ctypes
 import fnmatch
 import json
-import multiprocessing
 import os
-import queue
+import re
 import resource
 import shutil
 import signal
@@ -42,7 +40,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from freeze import Frozen  # noqa: E402
 from pair import FENCE  # noqa: E402
-from support import (HERE, MB, URL, VALVE_PORT, Capture, Env, Failed, LabError,  # noqa: E402
+import workers  # noqa: E402
+from support import (HERE, MB, URL, Capture, Env, Failed, LabError,  # noqa: E402
                      build_dir, check, merge, no_fence, stands_still, wait_for)
 
 OTHER = {"primary": "secondary", "secondary": "primary"}
@@ -55,33 +54,38 @@ HOSTS = tuple(OTHER)
 # lives   one of all these: the fault may or may not kill what it hits
 # -       not there at this phase, or the same as another cell
 EXPECTED = """
-                      start  copy   protected captured sent   committed deciding loading handed-over recopy
-kill-daemon-serving   lost   lost   moves     moves    moves  moves     -        -       moves       lost
-kill-qemu-serving     lost   lost   moves     moves    moves  moves     -        -       moves       lost
-kill-daemon-other     -      stays  stays     stays    stays  stays     lost     lost    lost        stays
-kill-qemu-other       -      stays  stays     stays    stays  stays     lost     lost    stays       stays
-power-serving         lost   lost   moves     moves    moves  moves     -        -       moves       lost
-power-other           -      stays  stays     stays    stays  stays     lost     lost    lost        stays
-stop-daemon-serving   stays  stays  moves     moves    moves  moves     -        -       moves       stays
-stop-daemon-other     -      stays  stays     stays    stays  stays     moves    moves   -           stays
-stop-qemu-serving     stays  stays  stays     stays    stays  stays     -        -       moves       stays
-stop-qemu-other       -      stays  stays     stays    stays  -         moves    moves   moves       stays
-return-serving        -      -      -         -        -      -         moves    moves   -           -
-undecided-serving     -      -      stays     stays    stays  -         -        -       -           -
-undecided-other       -      -      stays     -        stays  -         -        -       -           -
-undecided-link        -      -      stays     -        stays  stays     -        -       -           -
-link                  -      stays  moves     moves    moves  moves     moves    moves   moves       stays
-link-flap             -      -      stays     -        stays  stays     -        -       moves       stays
-lose-serving          -      stays  moves     moves    moves  moves     -        -       moves       stays
-lose-other            -      stays  moves     moves    moves  moves     moves    moves   moves       stays
-lan-serving           stays  stays  stays     -        stays  -         -        -       moves       stays
-lan-other             -      -      stays     -        -      -         -        -       moves       -
-disk-serving          stays  stays  stays     stays    stays  stays     -        -       moves       stays
-disk-other            -      stays  stays     -        stays  -         -        moves   moves       stays
-memory-daemon-serving lives  lives  either    either   either either    -        -       moves       lives
-memory-qemu-serving   lives  lives  either    either   either either    -        -       moves       lives
-memory-daemon-other   -      stays  stays     -        stays  -         -        lives   -           -
-memory-qemu-other     -      stays  stays     -        -      stays     -        lives   -           -
+                      start  copy   protected captured sent   committed deciding loading handed-over recopy alone
+kill-daemon-serving   lost   lost   moves     moves    moves  moves     -        -       moves       lost   -
+kill-qemu-serving     lost   lost   moves     moves    moves  moves     -        -       moves       lost   -
+kill-daemon-other     -      stays  stays     stays    stays  stays     lost     lost    lost        stays  -
+kill-qemu-other       -      stays  stays     stays    stays  stays     lost     lost    stays       stays  -
+power-serving         lost   lost   moves     moves    moves  moves     -        -       moves       lost   -
+power-other           -      stays  stays     stays    stays  stays     lost     lost    lost        stays  -
+stop-daemon-serving   stays  stays  moves     moves    moves  moves     -        -       moves       stays  -
+stop-daemon-other     -      stays  stays     stays    stays  stays     moves    moves   -           stays  -
+stop-qemu-serving     stays  stays  stays     stays    stays  stays     -        -       moves       stays  -
+stop-qemu-other       -      stays  stays     stays    stays  -         moves    moves   moves       stays  -
+return-serving        -      -      -         -        -      -         moves    moves   -           -      -
+undecided-serving     -      -      stays     stays    stays  -         -        -       -           -      -
+undecided-other       -      -      stays     -        stays  -         -        -       -           -      -
+undecided-link        -      -      stays     -        stays  stays     -        -       -           -      -
+link                  -      stays  moves     moves    moves  moves     moves    moves   moves       stays  -
+link-flap             -      -      stays     -        stays  stays     -        -       moves       stays  -
+lose-serving          -      stays  moves     moves    moves  moves     -        -       moves       stays  -
+lose-other            -      stays  moves     moves    moves  moves     moves    moves   moves       stays  -
+lan-serving           stays  stays  stays     -        stays  -         -        -       moves       stays  -
+lan-other             -      -      stays     -        -      -         -        -       moves       -      -
+disk-serving          stays  stays  stays     stays    stays  stays     -        -       moves       stays  -
+disk-other            -      stays  stays     -        stays  -         -        moves   moves       stays  -
+room-serving          stays  -      -         -        -      -         -        -       -           -      stays
+memory-daemon-serving lives  lives  either    either   either either    -        -       moves       lives  -
+memory-qemu-serving   lives  lives  either    either   either either    -        -       moves       lives  -
+memory-daemon-other   -      stays  stays     -        stays  -         -        lives   -           -      -
+memory-qemu-other     -      stays  stays     -        -      stays     -        lives   -           -      -
+oom-daemon-serving    -      -      moves     -        moves  -         -        -       -           lost   -
+oom-qemu-serving      -      -      moves     -        -      -         -        -       -           -      lost
+oom-daemon-other      -      -      stays     -        -      -         -        -       -           -      -
+oom-qemu-other        -      -      stays     -        -      -         -        -       -           -      -
 """
 ALLOWED = {"stays": {"stays"}, "moves": {"moves"}, "lost": {"lost"}, "either": {"stays", "moves"},
            "lives": {"stays", "moves", "lost"}}
@@ -314,7 +318,7 @@ class Recopy(Phase):
         env.lab.power_cut("primary")
         env.taken_over(before)
         env.lab.power_on("primary")
-        cell.new_valve()
+        env.start_valve()
         cell.start("primary")
         wait_for(lambda: env.state("secondary") == "joining", 20, "the copy begins")
         env.tell_valve(f"stall-back-after {8 * MB}")
@@ -324,9 +328,22 @@ class Recopy(Phase):
         cell.open_valve()
 
 
+class Alone(Phase):
+    """after a takeover: the survivor serves, and its peer is not there yet"""
+    serving = "secondary"
+
+    def reach(self, cell):
+        cell.up()
+        cell.begin_loads()
+        before = time.time_ns()
+        cell.env.lab.power_cut("primary")
+        cell.env.taken_over(before)
+        cell.env.lab.power_on("primary")
+
+
 PHASES = {"start": Start, "copy": Copy, "protected": Protected, "captured": Captured, "sent": Sent,
           "committed": Committed, "deciding": Deciding, "loading": Loading,
-          "handed-over": HandedOver, "recopy": Recopy}
+          "handed-over": HandedOver, "recopy": Recopy, "alone": Alone}
 
 
 # --- faults -----------------------------------------------------------------------------------------
@@ -406,6 +423,87 @@ def disk(cell, host):
     cell.fill(host)
 
 
+MARKER = "peer-may-speak"  # in state-dir: docs/two-hosts.md
+
+
+def room(cell, host):
+    """The file system of state-dir is full when protection is to begin, until it was tried."""
+    env = cell.env
+    if cell.starting:
+        env.wait_guest()
+    marker = cell.disks[host] / "state" / MARKER
+    with contextlib.suppress(FileNotFoundError):
+        marker.unlink()  # a survivor has had it
+    cell.fill(host)
+    cell.start(OTHER[host])
+    env.said(host, "cannot write to state-dir", 30)
+    check(env.state(host) != "protected" and not marker.exists(), "protected without its marker")
+    for load in cell.loads[:2]:
+        load.more("requests", 20)
+    cell.free()
+    wait_for(marker.exists, 60, "protection begins when there is room")
+
+
+class MemoryGroup:
+    """A control group of the memory controller, of either version, below this process's own."""
+
+    LIMIT = 256 << 10
+
+    def __init__(self, name):
+        groups = dict(line.split(":", 2)[1:] for line in
+                      Path("/proc/self/cgroup").read_text().split())
+        unified = "memory" not in groups
+        mount = Path("/sys/fs/cgroup" if unified else "/sys/fs/cgroup/memory")
+        self.limit, self.events = ("memory.max", "memory.events") if unified else (
+            "memory.limit_in_bytes", "memory.oom_control")
+        self.path = mount / groups["" if unified else "memory"].strip("/") / name
+        try:
+            self.path.mkdir()
+        except OSError as why:
+            raise LabError(f"no control group for memory: {why}") from None
+
+    def take(self, pid):
+        """What the process has stays where it is counted; it gets hardly more."""
+        (self.path / self.limit).write_text(str(self.LIMIT))
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def kills(self):
+        return int(re.search(r"^oom_kill (\d+)", (self.path / self.events).read_text(),
+                             re.M).group(1))
+
+    def remove(self):
+        def gone():
+            with contextlib.suppress(OSError):  # a process in it has not ended yet
+                self.path.rmdir()
+            return not self.path.exists()
+
+        wait_for(gone, 10, "the control group goes")
+
+
+class Oom:
+    """The kernel's out-of-memory killer ends the process, which has no more memory in its group."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __call__(self, cell, host):
+        pid = cell.pid(self.what, host)
+        group = MemoryGroup(f"colo-{cell.env.lab.prefix}")
+        try:
+            group.take(pid)
+            cell.release()
+            for mib in (32, 48, 64):
+                if not dead(pid):
+                    cell.env.load("http", "-n", 1, "--allow-errors", "--deadline", 10,
+                                  target=f"{URL}/rewrite/{mib}").report()
+            wait_for(lambda: dead(pid), 20, "the process is killed")
+            check(group.kills(), "it was not the out-of-memory killer")
+        finally:
+            group.remove()
+        if self.what == "daemon":
+            cell.wait_declared_dead(host)
+
+
 class Memory:
     """The process gets no more memory: its address space may not grow (RLIMIT_AS), and a checkpoint
     of 32 MiB comes; then there is memory again, if it lives."""
@@ -448,6 +546,7 @@ FAULTS = {
     "undecided": Stop("daemon"), "return": None, "link": link, "link-flap": link_flap,
     "undecided-link": link, "lose": lose, "lan": lan, "disk": disk,
     "memory-daemon": Memory("daemon"), "memory-qemu": Memory("qemu"),
+    "room": room, "oom-daemon": Oom("daemon"), "oom-qemu": Oom("qemu"),
 }
 
 
@@ -476,7 +575,7 @@ class Cell:
 
     def shares(self):
         """Cells of which this is the same can have the same pair, one after the other."""
-        if self.fault is disk or isinstance(self.fault, Memory) or self.starting or self.copying or \
+        if self.fault in (disk, room) or isinstance(self.fault, (Memory, Oom)) or self.starting or self.copying or \
                 self.phase.gone or self.handed:
             return self.name
         return f"{self.phase.valve} {self.phase.both} {self.fault_name.startswith('undecided')}"
@@ -491,7 +590,7 @@ class Cell:
         more = self.phase.options(env)
         both = merge(self.phase.both,
                      no_fence() if self.fault_name.startswith("undecided") else {})
-        if self.fault is disk:
+        if self.fault in (disk, room):
             self.disks = {host: env.lab.dir / f"{host}-disk" for host in HOSTS}
         env.options.update(both=both, primary=self._disk_keys("primary"),
                            secondary=merge(more, self._disk_keys("secondary")))
@@ -536,7 +635,8 @@ class Cell:
 
     def start(self, host):
         place = self.disks.get(host)
-        self.env.pair.start(host, log=place / "daemon.log" if place else None)
+        log = place / "daemon.log" if self.fault is disk else None
+        self.env.pair.start(host, log=log)
 
     def up(self):
         if self.was_up:
@@ -631,13 +731,10 @@ class Cell:
             env.lab.power_on(host)
             if host == "primary" and env.valve and env.valve.poll() is not None:
                 with contextlib.suppress(LabError):  # a fence may still be at work
-                    self.new_valve()
+                    env.start_valve()
                 if env.valve.poll() is not None:
                     continue
             self.start(host)
-
-    def new_valve(self):
-        self.env._start_valve(f"10.78.0.1:{VALVE_PORT}")
 
     def settled(self, status):
         for host in HOSTS:
@@ -807,30 +904,23 @@ def run_cell(cell, logs):
     return cell.result
 
 
-def work(number, prefix, groups, next_group, results, logs):
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    Env.prefix = prefix + chr(ord("a") + number)
-    while True:
-        with next_group.get_lock():
-            index = next_group.value
-            next_group.value += 1
-        if index >= len(groups):
-            return
-        cells = list(groups[index])
-        try:
-            while cells:
-                with cells[0].make() as env:
-                    while cells:
-                        cell = cells.pop(0)
-                        if cell.env is not env:
-                            cell.take(env)
-                        result = run_cell(cell, logs)
-                        results.put(result)
-                        if not result["ok"] or result["outcome"] != "stays":
-                            break
-        except Exception:
-            for cell in [cell, *cells]:
-                results.put({**cell.result, "ok": False, "why": traceback.format_exc()})
+def run_group(cells, logs):
+    """Cells that share a pair, until one leaves it other than it was: their results."""
+    cells = list(cells)
+    try:
+        while cells:
+            with cells[0].make() as env:
+                while cells:
+                    cell = cells.pop(0)
+                    if cell.env is not env:
+                        cell.take(env)
+                    result = run_cell(cell, logs)
+                    yield result
+                    if not result["ok"] or result["outcome"] != "stays":
+                        break
+    except Exception:
+        for cell in [cell, *cells]:
+            yield {**cell.result, "ok": False, "why": traceback.format_exc()}
 
 
 def parts(cells, most):
@@ -838,41 +928,21 @@ def parts(cells, most):
 
 
 def run_all(names, args):
-    fork = multiprocessing.get_context("fork")
-    next_group, results = fork.Value("i", 0), fork.Queue()
     groups = {}
     for name in names:
         cell = Cell(*name.split(":"))
         groups.setdefault(cell.shares(), []).append(cell)
-    groups = [part for group in groups.values() for part in parts(group, 8)]
-    workers = [fork.Process(target=work, args=(n, args.prefix, groups, next_group, results,
-                                               args.logs)) for n in range(args.jobs)]
-
-    def leave(number, _frame):
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    for worker in workers:
-        worker.start()
     done = []
-    try:
-        while len(done) < len(names):
-            try:
-                one = results.get(timeout=1)
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
-                    raise SystemExit("a process of the run died") from None
-                continue
-            done.append(one)
-            say = f"{one['outcome']}" if one["ok"] else f"FAILED: {one.get('why')}"
-            print(f"{len(done):3}/{len(names)} {one['phase']}:{one['fault']}  {say}  "
-                  f"({one.get('seconds', 0):.0f} s)", file=sys.stderr if args.json else sys.stdout,
-                  flush=True)
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join(60)
+
+    def take(one):
+        done.append(one)
+        say = f"{one['outcome']}" if one["ok"] else f"FAILED: {one.get('why')}"
+        print(f"{len(done):3}/{len(names)} {one['phase']}:{one['fault']}  {say}  "
+              f"({one.get('seconds', 0):.0f} s)", file=sys.stderr if args.json else sys.stdout,
+              flush=True)
+
+    workers.in_turns([part for group in groups.values() for part in parts(group, 8)], args.jobs,
+                     lambda cells: run_group(cells, args.logs), take)
     return done
 
 
@@ -931,6 +1001,7 @@ def main():
     if os.geteuid() != 0:
         sys.exit("faults: needs root, for network namespaces")
     args.logs.mkdir(parents=True, exist_ok=True)
+    Env.prefix = args.prefix
     began = time.monotonic()
     done = run_all(names, args)
     failed = [f"{one['phase']}:{one['fault']}" for one in done if not one["ok"]]

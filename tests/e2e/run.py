@@ -11,13 +11,9 @@
 Needs root, scripts/setup, and a build ($COLO_BUILD, or build/)."""
 import argparse
 import contextlib
-import ctypes
 import io
-import multiprocessing
 import os
-import queue
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -26,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import support  # noqa: E402
 from support import Env, Failed, LabError, Skipped  # noqa: E402
+import workers  # noqa: E402
 from registry import TESTS  # noqa: E402
 import test_cuts  # noqa: E402
 import test_divergences  # noqa: E402,F401
@@ -125,62 +122,28 @@ class Runner:
 
 # --- several labs at a time -------------------------------------------------------------------------
 
-PR_SET_PDEATHSIG = 1
 
-
-def work(number, runner, groups, next_group, results):
-    """A process of its own: takes one group after the other; what they print goes to the parent."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    Env.prefix += chr(ord("a") + number)
-    while True:
-        with next_group.get_lock():
-            index = next_group.value
-            next_group.value += 1
-        if index >= len(groups):
-            return
+def in_turns(runner, groups, jobs):
+    """All groups, @jobs of them at a time; what one prints is printed when it is over."""
+    def do(item):
         runner.passed, runner.failed, runner.skipped = 0, [], 0
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             try:
-                runner.group(*groups[index])
+                runner.group(*item)
             except Exception:
-                print(f"not ok {groups[index][1][0].name}: {traceback.format_exc()}")
-                runner.failed.append(groups[index][1][0].name)
-        results.put((runner.passed, runner.failed, runner.skipped, out.getvalue()))
+                print(f"not ok {item[1][0].name}: {traceback.format_exc()}")
+                runner.failed.append(item[1][0].name)
+        yield runner.passed, runner.failed, runner.skipped, out.getvalue()
 
+    def take(result):
+        passed, failed, skipped, text = result
+        runner.passed += passed
+        runner.failed += failed
+        runner.skipped += skipped
+        print(text, end="", flush=True)
 
-def in_turns(runner, groups, jobs):
-    """All groups, @jobs of them at a time."""
-    fork = multiprocessing.get_context("fork")
-    next_group, results = fork.Value("i", 0), fork.Queue()
-    workers = [fork.Process(target=work, args=(n, runner, groups, next_group, results))
-               for n in range(jobs)]
-
-    def leave(number, _frame):
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    for worker in workers:
-        worker.start()
-    try:
-        for _ in groups:
-            while True:
-                alive = any(worker.is_alive() for worker in workers)
-                try:
-                    passed, failed, skipped, text = results.get(timeout=1)
-                    break
-                except queue.Empty:
-                    if not alive:
-                        raise SystemExit("a process of the tests died") from None
-            runner.passed += passed
-            runner.failed += failed
-            runner.skipped += skipped
-            print(text, end="", flush=True)
-    finally:
-        for worker in workers:
-            worker.terminate()  # a lab that is up is taken down
-        for worker in workers:
-            worker.join(60)
+    workers.in_turns(groups, jobs, do, take)
 
 
 def chosen(names):

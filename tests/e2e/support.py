@@ -221,13 +221,13 @@ def read_pcap(path):
 
 class Capture:
     """What comes from one host into the switch, and with @both also what the switch sends there.
-    Times are those of time.time()."""
+    @whole: all of each frame. Times are those of time.time()."""
 
-    def __init__(self, env, host, both=False):
+    def __init__(self, env, host, both=False, whole=False):
         self.path = env.lab.dir / f"{host}-{env.next_number()}.pcap"
         self.process = env.lab.spawn(
             "client", ["tcpdump", "-i", f"to-{host}", "-n", "-U", "--immediate-mode",
-                       "-B", 16384, "-s", 160, "-Q",
+                       "-B", 16384, "-s", 0 if whole else 160, "-Q",
                        "inout" if both else "in", "-w", self.path],
             name=f"tcpdump-{host}")
         self.process.wait_line("listening on", 10)
@@ -402,22 +402,20 @@ class Env:
             both = merge(both, {"vm": {"append": f"{cmdline} colo.ip6={GUEST_IP6}/64"}})
         primary = self.options["primary"]
         if self.valve_wanted:
-            near = f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}"
-            primary = merge(primary, {"replication": {"peer": near}})
-            self._start_valve(near)
+            primary = merge(primary, {"replication": {
+                "peer": f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}"}})
+            self.start_valve()
         self.pair = Pair(self.lab, both, primary, self.options["secondary"])
 
-    def _start_valve(self, near):
+    def start_valve(self):
+        """A new one, also after the old one went with its host."""
+        near = f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}"
         self.valve = self.lab.spawn(
             "primary", [sys.executable, HERE / "valve.py", near,
-                        f"{lab_module.REPLICATION_IP['secondary']}:{LINK_PORT}"],
+                        f"{lab_module.REPLICATION_IP['secondary']}:{LINK_PORT}",
+                        *(["records"] if self.valve_wanted == "records" else [])],
             name="valve", stdin=subprocess.PIPE)
         self.valve.wait_line("listening", 10)
-
-    def valve_again(self, command):
-        """A new valve, after the old one went with its host."""
-        self._start_valve(f"{lab_module.REPLICATION_IP['primary']}:{VALVE_PORT}")
-        self.tell_valve(command)
 
     # --- daemons --------------------------------------------------------------------------------
 

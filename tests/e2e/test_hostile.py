@@ -3,15 +3,18 @@
 crashes, nothing of the VM leaks (R1), and the service of others goes on."""
 
 import contextlib
+import json
 import logging
 import random
 import socket
 import struct
+import threading
+import time
 
 from registry import Group, test
 from rogue import BULK, Rogue
-from support import (GUEST_IP, GUEST_IP6, GUEST_MAC, PATIENT, Capture, Env, Failed, check, merge,
-                     wait_for)
+from support import (GUEST_IP, GUEST_IP6, GUEST_MAC, PATIENT, Capture, Env, Failed, Frame, check,
+                     merge, no_fence, wait_for)
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.all import (ARP, ICMP, IP, TCP, UDP, Dot1Q, Ether, ICMPv6EchoRequest, IPv6,  # noqa: E402
@@ -79,9 +82,9 @@ def malformed(rng):
         yield whole + b"\0" * (1500 - len(whole))
 
 
-def wire(env):
+def wire(env, protocol=0):
     sock = env.socket(socket.SOCK_RAW, socket.AF_PACKET)
-    sock.bind(("br0", 0))
+    sock.bind(("br0", protocol))
     return sock
 
 
@@ -108,6 +111,10 @@ def daemons_live(env, pids):
           "still protected")
 
 
+def held_now(env):
+    return env.stats()["traffic"]["total"]["held_now"]["packets"]
+
+
 def bounded(env):
     flows = env.stats()["queues"]["flows"]
     check(flows["high"] <= flows["limit"], f"flows: {flows}")
@@ -131,9 +138,9 @@ def client(env):
     env.quiet()
     with env.stopped(env.daemon("secondary").pid):
         capture = Capture(env, "primary")
-        held = env.stats()["traffic"]["total"]["held_now"]["packets"]
+        held = held_now(env)
         send(sock, frames[::7])
-        wait_for(lambda: env.stats()["traffic"]["total"]["held_now"]["packets"] > held, 20,
+        wait_for(lambda: held_now(env) > held, 20,
                  "the VM answers some")
         leaked = capture.said()
         check(not leaked, f"{len(leaked)} frames get out: {leaked[:1]}")
@@ -163,6 +170,310 @@ def guest(env):
     check(flows["high"] > flows["limit"] // 2, f"the table was not filled: {flows}")
     pressure = env.stats()["checkpoints"]["cause"]["pressure"]
     env.fact(f"at most {flows['high']} of {flows['limit']} flows, {pressure} checkpoints for room")
+
+
+# --- a guest that goes past its own TCP -------------------------------------------------------------
+
+NOBODYS_MAC = "02:00:00:00:66:02"
+NOBODY = "10.77.0.66"  # no host has it
+FRAMES_PORT = 9
+
+
+class Sender:
+    """The guest sends what it is told, as frames (tests/guest/guestd.c, port 9)."""
+
+    BOTH, UNMARKED, MARKED, FLOOD = range(4)
+
+    def __init__(self, env):
+        self.env, self.sock = env, env.connect(FRAMES_PORT)
+
+    def records(self, records):
+        """Each is answered when it was sent: by both VMs, or the answer would not be out."""
+        self.sock.sendall(b"".join(struct.pack(">BH", kind, len(data)) + data
+                                   for kind, data in records))
+        answers = b""
+        while len(answers) < len(records):
+            more = self.sock.recv(65536)
+            check(more, "the guest takes no record")
+            answers += more
+
+    def flood(self, count, every, first, second):
+        self.records([(self.FLOOD, struct.pack(">IHH", count, every, len(first)) + first + second)])
+
+
+def mark_secondary(env, mark=b"S"):
+    """A datagram that only the SVM is given: from here on it is another one, until a checkpoint."""
+    sock = env.socket(socket.SOCK_RAW, socket.AF_PACKET, "secondary")
+    sock.bind(("vm0", 0))
+    frame = Ether(src=CLIENT_MAC, dst=GUEST_MAC) / IP(src="10.77.0.1", dst=GUEST_IP) / \
+        UDP(sport=9, dport=FRAMES_PORT) / Raw(mark)
+    sock.send(raw(frame))
+
+
+class Stream:
+    """A connection that the guest makes up, with other numbers in each VM. By stream offset: what
+    the PVM says, in which frames, and what the SVM says."""
+
+    PVM_ISS, SVM_ISS = 0xfffffff0, 1000  # the PVM's wraps
+
+    def __init__(self, port):
+        self.port = port
+        self.bytes = bytes((port * 7 + n * 13 + n // 251) % 256 for n in range(4000))
+
+    def frame(self, iss, offset, data, flags="PA", **ip):
+        return Ether(src=GUEST_MAC, dst=NOBODYS_MAC) / IP(src=GUEST_IP, dst=NOBODY, **ip) / \
+            TCP(sport=self.port, dport=4000, flags=flags, ack=1,
+                seq=(iss + offset + (flags != "S")) & 0xffffffff) / Raw(data)
+
+    def primary(self, offset, data, flags="PA", **ip):
+        return Sender.UNMARKED, raw(self.frame(self.PVM_ISS, offset, data, flags, **ip))
+
+    def secondary(self, offset, data, flags="PA"):
+        return Sender.MARKED, raw(self.frame(self.SVM_ISS, offset, data, flags))
+
+    def good(self, offset, size):
+        return self.bytes[offset:offset + size]
+
+    def bad(self, size):
+        return b"\xee" * size
+
+    def syn(self):
+        return [self.primary(0, b"", "S"), self.secondary(0, b"", "S")]
+
+    def honest(self, offset, size):
+        data = self.good(offset, size)
+        return [self.primary(offset, data), self.secondary(offset, data)]
+
+
+def changed(record, change):
+    frame = Ether(record[1])
+    change(frame)
+    return record[0], raw(frame)
+
+
+def wrong_checksum(frame):
+    frame[TCP].chksum ^= 0x5555
+
+
+def equal_looking():
+    """name, what a connection's VMs say beyond its first 100 bytes: only what the SVM says, too, may
+    get out. Which bytes those are the capture is asked, frame by frame."""
+    def case(name, make):
+        made.append((name, make))
+
+    made = []
+    case("other bytes where some were said", lambda s: [s.primary(0, s.bad(100))])
+    case("a part of them", lambda s: [s.primary(30, s.bad(20))])
+    case("overlapping, new in part", lambda s: [
+        s.primary(50, s.bad(50) + s.good(100, 50)), s.secondary(100, s.good(100, 50))])
+    case("the right bytes where no client takes them: a checksum", lambda s: [
+        changed(s.primary(100, s.good(100, 50)), wrong_checksum), s.primary(100, s.bad(50)),
+        s.secondary(100, s.good(100, 50))])
+    case("the right bytes where no client takes them: TTL", lambda s: [
+        s.primary(100, s.good(100, 50), ttl=1), s.secondary(100, s.good(100, 50)),
+        s.primary(100, s.bad(50))])
+    case("two that overlap", lambda s: [
+        s.primary(100, s.good(100, 60)), s.primary(130, s.bad(30) + s.good(160, 30)),
+        s.secondary(100, s.good(100, 90))])
+    case("beyond the window", lambda s: [s.primary(1 << 30, s.bad(50))])
+    case("half the numbers before", lambda s: [s.primary(-(1 << 31) + 9, s.bad(50))])
+    case("2^32 further", lambda s: [s.primary((1 << 32) + 10, s.bad(50))])
+    case("the other VM's numbers", lambda s: [
+        (Sender.UNMARKED, raw(s.frame(s.SVM_ISS, 0, s.bad(50))))])
+    case("the other VM's SYN", lambda s: [
+        (Sender.UNMARKED, raw(s.frame(s.SVM_ISS, 0, b"", "S"))),
+        (Sender.UNMARKED, raw(s.frame(s.SVM_ISS, 0, s.bad(50))))])
+    case("an end where the stream goes on", lambda s: [
+        s.primary(50, b"", "FA"), s.primary(0, s.good(0, 50), "FA"), *s.honest(100, 50)])
+    case("a reset that the SVM does not say", lambda s: [s.primary(100, b"", "RA")])
+    case("an acknowledgement of what only the PVM has", lambda s: [
+        changed(s.primary(100, b""), lambda f: (setattr(f[TCP], "ack", 999),
+                                                delattr(f[TCP], "chksum")))])
+    case("in fragments that overlap", lambda s: [
+        (Sender.UNMARKED, raw(Ether(src=GUEST_MAC, dst=NOBODYS_MAC) / IP(
+            src=GUEST_IP, dst=NOBODY, id=s.port, proto=6, frag=at, flags=more) / Raw(data)))
+        for at, more, data in (
+            (0, "MF", raw(s.frame(s.PVM_ISS, 100, s.good(100, 60))[TCP])[:40]),
+            (2, "MF", s.bad(24)), (5, 0, s.bad(40)))])
+    case("a copy in a VLAN", lambda s: [
+        (Sender.UNMARKED, raw(Ether(src=GUEST_MAC, dst=NOBODYS_MAC) / Dot1Q(vlan=7) /
+                              s.frame(s.PVM_ISS, 0, s.bad(100))[IP]))])
+    case("in another address's name", lambda s: [
+        changed(s.primary(100, s.bad(50)), lambda f: (
+            setattr(f[IP], "src", "10.77.0.99"), setattr(f, "src", CLIENT_MAC),
+            delattr(f[IP], "chksum"), delattr(f[TCP], "chksum")))])
+    case("with urgent data", lambda s: [
+        changed(s.primary(100, s.bad(50)), lambda f: (
+            setattr(f[TCP], "flags", "PAU"), setattr(f[TCP], "urgptr", 50),
+            delattr(f[TCP], "chksum")))])
+    return made
+
+
+def leaks(stream, name, frames):
+    """Frames of the connection, or in its clothes, that the SVM has not said: by offset and byte."""
+    for frame in frames:
+        packet = Ether(frame.data)
+        if not packet.haslayer(TCP):
+            if packet.haslayer(IP) and packet[IP].id == stream.port:
+                yield f"{name}: a fragment"
+            continue
+        if packet[TCP].sport != stream.port:
+            continue
+        data = bytes(packet[TCP].payload)[:max(0, packet[IP].len - 20 - packet[TCP].dataofs * 4)]
+        offset = (packet[TCP].seq - stream.PVM_ISS - 1) & 0xffffffff
+        if "S" in packet[TCP].flags:
+            same = packet[TCP].seq == stream.PVM_ISS
+        else:
+            same = data == stream.bytes[offset:offset + len(data)] and packet[TCP].ack == 1 and \
+                not packet[TCP].flags & 0x25  # FIN, RST, URG
+        if not same or packet.haslayer(Dot1Q):
+            yield f"{name}: {packet.summary()}, offset {offset}"
+
+
+# No checkpoint comes by itself while the VMs differ.
+UNHURRIED = {"checkpoint": {"late-timeout": 60000, "late-timeout-max": 60000,
+                            "longest-epoch": 600000}}
+
+
+@test("hostile-equal", both=merge(PATIENT, UNHURRIED))
+def equal(env):
+    """the PVM says what the SVM does not, built to look the same: only a checkpoint lets it out"""
+    cases = [(name, make, Stream(10000 + n)) for n, (name, make) in enumerate(equal_looking())]
+    pids = {host: env.daemon(host).pid for host in ("primary", "secondary")}
+    sender = Sender(env)
+    env.checkpoint()
+    epoch = env.status("primary")["epoch"]
+    mark_secondary(env)
+    capture, later = Capture(env, "primary", whole=True), Capture(env, "primary", whole=True)
+    probe = Stream(9999)  # behind all of them, and honest
+    streams = [stream for _name, _make, stream in cases] + [probe]
+    sender.records([record for stream in streams for record in stream.syn()])
+    wait_for(lambda: not held_now(env), 10, "both have opened the same")
+    for _name, make, stream in cases:
+        sender.records(stream.honest(0, 100))
+        sender.records(make(stream))
+    sender.records(probe.honest(0, 100))
+    held = held_now(env)
+    check(held >= len(cases) - 2, f"{held} frames held for {len(cases)} cases")
+    check(env.status("primary")["epoch"] == epoch, "a checkpoint came in between")
+    frames = capture.frames()
+    found = [leak for name, _make, stream in cases for leak in leaks(stream, name, frames)]
+    check(not found, f"{len(found)} leaks: {found[:5]}")
+    for stream in streams:
+        check(any(frame.tcp and frame.sport == stream.port and frame.length == 100
+                  for frame in frames), f"the honest bytes of {stream.port} are not out")
+    # A checkpoint lets it out: the survivor would have said it, too.
+    env.pair.checkpoint()
+    wait_for(lambda: not held_now(env), 20, "nothing is held")
+    check(env.status("primary")["epoch"] > epoch, "a checkpoint")
+    frames = later.frames()
+    let = {name for name, _make, stream in cases for _ in leaks(stream, name, frames)}
+    check(len(let) >= len(cases) - 1, f"never said: {sorted({c[0] for c in cases} - let)}")
+    daemons_live(env, pids)
+    env.answers()
+    env.fact(f"{len(cases)} cases, {held} frames held until the checkpoint")
+
+
+class Handshakes:
+    """A client host that answers each SYN to an address of nobody's, and remembers nothing but that
+    it has seen the ports."""
+
+    def __init__(self, env):
+        self.sock = wire(env, 3)  # ETH_P_ALL: it listens, too
+        self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 128 << 20)
+        self.sock.settimeout(0.2)
+        self.mac = json.loads(env.lab.run("client", ["ip", "-j", "link", "show", "br0"]).stdout
+                              )[0]["address"]
+        self.seen, self.finished = set(), set()
+        self.over = False
+        answer = Ether(src=self.mac, dst=GUEST_MAC) / IP(src=NOBODY, dst=FLOOD_IP) / \
+            TCP(flags="SA", seq=0, sport=1, dport=1)
+        self.answer = bytearray(raw(answer))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.over:
+            with contextlib.suppress(TimeoutError, OSError):
+                self.take(self.sock.recv(2048))
+
+    def take(self, data):
+        if data[6:12] == CLIENT_MAC_BYTES or len(data) < 54 or data[12:14] != b"\x08\0" or \
+                data[26:34] != FLOOD_ADDRESSES:
+            return
+        ports, flags = data[34:38], data[47]
+        if flags & Frame.SYN:
+            if ports not in self.seen and len(self.seen) % 10 == 0:
+                self.say(ports, struct.unpack_from(">I", data, 38)[0])
+            self.seen.add(ports)
+        elif flags & Frame.ACK:
+            self.finished.add(ports)
+
+    def say(self, ports, seq):
+        """SYN-ACK; the checksum is right by leaving it to nobody: the address is not the guest's own."""
+        self.answer[34:38] = ports[2:4] + ports[0:2]
+        self.answer[42:46] = struct.pack(">I", (seq + 1) & 0xffffffff)
+        with contextlib.suppress(OSError):
+            self.sock.send(self.answer)
+
+    def seen_all(self):
+        return len(self.seen) == FLOOD and len(self.finished) == FLOOD // 10
+
+    def __str__(self):
+        return f"{len(self.seen)} SYNs of {FLOOD}, {len(self.finished)} handshakes"
+
+    def stop(self):
+        self.over = True
+        self.thread.join(5)
+
+
+FLOOD_IP = "10.77.0.11"  # the guest's, but not its kernel's, which would reset what it does not know
+FLOOD_ADDRESSES = socket.inet_aton(FLOOD_IP) + socket.inet_aton(NOBODY)
+CLIENT_MAC_BYTES = bytes.fromhex(CLIENT_MAC.replace(":", ""))
+FLOOD = 100_000
+SO_RCVBUFFORCE = 33
+
+
+def flood_frames(client, dport):
+    both = [Ether(src=GUEST_MAC, dst=client.mac) / IP(src=FLOOD_IP, dst=NOBODY) / tcp
+            for tcp in (TCP(dport=dport, flags="S", seq=7), TCP(dport=dport, flags="A", seq=8,
+                                                                ack=1))]
+    return [raw(frame) for frame in both]
+
+
+@test("hostile-flood", both=PATIENT)
+def flood(env):
+    """100,000 connections of the guest's at once, every tenth with its handshake, at the default limits"""
+    pids = {host: env.daemon(host).pid for host in ("primary", "secondary")}
+    loads = [env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10),
+             env.load("rr", "-c", 2, "-i", 5).reached("requests", 10)]
+    client, sender = Handshakes(env), Sender(env)
+    began = time.monotonic()
+    sender.flood(FLOOD, 10, *flood_frames(client, 5000))
+    wait_for(client.seen_all, 120, client)
+    seconds = time.monotonic() - began
+    flows = bounded(env)
+    check(flows["limit"] == 65536 and flows["high"] == flows["limit"], f"not filled: {flows}")
+    for load in loads:
+        load.more("requests", 20)
+    # With nobody to say the same not one gets out.
+    env.quiet()
+    with env.stopped(env.daemon("secondary").pid):
+        held = held_now(env)
+        capture = Capture(env, "primary")
+        sender.sock.sendall(struct.pack(">BH", Sender.FLOOD, 8 + 108) + struct.pack(
+            ">IHH", 2000, 10, 54) + b"".join(flood_frames(client, 5100)))
+        wait_for(lambda: held_now(env) > held + 1000, 30,
+                 "the guest floods")
+        leaked = capture.said()
+        check(not leaked, f"{len(leaked)} frames get out: {leaked[:1]}")
+    for load in loads:
+        load.more("requests", 20).stop().result(90)
+    client.stop()
+    daemons_live(env, pids)
+    stats = env.stats()
+    env.fact(f"{FLOOD} connections in {seconds:.1f} s, at most {flows['high']} of {flows['limit']} "
+             f"flows, {stats['checkpoints']['cause']['pressure']} checkpoints for room")
 
 
 # --- the replication port ---------------------------------------------------------------------------
@@ -195,6 +506,32 @@ def attacks():
     yield "a length without end", lambda peer: peer.channels[1].sock.sendall(
         struct.pack(">IBBBBIIQQ", 0x434f4c4b, 1, 20, 1, 0, 0, 0xffffffff, 3, 0))
     yield "noise", lambda peer: peer.channels[0].sock.sendall(bytes(range(256)) * 64)
+
+
+TAMPER = ("repeat", "swap", "drop", "flip", "shorten", "old")
+
+
+@test("hostile-middle", valve="records", both=no_fence())
+def middle(env):
+    """a man in the middle repeats, reorders, drops and changes TLS records: the session ends, no more"""
+    pids = {host: env.daemon(host).pid for host in ("primary", "secondary")}
+    captures = {host: Capture(env, host) for host in ("primary", "secondary")}
+    loads = [env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10),
+             env.load("rr", "-c", 2, "-i", 5).reached("requests", 10)]
+    for what in TAMPER:
+        session = env.qemu_pid("secondary")
+        env.tell_valve(f"tamper {what}")
+        env.valve.wait_line("^tampered$", 15, env.valve_mark)
+        wait_for(lambda: env.status("secondary")["qemu_pid"] != session, 30,
+                 f"{what}: the session ends")
+        env.pair.wait_protected(30)
+        for load in loads:
+            load.more("requests", 20)
+    for load in loads:
+        load.stop().result()
+    daemons_live(env, pids)
+    said = {host: capture.said() for host, capture in captures.items()}
+    check(said["primary"] and not said["secondary"], "the secondary spoke")
 
 
 def opened(env, **kw):

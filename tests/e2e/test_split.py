@@ -4,8 +4,8 @@ fail, hang or lie. By captures on the client's side at most one host speaks at a
 
 import time
 
-from registry import test
-from support import Capture, check, no_fence
+from registry import Group, test
+from support import Capture, Env, check, no_fence
 
 HANGS = {"failover": {"fence": "/bin/sleep 1000", "fence-timeout": 500, "fence-delay": 0}}
 
@@ -75,3 +75,38 @@ def lie_frozen(env):
     goes_on(loads)
     download.result()
     check(who_spoke(captures) == ["primary", "secondary"], "two speakers")
+
+
+def arbiter(side):
+    """An arbiter that says yes to who asks first, and kills nobody; @side alone reaches it."""
+    def make():
+        env = Env()
+        reached = no_fence(f"/bin/mkdir {env.lab.dir}/arbiter")
+        for host in ("primary", "secondary"):
+            env.options[host] = reached if host == side else no_fence("/bin/false")
+        return env
+
+    return Group(make=make)
+
+
+def one_side(env, side):
+    other = "primary" if side == "secondary" else "secondary"
+    captures, loads = watch(env), load(env)
+    env.lab.link_down("primary", "replication")
+    env.wait_state(side, "unprotected", 15)
+    env.wait_state(other, "stuck", 15)
+    for one in loads:
+        one.more("requests", 20)
+    check(env.daemon(other).poll() is None and env.qemu_pid(other), "both hosts live")
+    env.lab.link_up("primary", "replication")
+    env.protected_by(side)
+    goes_on(loads)
+    check(who_spoke(captures) == ["primary"] + ["secondary"] * (side == "secondary"),
+          "two speakers")
+
+
+for one in ("primary", "secondary"):
+    @test(f"split-arbiter/{one}", arbiter(one), (one,))
+    def asked(env, side):
+        """an arbiter that one side alone reaches: that one speaks, the other is silent, both live"""
+        one_side(env, side)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""valve.py LISTEN-IP:PORT TARGET-IP:PORT - a TCP relay whose flow towards TARGET can be shut.
+"""valve.py LISTEN-IP:PORT TARGET-IP:PORT [records] - a TCP relay whose flow towards TARGET can be shut.
 
 It stands between two daemons, so that a test can hold a checkpoint half-way for as long as it
 likes. Commands on stdin, one a line:
@@ -9,8 +9,13 @@ likes. Commands on stdin, one a line:
     stall-back-after N   the same for bytes from TARGET
     rate N          N bytes per second towards TARGET, all connections together; 0 stops them
     open            everything flows again
+    tamper WHAT     the man in the middle, with `records`, which looks at the records of TLS: the
+                    next one of data that passes is sent again (repeat), behind the next one of its
+                    connection (swap), not at all (drop), with a bit of it changed (flip), without
+                    its last byte (shorten), or behind the first one of data of its connection (old)
 
-Events on stdout: "listening", "open" when done, and "stalled" when a connection has used up its N.
+Events on stdout: "listening", "open" when done, "stalled" when a connection has used up its N, and
+"tampered".
 Without stall-back-after, bytes from TARGET always flow. IPv4."""
 import os
 import selectors
@@ -19,6 +24,7 @@ import sys
 import time
 
 CHUNK = 1 << 16
+DATA = 23  # application_data, RFC 8446 section 5.1
 TICK = 0.01
 
 
@@ -34,11 +40,14 @@ class Flow:
         self.source, self.sink, self.limited = source, sink, limited
         self.pending = b""
         self.left = None  # bytes until it stalls; None: no limit
+        self.text = b""  # less than a record
+        self.first = self.held = None  # records
 
 
 class Valve:
-    def __init__(self, listen, target):
+    def __init__(self, listen, target, records):
         self.target = target
+        self.records, self.tamper = records, None
         self.rate = None
         self.credit = 0.0
         self.credit_at = time.monotonic()
@@ -78,6 +87,8 @@ class Valve:
                 for flow in self.flows:
                     towards = word == "stall-after"
                     flow.left = int(rest[0]) if flow.limited == towards else None
+            elif word == "tamper":
+                self.tamper = rest[0]
             elif word == "rate":
                 self.rate = float(rest[0])
                 self.credit = 0.0
@@ -99,6 +110,36 @@ class Valve:
             room = min(room, int(self.credit))
         return room
 
+    def whole(self, flow, data):
+        """What goes on of the bytes that have come: whole records, tampered with if that is wanted."""
+        flow.text += data
+        out = b""
+        while len(flow.text) >= 5:
+            size = 5 + int.from_bytes(flow.text[3:5], "big")
+            if len(flow.text) < size:
+                break
+            record, flow.text = flow.text[:size], flow.text[size:]
+            out += self.tampered(flow, record) if record[0] == DATA else record
+        return out
+
+    def tampered(self, flow, record):
+        old, flow.first = flow.first, flow.first or record
+        if flow.held:
+            record, flow.held = record + flow.held, None
+            print("tampered", flush=True)
+            return record
+        # TLS 1.3 hides the handshake in records of data, too: the first ones are let alone.
+        what, self.tamper = (self.tamper, None) if old else (None, self.tamper)
+        if not what:
+            return record
+        if what == "swap":
+            flow.held = record
+            return b""
+        print("tampered", flush=True)
+        return {"repeat": record * 2, "drop": b"", "old": record + old,
+                "flip": record[:-3] + bytes([record[-3] ^ 4]) + record[-2:],
+                "shorten": record[:3] + (len(record) - 6).to_bytes(2, "big") + record[5:-1]}[what]
+
     def move(self, flow):
         """Returns False when the connection has ended."""
         try:
@@ -109,18 +150,25 @@ class Valve:
                 flow.pending = flow.source.recv(room)
                 if not flow.pending:
                     return False
+                if self.records:
+                    flow.pending = self.whole(flow, flow.pending)
+                    return self.push(flow) if flow.pending else True
                 if flow.limited and self.rate is not None:
                     self.credit -= len(flow.pending)
                 if flow.left is not None:
                     flow.left -= len(flow.pending)
                     if flow.left == 0:
                         print("stalled", flush=True)
-            sent = flow.sink.send(flow.pending)
-            flow.pending = flow.pending[sent:]
+            return self.push(flow)
         except BlockingIOError:
             pass
         except OSError:
             return False
+        return True
+
+    def push(self, flow):
+        sent = flow.sink.send(flow.pending)
+        flow.pending = flow.pending[sent:]
         return True
 
     def close(self, flow):
@@ -169,6 +217,6 @@ class Valve:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["records"]):
         sys.exit(__doc__)
-    Valve(endpoint(sys.argv[1]), endpoint(sys.argv[2])).run()
+    Valve(endpoint(sys.argv[1]), endpoint(sys.argv[2]), len(sys.argv) == 4).run()

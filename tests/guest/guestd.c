@@ -25,7 +25,20 @@
  *	GET /connect/IP/PORT	open a TCP connection to there, echo all that comes on it
  *	GET /reboot		reboot the guest (no answer)
  *
- * TCP and UDP port 7: echo. `guestd --pattern N` writes N bytes of the stream and ends.
+ * TCP and UDP port 7: echo.
+ *
+ * Port 9 is a guest that means harm: what it says goes past its own TCP. Records on TCP, each a
+ * byte KIND, a length of 16 bits (big endian) and so many bytes; each is answered by a byte.
+ *
+ *	KIND 0		an Ethernet frame, sent as it is
+ *	KIND 1, 2	the same, but only by a VM that is not marked (1) or that is (2)
+ *	KIND 3		COUNT (32 bits), EVERY (16 bits), length (16 bits) and bytes of a frame, and
+ *			another frame: COUNT connections, see flood_main(). Answered when it begins
+ *
+ * A UDP datagram there marks the VM ("S") or takes the mark away: one that only one VM is given
+ * makes the two differ until the next checkpoint.
+ *
+ * `guestd --pattern N` writes N bytes of the stream and ends.
  *
  * Limits: CONN_MAX connections (more are closed at once), REQUEST_MAX bytes of request head,
  * LOG_MAX bytes of log, DIRTY_MAX MiB of dirtied and REWRITE_MAX MiB of rewritten memory.
@@ -34,9 +47,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -69,9 +85,12 @@
 enum kind {
 	KIND_HTTP_LISTEN,
 	KIND_ECHO_LISTEN,
+	KIND_FRAMES_LISTEN,
 	KIND_UDP,
+	KIND_MARK,
 	KIND_HTTP,
 	KIND_ECHO,
+	KIND_FRAMES,
 };
 
 enum body {
@@ -147,7 +166,7 @@ static struct conn *conn_new(enum kind kind, int fd, uint32_t events)
 
 	if (!c || (kind >= KIND_HTTP && conns >= CONN_MAX))
 		goto fail;
-	if (kind == KIND_HTTP || kind == KIND_ECHO) {
+	if (kind >= KIND_HTTP) {
 		c->in = malloc(kind == KIND_HTTP ? REQUEST_MAX + 1 : ECHO_MAX);
 		if (!c->in)
 			goto fail;
@@ -690,6 +709,157 @@ gone:
 	conn_close(c);
 }
 
+/* --- frames past TCP ---------------------------------------------------------------------------
+ */
+
+#define FLOOD_PORT  2000 /* the first of its own */
+#define FLOOD_PORTS 50000
+#define TCP_AT      34 /* behind Ethernet and IPv4 without options */
+
+static bool marked;
+static int packet_fd = -1;
+static atomic_bool flooding;
+
+struct flood {
+	uint32_t count;
+	uint16_t every;
+	size_t first_len, second_len;
+	uint8_t first[2048], second[2048];
+};
+
+static void send_frame(const void *data, size_t len)
+{
+	struct sockaddr_ll to = {.sll_family = AF_PACKET,
+	                         .sll_ifindex = (int)if_nametoindex("eth0")};
+
+	if (packet_fd < 0)
+		packet_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	while (sendto(packet_fd, data, len, 0, (struct sockaddr *)&to, sizeof(to)) < 0) {
+		if (errno != ENOBUFS) {
+			perror("guestd: frame");
+			return;
+		}
+		sched_yield(); /* the card's queue is full */
+	}
+}
+
+static uint32_t get16(const uint8_t *at)
+{
+	return at[0] << 8 | at[1];
+}
+
+/* Puts a value into a 16-bit field of the TCP header, and corrects the checksum (RFC 1624). */
+static void put_tcp16(uint8_t *frame, size_t field, uint32_t value)
+{
+	uint8_t *at = frame + TCP_AT + field, *sum = frame + TCP_AT + 16;
+	uint32_t s = (~get16(sum) & 0xffff) + (~get16(at) & 0xffff) + value;
+
+	s = (s & 0xffff) + (s >> 16);
+	s = ~((s & 0xffff) + (s >> 16));
+	at[0] = value >> 8;
+	at[1] = value;
+	sum[0] = s >> 8;
+	sum[1] = s;
+}
+
+/* `count` connections: for each the first frame, a SYN, with ports of its own: FLOOD_PORT and
+ * those that follow, then the same ports to the frame's next destination port. For each `every`-th
+ * the second frame, too. */
+static void *flood_main(void *arg)
+{
+	struct flood *f = arg;
+	uint32_t to_first = get16(f->first + TCP_AT + 2);
+
+	for (uint32_t i = 0; i < f->count; i++) {
+		uint32_t from = FLOOD_PORT + i % FLOOD_PORTS, to = to_first + i / FLOOD_PORTS;
+
+		put_tcp16(f->first, 0, from);
+		put_tcp16(f->first, 2, to);
+		send_frame(f->first, f->first_len);
+		if (i % f->every)
+			continue;
+		put_tcp16(f->second, 0, from);
+		put_tcp16(f->second, 2, to);
+		send_frame(f->second, f->second_len);
+	}
+	free(f);
+	atomic_store(&flooding, false);
+	return NULL;
+}
+
+static bool flood_begin(const uint8_t *data, size_t len)
+{
+	struct flood *f = calloc(1, sizeof(*f));
+	size_t first = len > 8 ? get16(data + 6) : 0;
+	pthread_t thread;
+
+	if (!f || first < TCP_AT + 20 || first > sizeof(f->first) ||
+	    len < 8 + first + TCP_AT + 20 || len - 8 - first > sizeof(f->second) ||
+	    atomic_exchange(&flooding, true)) {
+		free(f);
+		return false;
+	}
+	f->count = get16(data) << 16 | get16(data + 2);
+	f->every = get16(data + 4) ? get16(data + 4) : 1;
+	f->first_len = first;
+	f->second_len = len - 8 - first;
+	memcpy(f->first, data + 8, first);
+	memcpy(f->second, data + 8 + first, f->second_len);
+	if (pthread_create(&thread, NULL, flood_main, f)) {
+		atomic_store(&flooding, false);
+		free(f);
+		return false;
+	}
+	pthread_detach(thread);
+	return true;
+}
+
+static bool take_record(uint8_t kind, const uint8_t *data, size_t len)
+{
+	if (kind == 3)
+		return flood_begin(data, len);
+	if (kind == 0 || kind == (marked ? 2 : 1))
+		send_frame(data, len);
+	return kind <= 2;
+}
+
+static void frames_event(struct conn *c, uint32_t events)
+{
+	size_t used = 0, len;
+	ssize_t n;
+
+	n = recv(c->fd, c->in + c->in_len, ECHO_MAX - c->in_len, 0);
+	if ((events & EPOLLERR) || n == 0 || (n < 0 && errno != EAGAIN))
+		goto gone;
+	c->in_len += n > 0 ? n : 0;
+	for (;; used += 3 + len) {
+		const uint8_t *at = (const uint8_t *)c->in + used;
+
+		if (c->in_len - used < 3)
+			break;
+		len = get16(at + 1);
+		if (len > ECHO_MAX - 3)
+			goto gone;
+		if (c->in_len - used < 3 + len)
+			break;
+		if (!take_record(at[0], at + 3, len) || send(c->fd, ".", 1, MSG_NOSIGNAL) != 1)
+			goto gone;
+	}
+	c->in_len -= used;
+	memmove(c->in, c->in + used, c->in_len);
+	return;
+gone:
+	conn_close(c);
+}
+
+static void mark_event(struct conn *c)
+{
+	char text[16];
+
+	while (recv(c->fd, text, sizeof(text), 0) > 0)
+		marked = text[0] == 'S';
+}
+
 static void udp_event(struct conn *c)
 {
 	struct sockaddr_in6 from;
@@ -714,7 +884,10 @@ static void accept_event(struct conn *l)
 	int fd;
 
 	while ((fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
-		conn_new(l->kind == KIND_HTTP_LISTEN ? KIND_HTTP : KIND_ECHO, fd, EPOLLIN);
+		conn_new(l->kind == KIND_HTTP_LISTEN   ? KIND_HTTP
+		         : l->kind == KIND_ECHO_LISTEN ? KIND_ECHO
+		                                       : KIND_FRAMES,
+		         fd, EPOLLIN);
 }
 
 /* --- start -------------------------------------------------------------------------------------
@@ -751,10 +924,17 @@ static void dispatch(const struct epoll_event *ev)
 	switch (c->kind) {
 	case KIND_HTTP_LISTEN:
 	case KIND_ECHO_LISTEN:
+	case KIND_FRAMES_LISTEN:
 		accept_event(c);
 		break;
 	case KIND_UDP:
 		udp_event(c);
+		break;
+	case KIND_MARK:
+		mark_event(c);
+		break;
+	case KIND_FRAMES:
+		frames_event(c, ev->events);
 		break;
 	case KIND_HTTP:
 		http_event(c, ev->events);
@@ -801,6 +981,8 @@ int main(int argc, char **argv)
 	listen_on(KIND_HTTP_LISTEN, SOCK_STREAM, 80);
 	listen_on(KIND_ECHO_LISTEN, SOCK_STREAM, 7);
 	listen_on(KIND_UDP, SOCK_DGRAM, 7);
+	listen_on(KIND_FRAMES_LISTEN, SOCK_STREAM, 9);
+	listen_on(KIND_MARK, SOCK_DGRAM, 9);
 	puts("GUEST READY");
 	fflush(stdout);
 
