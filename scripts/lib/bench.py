@@ -285,8 +285,13 @@ class Bench:
             self.note(f"{variant}, round {number}: at the end the primary is {state}")
 
     def all_rounds(self):
+        longest = 0  # a round without the unprotected VM has no ratios: it is not begun
         for number in range(1, self.args.rounds + 1):
             order = self.names if number % 2 else self.names[::-1]
+            whole = time.monotonic()
+            if number > 1 and self.left() < longest:
+                self.note(f"out of time: {number - 1} rounds instead of {self.args.rounds}")
+                return
             self.rounds.append({})
             for variant in order:
                 if self.left() < 60 and number > 1:
@@ -300,6 +305,7 @@ class Bench:
                 self.say(f"round {number}/{self.args.rounds}: {VARIANTS[variant]}: "
                          f"{short or 0:.0f} req/s with 4 new connections, download "
                          f"{bulk or 0:.0f} MB/s ({time.monotonic() - began:.0f} s)")
+            longest = max(longest, time.monotonic() - whole)
 
     # --- single measurements --------------------------------------------------------------------
 
@@ -628,8 +634,9 @@ def main():
                         help=f"some of {','.join(VARIANTS)} (without the policies)")
     parser.add_argument("--policies", action="store_true",
                         help=f"the same as --variants {','.join(WITH_POLICIES)}")
-    parser.add_argument("--parts", default="rounds,singles",
-                        help="some of rounds,singles (pauses, needless checkpoints, power cuts)")
+    parser.add_argument("--parts",
+                        help="some of rounds,singles (pauses, needless checkpoints, power cuts); "
+                        "both, with --policies rounds alone")
     parser.add_argument("--budget", type=int, help="seconds; what does not fit is left out "
                         "and named (840; --quick: 220)")
     parser.add_argument("--out", default=str(lab_module.TOP / "out/bench"),
@@ -639,7 +646,7 @@ def main():
     args.cuts = args.cuts if args.cuts is not None else 1 if args.quick else 5
     args.budget = args.budget or (220 if args.quick else 840)
     args.variants = list(WITH_POLICIES) if args.policies else args.variants.split(",")
-    args.parts = args.parts.split(",")
+    args.parts = (args.parts or ("rounds" if args.policies else "rounds,singles")).split(",")
     unknown = [name for name in args.variants if name not in VARIANTS]
     if unknown or args.rounds < 1:
         parser.error(f"no variant {unknown[0]}" if unknown else "at least one round")
