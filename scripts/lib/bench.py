@@ -538,6 +538,8 @@ class Bench:
         print(f"{'pause, median / longest':<28}" + "".join(f"{cell:>20}" for cell in cells))
 
     def print_singles(self):
+        if not self.extra:
+            return
         print("\nPauses of a near-idle guest; checkpoints of 1,000 identical answers on 4 new "
               "connections at a\ntime, and of as many of busybox httpd, whose Date changes once a "
               "second\n")
