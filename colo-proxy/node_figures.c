@@ -211,6 +211,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 static void fill_status(struct node *node, struct status_snapshot *status)
 {
 	const struct config *config = node->config;
+	struct gate_stats gate;
 
 	memset(status, 0, sizeof(*status));
 	snprintf(status->name, sizeof(status->name), "%s", config->name);
@@ -225,6 +226,11 @@ static void fill_status(struct node *node, struct status_snapshot *status)
 	status->committed = node->committed_epoch;
 	snprintf(status->peer, sizeof(status->peer), "%s", node->peer);
 	status->peer_alive = node->link && link_is_up(node->link);
+	if (node->gate && gate_is_protected(node->gate)) {
+		gate_get_stats(node->gate, &gate);
+		status->lag_us = gate.lag_ns / 1000;
+		status->late_wait_us = gate.late_wait_ns / 1000;
+	}
 	snprintf(status->datapath, sizeof(status->datapath), "%s",
 	         node->hold ? node->hold->ops->name : "none");
 	snprintf(status->comparator, sizeof(status->comparator), "%s",

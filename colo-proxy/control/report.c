@@ -113,6 +113,8 @@ static const struct field status_fields[] = {
         STATUS(committed, FIELD_UINT),
         STATUS(peer, FIELD_TEXT),
         STATUS(peer_alive, FIELD_BOOL),
+        STATUS(lag_us, FIELD_UINT),
+        STATUS(late_wait_us, FIELD_UINT),
         STATUS(qemu_version, FIELD_TEXT),
         STATUS(qemu_pid, FIELD_UINT),
         STATUS(accel, FIELD_TEXT),

@@ -50,6 +50,8 @@ struct status_snapshot {
 	uint64_t committed; /* the newest committed checkpoint */
 	char peer[128];     /* address:port; "" when there is none */
 	bool peer_alive;
+	uint64_t lag_us;       /* primary: the SVM behind the PVM, smoothed; see core/lag.h */
+	uint64_t late_wait_us; /* and how long it is waited for; 0: nothing is compared */
 	char qemu_version[32];
 	uint64_t qemu_pid;
 	char accel[8];

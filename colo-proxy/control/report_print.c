@@ -316,6 +316,9 @@ void status_print(FILE *out, const struct status_snapshot *s)
 	        !s->peer[0]     ? ""
 	        : s->peer_alive ? ", alive"
 	                        : ", not heard");
+	if (s->late_wait_us)
+		fprintf(out, "  lag          %.1f ms behind; waited for %.1f ms\n",
+		        (double)s->lag_us / 1000, (double)s->late_wait_us / 1000);
 	if (s->qemu_pid)
 		fprintf(out, "  QEMU         %s, process %" PRIu64 ", %s\n", s->qemu_version,
 		        s->qemu_pid, s->accel);

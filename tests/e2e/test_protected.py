@@ -96,6 +96,9 @@ def register(datapath):
                   f"status of {host}: {value}")
             check(value["role"] == host and os.path.exists(f"/proc/{value['qemu_pid']}"),
                   f"status of {host}: {value}")
+            # How long the secondary is waited for: the primary's to know.
+            check((value["late_wait_us"] > 0) == ("  lag  " in text) == (host == "primary"),
+                  f"lag of {host}: {value}")
             check("checkpoints" in env.pair.cli(host, "stats").stdout, f"stats of {host}")
             json.loads(env.pair.cli(host, "stats", "--json").stdout)
         for argv, why in ((("checkpoint",), "primary"), (("failover",), "primary lives"),

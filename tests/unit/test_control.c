@@ -651,6 +651,8 @@ static void test_status_round_trip(void)
 	        .committed = 2,
 	        .peer = "198.51.100.1:9900",
 	        .peer_alive = true,
+	        .lag_us = 1200,
+	        .late_wait_us = 250000,
 	        .qemu_version = "11.1.3",
 	        .qemu_pid = 4711,
 	        .accel = "tcg",
