@@ -111,6 +111,12 @@ def daemons_live(env, pids):
           "still protected")
 
 
+def syn_of(frame):
+    """The connection that a SYN of the VM's opens, or None."""
+    opens = frame.tcp and frame.flags & Frame.SYN
+    return (frame.sport, frame.dport, frame.seq) if opens else None
+
+
 def held_now(env):
     return env.stats()["traffic"]["total"]["held_now"]["packets"]
 
@@ -125,6 +131,7 @@ def bounded(env):
 def client(env):
     """every malformed packet there is, beside a client whose connections go on; none leaks (R1)"""
     pids = {host: env.daemon(host).pid for host in ("primary", "secondary")}
+    before = Capture(env, "primary")
     loads = [env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10),
              env.load("rr", "-c", 2, "-i", 5).reached("requests", 10)]
     rng = random.Random(5)
@@ -134,15 +141,17 @@ def client(env):
     for load in loads:
         load.more("requests", 20)
     daemons_live(env, pids)
-    # The same with nobody to say the same: not one answer gets out.
+    # The same with nobody to say the same: not one answer gets out, but that a SYN-ACK which nobody
+    # acknowledges is repeated, as both VMs have said it.
     env.quiet()
+    opened_before = {syn_of(frame) for frame in before.said()} - {None}
     with env.stopped(env.daemon("secondary").pid):
         capture = Capture(env, "primary")
         held = held_now(env)
         send(sock, frames[::7])
         wait_for(lambda: held_now(env) > held, 20,
                  "the VM answers some")
-        leaked = capture.said()
+        leaked = [frame for frame in capture.said() if syn_of(frame) not in opened_before]
         check(not leaked, f"{len(leaked)} frames get out: {leaked[:1]}")
     for load in loads:
         load.more("requests", 20).stop().result(90)
