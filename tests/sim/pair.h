@@ -518,6 +518,8 @@ static inline uint64_t host_clock(const struct host *host)
 }
 
 void host_start(struct host *host);
+/* It was suspended until later, and is not any more. */
+void host_clock_goes_on(struct host *host);
 void host_kill_daemon(struct host *host);
 void host_power_off(struct host *host);
 void host_power_on(struct host *host);

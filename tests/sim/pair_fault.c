@@ -223,10 +223,10 @@ static void stalls(struct host *host, enum fault fault, uint64_t until)
 	struct qemu *qemu = &host->qemu;
 
 	if (fault != FAULT_STALL_QEMU)
-		host->stalled_until = until;
+		host->stalled_until = MAX(host->stalled_until, until);
 	if (fault != FAULT_STALL_DAEMON)
-		host->qemu_stalled_until = until;
-	if (fault != FAULT_SUSPEND)
+		host->qemu_stalled_until = MAX(host->qemu_stalled_until, until);
+	if (fault != FAULT_SUSPEND || host->still_until > world->now)
 		return;
 	host->clock_still = host_clock(host);
 	host->lead -= until - world->now;
@@ -408,13 +408,9 @@ void faults_end(void)
 		struct host *host = &world->host[i];
 
 		world->cut[i] = host->net_cut = false;
-		if (host->still_until > world->now)
-			host->lead += host->still_until - world->now;
-		if (host->qemu.clock_at > world->now)
-			host->qemu.clock_at = world->now;
+		host_clock_goes_on(host);
 		host->stalled_until = MIN(host->stalled_until, world->now);
 		host->qemu_stalled_until = MIN(host->qemu_stalled_until, world->now);
-		host->still_until = 0;
 		host->damaged = 0;
 		takes_again(host, 0);
 	}

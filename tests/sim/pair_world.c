@@ -131,6 +131,15 @@ bool acts(struct host *host)
 	return !host->dying;
 }
 
+void host_clock_goes_on(struct host *host)
+{
+	if (host->still_until > world->now)
+		host->lead += host->still_until - world->now;
+	if (host->qemu.clock_at > world->now)
+		host->qemu.clock_at = world->now;
+	host->still_until = 0;
+}
+
 void host_start(struct host *host)
 {
 	char err[400] = "";
@@ -143,6 +152,7 @@ void host_start(struct host *host)
 	host->life++;
 	host->turn_at = NEVER;
 	host->stalled_until = host->qemu_stalled_until = 0;
+	host_clock_goes_on(host);
 	r = node_new(&host->node, host->config, "model", &control_operations, host, err,
 	             sizeof(err));
 	CHECK(r == 0, "the daemon does not start: %s", err);
