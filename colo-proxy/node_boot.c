@@ -12,7 +12,9 @@
  * one takes over.
  *
  * A primary that finds its peer speaking becomes that one's secondary (node_reprotect.c), with the
- * marker in place. It goes when this side has the right to speak again.
+ * marker in place. It goes when this side has the right to speak again: not yet when the right is
+ * the peer's gift (a switch-over), since the peer still has the VM and an operator can give it
+ * back. Then it stays until there is a copy again, which needs it anyway.
  */
 #include <errno.h>
 #include <fcntl.h>

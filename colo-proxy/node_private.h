@@ -144,6 +144,7 @@ struct secondary {
 	uint64_t lineage_cut; /* of the one that the lineage began with: it has what is below */
 	uint64_t ckpt_size;
 	bool joined_here; /* the copy was made in this session */
+	bool yielded;     /* the right to speak, if it comes now, is the peer's own gift */
 	bool ckpt_open, ckpt_whole, loading, feeding, vm_up;
 	/* node_still.c */
 	struct image *image;

@@ -47,7 +47,8 @@ void reprotect_lead(struct node *node)
 	map_clear(node);
 	node->is_primary = true;
 	node->peer_lineage = 0;
-	primary_unmark(node);
+	if (!s->yielded)
+		primary_unmark(node);
 	map_begin(node);
 	if (primary_open_input(node, err, sizeof(err)) < 0 ||
 	    primary_open_listen(node, err, sizeof(err)) < 0)

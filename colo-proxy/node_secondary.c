@@ -484,8 +484,11 @@ void secondary_heard(struct node *node, uint32_t epoch, const struct heartbeat *
 	secondary_consumed(node, epoch, heartbeat->consumed);
 	if (has_vm)
 		role_heard_term(&node->role, heartbeat->term);
-	if (!s->joined_here)
-		node_role(node, has_vm ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED);
+	if (s->joined_here)
+		return;
+	if (!has_vm)
+		s->yielded = true;
+	node_role(node, has_vm ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED);
 }
 
 void secondary_vm_ready(struct node *node, bool ok, const char *text)
@@ -525,6 +528,7 @@ static void epoch_0_begins(struct node *node, const uint8_t *payload, size_t len
 		return;
 	}
 	s->lineage = 0;
+	s->yielded = false;
 	s->input_cut = s->lineage_cut = u64_unpack(payload);
 	s->feeding = true;
 	map_begins(node);
@@ -676,6 +680,7 @@ static void handover_arrived(struct node *node, uint32_t epoch, size_t len)
 	}
 	node_event(node, "the primary hands over");
 	node->takeover.detected_ns = node->takeover.fenced_ns = node_realtime();
+	of(node)->yielded = true;
 	node_role(node, ROLE_EV_PEER_YIELDED);
 }
 
