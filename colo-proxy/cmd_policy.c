@@ -5,10 +5,11 @@
 #include <stdio.h>
 
 #define TIMEOUT_MS 5000
+#define NOT_GIVEN  G_MININT
 
 static void add_number(json_t *args, const char *name, gint value)
 {
-	if (value >= 0)
+	if (value != NOT_GIVEN)
 		json_object_set_new(args, name, json_integer(value));
 }
 
@@ -35,7 +36,7 @@ int cmd_policy(const struct command *command, int argc, char **argv)
 	char *path = NULL;
 	char *socket = NULL;
 	char *policy = NULL;
-	gint latency = -1, rest = -1, max_pause = -1;
+	gint latency = NOT_GIVEN, rest = NOT_GIVEN, max_pause = NOT_GIVEN;
 	gboolean json = FALSE;
 	json_t *args = NULL;
 	json_t *result = NULL;

@@ -118,9 +118,17 @@ def change(env):
     check(env.status("primary")["policy"]["name"] == "epoch", "status shows it")
     text = env.pair.cli("primary", "policy").stdout
     check("epoch" in text and "max-pause 30 %" in text, text)
-    for wrong in (("--set", "remus"), ("--max-pause", "0"), ("--latency-target", "1")):
-        done = env.pair.cli("primary", "policy", *wrong, check=False)
-        check(done.returncode == 1 and done.stderr, f"{wrong}: {done}")
+    before = {key: show(env)[key] for key in
+              ("name", "latency_target_ms", "rest_ms", "max_pause_percent")}
+    for option, value, limits in (("--set", "remus", "continuous"),
+                                  ("--max-pause", "0", "1 to 100"), ("--max-pause", "101", "1 to 100"),
+                                  ("--latency-target", "4", "5 to 60000"),
+                                  ("--latency-target", "60001", "5 to 60000"),
+                                  ("--rest", "-1", "0 to 60000"), ("--rest", "60001", "0 to 60000")):
+        done = env.pair.cli("primary", "policy", "--set", "compare", option, value, check=False)
+        check(done.returncode == 1 and limits in done.stderr, f"{option} {value}: {done}")
+    after = show(env)
+    check(all(after[key] == before[key] for key in before), f"{before}, then {after}")
     env.cut()
     end_loads(env, loads)
     check(env.status("secondary")["policy"]["name"] == "compare", "the survivor's own is in force")
