@@ -4,8 +4,13 @@
 
     tests/model/check.py                 names, the model, and the model broken in each way that it knows
     tests/model/check.py --epochs 2      with more checkpoints in a protection: minutes, gigabytes
-    tests/model/check.py --trail BREAK   the steps that lead a broken model to its failed assertion
+    tests/model/check.py --faults 2      that it is protected in the end, after more faults: the same
+    tests/model/check.py --trail BREAK   the steps that lead a broken model to what is wrong
     tests/model/check.py --json
+
+Two kinds of search: "sound" looks for an assertion that fails (with no limit to the faults), "live" for
+a run that is not protected in the end although faults have ended. BREAK_* must fail the first one,
+MUTE_* the second one.
 
 Needs spin and gcc. Each run has a folder of its own, removed afterwards."""
 import argparse
@@ -24,6 +29,10 @@ TOP = Path(__file__).resolve().parents[2]
 MODEL = Path(__file__).resolve().parent / "takeover.pml"
 MEGABYTES = 2500  # of one search; the stack of the search is in it
 SECONDS = 1200
+BROKEN_FAULTS = 4  # in which each BREAK_* is found
+MUTE_FAULTS = 2    # and each MUTE_*
+LIVE = "-DLIVENESS"
+DEEP = "-DBREAK_UNMARK_WHEN_YIELDED"  # 40 steps at least: not breadth first
 
 
 class Failed(Exception):
@@ -93,21 +102,25 @@ def run(argv, folder, seconds=SECONDS):
     return child.returncode, output
 
 
-def search(epochs, broken, folder):
-    """The verifier's output; takeover.pml.trail is in the folder when an assertion failed."""
+def search(defines, folder):
+    """The verifier's output; takeover.pml.trail is in the folder when something is wrong."""
     (folder / MODEL.name).write_text(MODEL.read_text())
-    defines = [f"-DMAX_EPOCH={epochs}", *([f"-D{broken}"] if broken else [])]
     status, output = run(["spin", *defines, "-a", MODEL.name], folder)
     if status or "Error" in output:
         raise Failed(f"spin: {output.strip()}")
-    # Breadth first where something is to be found: it is near.
-    how = ["-O1", "-DBFS"] if broken else ["-O2"]
-    status, output = run(["gcc", *how, "-w", "-DSAFETY", "-DNOREDUCE", f"-DMEMLIM={MEGABYTES}",
-                          "-o", "pan", "pan.c"], folder)
+    if LIVE in defines:
+        mute = any(define.startswith("-DMUTE_") for define in defines)
+        how, arguments = ["-O0" if mute else "-O1"], ["-a", "-E"]  # gcc takes longer than pan
+    elif any(define.startswith("-DBREAK_") and define != DEEP for define in defines):
+        how, arguments = ["-O0", "-DBFS", "-DSAFETY"], []  # breadth first: it is near
+    else:
+        how, arguments = ["-O2", "-DSAFETY"], []
+    status, output = run(["gcc", *how, "-w", "-DNOREDUCE", f"-DMEMLIM={MEGABYTES}", "-o", "pan",
+                          "pan.c"], folder)
     if status:
         raise Failed(f"gcc: {output.strip()}")
     try:
-        return run(["./pan", "-m1000000"], folder)[1]
+        return run(["./pan", *arguments, "-m1000000"], folder)[1]
     except subprocess.TimeoutExpired:
         raise Failed(f"not through after {SECONDS} s") from None
 
@@ -124,47 +137,70 @@ def figures(output):
             "megabytes": number(r"([\d.]+)\s+total actual memory", output)}
 
 
-def search_sound(epochs, folder):
-    """the model as the code is: no assertion fails in any state"""
-    output = search(epochs, None, folder)
-    failed = re.search(r"pan:1: (.*) \(at depth", output)
-    if failed:
-        raise Failed(f"{failed[1]}\n{trail(epochs, None, folder)}")
+def wrong(output):
+    """What the search has found, or None."""
+    failed = re.search(r"pan:1: (?:assertion violated\s+)?(.*) \(at depth", output)
+    return failed[1] if failed else None
+
+
+def search_sound(defines, folder):
+    """the model as the code is: nothing is wrong in any state, or in any run"""
+    output = search(defines, folder)
+    if wrong(output):
+        raise Failed(f"{wrong(output)}\n{trail(defines, folder)}")
     if "Search not completed" in output or "errors: 0" not in output:
         raise Failed("the search was not complete:\n" + output[-600:])
     dead = re.findall(r"takeover.pml:(\d+), state \d+, \"(?!-end-)(.*)\"", output)
-    if dead:
+    if dead and len(defines) == 1:  # the others leave out what does not matter to them
         raise Failed("never reached: " + ", ".join(f"line {line} {what}" for line, what in dead))
     return figures(output)
 
 
-def search_broken(epochs, broken, folder):
-    output = search(epochs, broken, folder)
-    failed = re.search(r"pan:1: assertion violated\s+(.*) \(at depth", output)
-    if not failed:
-        raise Failed("no assertion fails: the model does not see it")
-    return {**figures(output), "assertion": failed[1]}
+def search_broken(defines, folder):
+    """the model is broken, and the search sees it: as an assertion, or as a run that does not end well"""
+    output = search(defines, folder)
+    if not wrong(output):
+        raise Failed("nothing is wrong: the model does not see it")
+    if (LIVE in defines) != (wrong(output) == "acceptance cycle"):
+        raise Failed(f"fails by another thing: {wrong(output)}")
+    return {**figures(output), "wrong": wrong(output)}
 
 
-def trail(epochs, broken, folder):
-    defines = [f"-DMAX_EPOCH={epochs}", *([f"-D{broken}"] if broken else [])]
+def trail(defines, folder):
     output = run(["spin", *defines, "-t", MODEL.name], folder)[1]
     steps = [line.strip() for line in output.splitlines()
-             if re.match(r"\s*(P|S|link|fence): |.*text of failed", line)]
-    return "\n".join("    " + step for step in steps[-60:])
+             if re.match(r"\s*([01]|link|no more faults)(: |$)|.*text of failed|.*START OF", line)]
+    return "\n".join("    " + step for step in steps[-80:])
+
+
+def broken_defines(broken):
+    if broken.startswith("BREAK_"):
+        return ["-DMAX_EPOCH=1", f"-DFAULTS={BROKEN_FAULTS}", f"-D{broken}"]
+    lies = ["-DFENCE_LIES"] if "TERM" in broken else []
+    return ["-DMAX_EPOCH=1", LIVE, f"-DFAULTS={MUTE_FAULTS}", *lies, f"-D{broken}"]
 
 
 def shortest(broken):
     with tempfile.TemporaryDirectory(prefix="colo-model-") as place:
-        search(1, broken, Path(place))
-        return trail(1, broken, Path(place))
+        search(broken_defines(broken), Path(place))
+        return trail(broken_defines(broken), Path(place))
 
 
-def tasks(epochs):
-    """[(name, words, function(folder))]: the sound model first, it takes longest."""
-    yield "sound", f"{epochs} checkpoint(s)", lambda folder: search_sound(epochs, folder)
-    for broken in sorted(set(re.findall(r"\bBREAK_\w+", MODEL.read_text()))):
-        yield broken, "", lambda folder, broken=broken: search_broken(1, broken, folder)
+def tasks(epochs, faults):
+    """[(name, words, function(folder))]: what takes longest first."""
+    live = ["-DMAX_EPOCH=1", LIVE, f"-DFAULTS={faults}"]
+    ends = f"{faults} fault(s)"
+    yield ("sound", f"{epochs} checkpoint(s)",
+           lambda folder: search_sound([f"-DMAX_EPOCH={epochs}"], folder))
+    yield "live", ends, lambda folder: search_sound(live, folder)
+    for words, define in (("fences that lie", "-DFENCE_LIES"),
+                          ("an arbiter for host 0 alone", "-DREACHES=0"),
+                          ("an arbiter for host 1 alone", "-DREACHES=1")):
+        yield ("live", f"{ends}, {words}",
+               lambda folder, define=define: search_sound([*live, define], folder))
+    for broken in sorted(set(re.findall(r"\b(?:BREAK|MUTE)_\w+", MODEL.read_text()))):
+        yield (broken, "",
+               lambda folder, broken=broken: search_broken(broken_defines(broken), folder))
     yield "symbols", "", lambda _folder: {"said": check_symbols()}
     yield "messages", "", lambda _folder: {"said": check_messages()}
 
@@ -188,8 +224,8 @@ def show(index, result):
         print(f"not ok {index} {name}: {result['error']}", flush=True)
         return
     said = result.get("said") or f"{result['states']} states, {result['seconds']} s"
-    if "assertion" in result:
-        said += f", fails as it must: {result['assertion']}"
+    if "wrong" in result:
+        said += f", fails as it must: {result['wrong'][:60]}"
     elif "depth" in result:
         said += f", {result['transitions']} transitions, depth {result['depth']}, " \
                 f"{result['megabytes']} MB"
@@ -200,6 +236,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=1, help="checkpoints in a protection (1)")
+    parser.add_argument("--faults", type=int, default=1,
+                        help="of a run that must be protected in the end (1)")
     parser.add_argument("--trail", metavar="BREAK")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -209,7 +247,7 @@ def main():
         return 0
     results = []
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        for index, result in enumerate(pool.map(one, tasks(args.epochs)), 1):
+        for index, result in enumerate(pool.map(one, tasks(args.epochs, args.faults)), 1):
             results.append(result)
             if not args.json:
                 show(index, result)

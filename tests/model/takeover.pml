@@ -3,9 +3,11 @@
  * Who may speak, and what of: checkpoint, commit, takeover, fencing, protection that begins again.
  * For spin; tests/model/check.py runs it, docs/model.md explains it.
  *
- * Two hosts, P and S, each with a daemon that does one thing at a time (the data thread), a link of
- * two channels to the secondary and one back, a fence for each, an operator. Names are those of the
- * code: an inline has the symbols that it stands for in a comment "code:", which a test looks up.
+ * Two hosts, each with a daemon that does one thing at a time (the data thread), a link of two
+ * channels each way, a fence for each, an operator. Both hosts are the same process, Host: which of
+ * them is the primary changes with each takeover, any number of times. Host 0 is the primary by its
+ * configuration. Names are those of the code: an inline has the symbols that it stands for in a
+ * comment "code:", which a test looks up.
  *
  * Time is not modelled: heartbeats may count as lost at any moment, messages take as long as they
  * like, a host may lose its power and get it back at any moment, any number of times. What holds here
@@ -16,20 +18,26 @@
  * when the other host is off. A fence that says yes has switched the other host off; one that says
  * no may have, too.
  *
+ * With -DFAULTS=n there are at most n faults; else there is no end of them. With -DLIVENESS, too, they
+ * end, and the never claim below is searched for: a run in which the VM is not protected in the end.
+ * With -DFENCE_LIES a fence says yes and does nothing; then two may speak, but not for ever. Terms are
+ * in that one only: where fences do not lie, there are no two primaries to choose between. With
+ * -DREACHES=h only host h's fence can be asked: an arbiter that is reachable from one side only.
+ *
  * exempt: MSG_READY, MSG_STREAM, MSG_STREAM_BACK (parts of the first copy, which is one step here)
  * exempt: MSG_INPUT, MSG_FLOW_OPEN, MSG_TS_LEAD, MSG_BROKEN (input and numbers: R5, R7)
  * exempt: MSG_CKPT_DATA (between MSG_CKPT_BEGIN and MSG_CKPT_END: a half checkpoint has begun)
- * exempt: MSG_ASK, MSG_SAID (what is shown of divergences), MSG_MAP (numbers: R7), MSG_CUT_ASK, MSG_CUT (the inside of a stream: R2)
- * exempt: ROLE_EV_PEER_FREE (here the link alone begins a copy), ROLE_EV_PEER_LEADS, ROLE_ACT_FOLLOW
- *         (here sides do not change: P stays P; /role/sides in tests/unit/test_role.c is about that)
+ * exempt: MSG_ASK, MSG_SAID (what is shown of divergences), MSG_MAP (numbers: R7)
+ * exempt: MSG_CUT_ASK, MSG_CUT (the inside of a stream: R2)
  * exempt: MSG_TYPE_END (no message), ROLE_EV_HEARD (time), ROLE_ACT_TELL (the status)
- * exempt: ROLE_FENCE_NONE (the operator has written that loss is proof enough: it is not)
+ * exempt: ROLE_FENCE_NONE (the operator has written that loss is proof enough: it is not; -DFENCE_LIES
+ *         does the same)
  */
 #ifndef MAX_EPOCH
 #define MAX_EPOCH 2
 #endif
 #define EPOCHS (MAX_EPOCH + 1)
-#define DID(text) printf(text) /* the steps of a trail */
+#define DID(text) printf(text, me) /* the steps of a trail */
 
 mtype = {
 	ROLE_WAITING, ROLE_ALONE, ROLE_JOINING, ROLE_PROTECTED, ROLE_STANDBY, ROLE_DECIDING,
@@ -38,48 +46,99 @@ mtype = {
 	MSG_COMMITTED, MSG_LOADED, MSG_DIGEST, MSG_HANDOVER, MSG_TAKEN, MSG_UNPROTECT
 };
 
-/* The link: what is in a channel can be read as long as the reader has not seen the end. */
-chan fast = [3] of { mtype, byte };
-chan bulk = [2] of { mtype, byte };
-chan back = [3] of { mtype, byte };
+/* The link, by the host that hears: what is in a channel can be read as long as that one has not
+ * seen the end. */
+chan fast[2] = [3] of { mtype, byte };
+chan bulk[2] = [2] of { mtype, byte };
 
-/* struct role, struct primary, struct gate of P's daemon */
-bool p_on = true, p_link, p_asked, p_vm_ordered, p_relay, p_silent, p_handing_over;
-bool p_handed;           /* RETIRED by a switch-over in this session, S has not said that it speaks */
-bool p_drop;             /* HOLD_MODE_DROP: the hold lets nothing out, whoever releases */
-bool p_started_here, p_in_flight, p_committed, p_begun, p_ended, p_sending, p_protected;
-mtype p_role = ROLE_ALONE;
-byte p_epoch, p_newest;  /* gate->epoch, gate->committed */
-bool p_held[EPOCHS];     /* said in that epoch, and not released */
-bool p_said;             /* the PVM has said its word of this epoch */
-bool p_view[EPOCHS];     /* the digest of that lineage has come */
-bool p_marker;           /* on disk */
+#define KEEP 8 /* CKPT_KEEP_FLAG, beside the number of a checkpoint: the SVM stands still in it */
 
-/* struct role, struct secondary of S's daemon */
-bool s_on = true, s_link, s_asked, s_joined_here, s_shadow, s_running, s_open, s_whole, s_loading;
-bool s_said;
-mtype s_role = ROLE_WAITING;
-byte s_lineage, s_ckpt;
-#define S_COMMITTED (s_whole -> s_ckpt : s_lineage) /* node->committed_epoch */
+/* What a heartbeat says, as far as somebody listens. */
+#define LEADS    1 /* a primary, which has the VM: role_peer_leads */
+#define HIGHER   2 /* the same, in a term above the listener's */
+#define RETIRED  3 /* a primary that has retired */
+#define NO_VM    4 /* a primary that has not booted: WAITING */
+#define FREE     5 /* a secondary: WAITING */
+#define JOINS    6 /* JOINING */
+#define TAKES    7 /* TAKING_OVER */
+#define HAS_COPY 8
 
 /* The fence commands: one of each daemon's can run. */
 #define IDLE   0
 #define RUNS   1
 #define KILLED 2
-byte p_fence = IDLE, s_fence = IDLE;
 
-/* What is true, whatever the daemons believe. */
+typedef daemon {
+	bool on, link;
+	bool marker;              /* on disk; host 1 never boots by itself, and looks for none */
+	mtype role;               /* struct role */
+	bool primary, asked, handed, handed_here;
+	byte fence, term;
+
+	/* struct primary, struct gate */
+	bool vm_ordered, relay, silent, handing_over;
+	bool drop;                /* HOLD_MODE_DROP: the hold lets nothing out, whoever releases */
+	bool started_here;
+	bool in_flight, committed, begun, ended, sending, runs, protected;
+	byte epoch, newest;       /* gate->epoch, gate->committed */
+	bool held[EPOCHS];        /* said in that epoch, and not released */
+	bool view[EPOCHS];        /* the digest of that lineage has come */
+	bool said;                /* this VM has said its word of this epoch, or lineage */
+
+	/* struct secondary */
+	bool joined_here, shadow, running, open, whole;
+	bool keep, kept, merging, delivering;
+	bool yielded;             /* the right is the peer's gift: it may still have the VM, and be forced */
+	bool stopped;             /* the SVM stands still; running is for lineage 0 */
+	byte lineage, ckpt;
+
+	/* What is true, whatever the daemon believes: */
+	byte vm;                  /* the checkpoint from which the SVM runs */
+	byte image;               /* the newest that is merged with those kept before */
+	bool stale                /* the other host has said something that the VM here does not know */
+};
+daemon host[2];
+
+#define you (1 - me)
+#define my  host[me]
+#define its host[you]
+#define S_COMMITTED (my.whole -> my.ckpt : my.lineage) /* node->committed_epoch */
+
 bool g_out[EPOCHS];       /* a client has heard the word of that epoch */
 bool g_said[EPOCHS];      /* lineage e said it */
-byte g_whole;             /* the newest checkpoint that S has whole */
-bool g_beyond = true;     /* P said something that is in no checkpoint of this protection */
-bool g_survivor_spoke;    /* S said something that the PVM does not know */
+byte g_whole;             /* the newest checkpoint that the secondary has whole */
+bool g_beyond = true;     /* the primary said something that is in no checkpoint of this protection */
 
-#define S_SPEAKS    (s_on && s_role == ROLE_ALONE)
-#define P_UNDECIDED (p_role == ROLE_DECIDING || p_role == ROLE_STUCK)
-#define S_UNDECIDED (s_role == ROLE_DECIDING || s_role == ROLE_STUCK)
-#define P_MAY_SPEAK (p_on && p_vm_ordered && !p_silent && !p_drop && \
-		     (p_role == ROLE_ALONE || p_role == ROLE_JOINING))
+#define UNDECIDED(h) (host[h].role == ROLE_DECIDING || host[h].role == ROLE_STUCK)
+#define SPEAKS(h)    (host[h].on && host[h].primary && host[h].vm_ordered && !host[h].silent && \
+		      !host[h].drop && (host[h].role == ROLE_ALONE || host[h].role == ROLE_JOINING))
+#define PROTECTS(h)  (host[h].on && host[h].link && host[h].primary && !host[h].silent && \
+		      host[h].role == ROLE_PROTECTED && host[h].started_here)
+#define COPIED(h)    (host[h].on && host[h].link && !host[h].primary && host[h].role == ROLE_STANDBY)
+
+#ifdef REACHES
+#define REACHES_ARBITER me == REACHES
+#else
+#define REACHES_ARBITER true
+#endif
+
+#ifdef FENCE_LIES
+#define TERMS
+#define safe(holds) skip
+#define TWO_SPEAK false
+#else
+#define TWO_SPEAK (SPEAKS(you) || my.stale)
+#define safe(holds) assert(holds)
+#endif
+
+#ifdef FAULTS
+byte faults = FAULTS;
+#define CAN_FAIL faults > 0
+#define FAIL     faults--
+#else
+#define CAN_FAIL true
+#define FAIL     skip
+#endif
 
 /* ---- links ---- */
 
@@ -93,29 +152,67 @@ inline forget(channel)
 }
 
 /* code: node_send link_send. What the other side will not read any more is not kept. */
-inline fast_send(type, value) { if :: p_link && s_link -> fast!type,value :: else fi }
+inline fast_send(type, value) { if :: my.link && its.link -> fast[you]!type,value :: else fi }
 /* code: link_send */
-inline bulk_send(type, value) { if :: p_link && s_link -> bulk!type,value :: else fi }
-/* code: node_send */
-inline back_send(type, value) { if :: p_link && s_link -> back!type,value :: else fi }
+inline bulk_send(type, value) { if :: my.link && its.link -> bulk[you]!type,value :: else fi }
 
-/* code: link_drop */
-inline p_link_drop() { p_link = false; p_started_here = false; forget(back) }
-/* code: link_drop */
-inline s_link_drop() { s_link = false; s_joined_here = false; forget(fast); forget(bulk) }
+/* code: link_drop primary_link_up */
+inline link_drop(h)
+{
+	host[h].link = false;
+	host[h].started_here = false;
+	host[h].joined_here = false; host[h].handed_here = false;
+	forget(fast[h]); forget(bulk[h])
+}
+
+/* model only: the command of a question that is over may still switch the other host off. So may any
+ * loss of power, so that it need not be told apart from that where those have no number. */
+inline asks_no_more()
+{
+	my.asked = false;
+#if !defined(FAULTS) && !defined(BREAK_OLD_FENCE_ANSWERS)
+	my.fence = IDLE
+#endif
+}
+
+/* code: enter: a question that is over is not asked any more */
+inline enter(state)
+{
+	if :: state != ROLE_DECIDING && state != ROLE_STUCK -> asks_no_more() :: else fi;
+	my.handed = false; my.handed_here = false;
+	my.role = state
+}
 
 /* ---- what a client hears ---- */
 
-/* code: gate_held_release hold_release: by match or by commit */
+/* model only: a VM speaks that nobody holds, or may from here on */
+inline beyond()
+{
+	g_beyond = true; g_whole = 0;
+	d = 0;
+	do
+	:: d < EPOCHS -> g_out[d] = false; g_said[d] = false; d++
+	:: else -> d = 0; break
+	od
+}
+
+#ifdef BREAK_RETIRED_RELEASES
+#define MAY_RELEASE true
+#else
+#define MAY_RELEASE (!my.drop && my.role == ROLE_PROTECTED && my.started_here)
+#endif
+
+/* code: gate_held_release hold_release may_release: by match or by commit; who does not know keeps it
+ * until it does, and what is let out then is the first that it says alone */
 inline gate_held_release(e)
 {
-	p_held[e] = false;
+	my.held[e] = false;
 	if
-	:: p_drop
+	:: !MAY_RELEASE
 	:: else ->
-		assert(!S_SPEAKS);                /* R6 */
-		assert(!g_survivor_spoke);        /* R4 */
-		assert(g_said[e] || g_whole > e); /* R1 */
+		safe(!SPEAKS(you));               /* R6 */
+		safe(!my.stale);                  /* R4 */
+		safe(g_said[e] || g_whole > e);   /* R1 */
 		if :: e >= g_whole -> g_out[e] = true :: else fi /* what is in a whole one is safe */
 	fi
 }
@@ -123,165 +220,233 @@ inline gate_held_release(e)
 /* code: gate_match_release: in the newest committed epoch only */
 inline gate_match_release()
 {
-	if :: p_held[p_newest] && p_view[p_newest] -> gate_held_release(p_newest) :: else fi
+	if :: my.held[my.newest] && my.view[my.newest] -> gate_held_release(my.newest) :: else fi
 }
+
+/* ---- the secondary's copy ---- */
+
+/* model only: nothing of a copy, and no VM */
+inline no_copy(h)
+{
+	host[h].shadow = false; host[h].running = false; host[h].open = false; host[h].whole = false;
+	host[h].keep = false; host[h].kept = false; host[h].merging = false;
+	host[h].delivering = false; host[h].stopped = false; host[h].said = false;
+	host[h].yielded = false;
+	host[h].lineage = 0; host[h].ckpt = 0; host[h].vm = 0; host[h].image = 0
+}
+
+/* code: secondary_stop_copy still_clear: ROLE_ACT_STOP_COPY */
+inline secondary_stop_copy() { no_copy(me) }
 
 /* ---- the primary ---- */
 
 /* code: primary_mark primary_unmark */
-inline primary_unmark() { p_marker = false }
+inline primary_unmark() { my.marker = false }
 
 /* code: boot: a VM that begins anew knows nothing and owes nothing */
 inline boot()
 {
-	p_vm_ordered = true;
-	g_survivor_spoke = false
+	my.vm_ordered = true;
+	my.stale = false;
+	beyond()
 }
 
 /* code: close_pvm protection_over */
 inline close_pvm()
 {
-	p_relay = false; p_in_flight = false; p_sending = false;
-	p_committed = false; p_begun = false; p_ended = false
+	my.relay = false; my.in_flight = false; my.sending = false; my.runs = false;
+	my.committed = false; my.begun = false; my.ended = false
+}
+
+/* model only: what is held is of no account before this side knows whether it may speak */
+inline gate_hush()
+{
+	my.said = false;
+	d = 0;
+	do
+	:: d < EPOCHS -> my.held[d] = false; my.view[d] = false; d++
+	:: else -> d = 0; break
+	od
 }
 
 /* model only: no epoch, nothing held */
 inline gate_clear()
 {
-	p_epoch = 0; p_newest = 0; p_protected = false; p_said = false;
-	d = 0;
-	do
-	:: d < EPOCHS -> p_held[d] = false; p_view[d] = false; d++
-	:: else -> d = 0; break
-	od
+	my.epoch = 0; my.newest = 0; my.protected = false;
+	gate_hush()
 }
 
-/* code: enter: a question that is over is not asked any more
- * code: primary_stop_copy: ROLE_ACT_STOP_COPY */
+/* code: primary_stop_copy: ROLE_ACT_STOP_COPY */
 inline primary_stop_copy()
 {
 	close_pvm();
-#ifdef BREAK_UNMARK_WITHOUT_VM
-	primary_unmark()
-#else
-	if :: p_vm_ordered -> primary_unmark() :: else fi
+#ifndef MUTE_WAITS_FOR_A_BOOT
+	assert(my.vm_ordered); /* who begins a copy has booted before: primary_heard */
 #endif
+	primary_unmark()
+}
+
+/* code: link_drop link_down: ROLE_EV_LINK_DOWN */
+inline session_over()
+{
+	link_drop(me);
+	if
+	:: my.role == ROLE_JOINING && my.primary -> enter(ROLE_ALONE); primary_stop_copy()
+	:: my.role == ROLE_JOINING && !my.primary -> enter(ROLE_WAITING); secondary_stop_copy()
+	:: else
+	fi
 }
 
 /* code: primary_go_alone gate_unprotect granted: ROLE_ACT_GO_ALONE */
 inline primary_go_alone()
 {
-	p_role = ROLE_ALONE;
-	p_asked = false;
+	enter(ROLE_ALONE);
 	close_pvm();
-	if :: p_silent -> p_drop = false :: else fi;
-	p_handing_over = false; p_silent = false; p_handed = false;
-	primary_unmark();
-	gate_clear();         /* what was held goes out: it is the first that P says alone */
-	p_link_drop()
-}
-
-/* code: primary_retire: HANDOVER */
-inline primary_retire()
-{
-	p_silent = true;
-#ifndef BREAK_RETIRED_RELEASES
-	p_drop = true;
+	if :: my.silent -> my.drop = false :: else fi;
+	my.handing_over = false;
+#ifndef MUTE_SWITCH_OVER_FOR_EVER
+	my.silent = false;
 #endif
-	fast_send(MSG_HANDOVER,p_newest)
+	primary_unmark();
+	gate_clear();         /* what was held goes out: it is the first that it says alone */
+	beyond();
+	link_drop(me)
 }
 
 /* code: primary_silence: ROLE_ACT_SILENCE */
 inline primary_silence()
 {
-	p_silent = true; p_drop = true;
-	p_role = ROLE_RETIRED; p_asked = false
-}
-
-/* code: lost: ROLE_EV_TICK, the heartbeats are missing; ROLE_ACT_DROP_LINK */
-inline p_lost()
-{
-	p_role = ROLE_DECIDING; p_asked = false;
-	p_link_drop()
-}
-
-/* code: ask ask_fence: ROLE_FENCE_COMMAND, ROLE_ACT_ASK; each question has a command of its own */
-inline p_ask()
-{
-	p_asked = true;
-#ifdef BREAK_OLD_FENCE_ANSWERS
-	if :: p_fence == IDLE -> p_fence = RUNS :: else fi
-#else
-	p_fence = RUNS
+	my.silent = true;
+#ifndef BREAK_RETIRED_RELEASES
+	my.drop = true;
+	close_pvm(); gate_clear() /* nobody asks for it any more */
 #endif
 }
 
-/* code: peer_yielded: ROLE_EV_PEER_YIELDED */
+/* code: primary_retire: HANDOVER */
+inline primary_retire()
+{
+	fast_send(MSG_HANDOVER,my.newest);
+	primary_silence()
+}
+
+/* code: reprotect_follow close_primary: ROLE_ACT_FOLLOW: the marker first, all else is new */
+inline reprotect_follow()
+{
+	my.primary = false;
+	my.marker = (me == 0);
+	close_pvm(); gate_clear();
+	my.vm_ordered = false; my.silent = false; my.handing_over = false; my.drop = false;
+	my.started_here = false;
+	my.stale = false /* there is no VM here */
+}
+
+/* code: peer_speaks: ROLE_EV_PEER_LEADS */
+inline peer_leads()
+{
+	reprotect_follow();
+	if
+	:: my.link -> enter(ROLE_JOINING)
+	:: else -> enter(ROLE_WAITING)
+	fi
+}
+
+/* code: peer_speaks: ROLE_EV_PEER_SPEAKS */
+inline peer_speaks()
+{
+	my.handed = false; my.handed_here = false;
+	if :: my.role != ROLE_RETIRED -> enter(ROLE_RETIRED); primary_silence() :: else fi
+}
+
+/* code: lost: ROLE_EV_TICK, the heartbeats are missing; ROLE_ACT_DROP_LINK */
+inline lost()
+{
+	enter(ROLE_DECIDING); my.asked = false;
+	if :: my.primary -> gate_hush() :: else fi; /* may_release */
+	link_drop(me)
+}
+
+/* code: peer_yielded: ROLE_EV_PEER_YIELDED, a primary */
 inline p_peer_yielded()
 {
 	if
-	:: p_role == ROLE_PROTECTED || P_UNDECIDED || p_handed -> primary_go_alone()
-	:: p_role == ROLE_JOINING ->
-		p_role = ROLE_ALONE; primary_stop_copy(); p_link_drop()
+	:: my.role == ROLE_PROTECTED || UNDECIDED(me) -> primary_go_alone()
+#ifndef MUTE_RIGHT_STAYS_AWAY
+	:: my.handed_here -> primary_go_alone()
+#endif
+	:: my.role == ROLE_JOINING ->
+		enter(ROLE_ALONE); primary_stop_copy(); link_drop(me)
+#ifndef MUTE_WAITS_IN_SESSION
+	:: my.role == ROLE_ALONE -> link_drop(me) /* the peer joins in the next session */
+#endif
 	:: else
 	fi
 }
 
-/* code: primary_heard role_event: what a heartbeat says; ROLE_EV_PEER_SPEAKS */
-inline primary_heard(state)
+/* code: primary_heard role_gives_way role_event: ROLE_EV_PEER_FREE, ROLE_ACT_COPY */
+inline primary_heard(says)
 {
 	if
-	:: state == ROLE_ALONE || state == ROLE_TAKING_OVER ->
-		if :: !p_silent && p_role != ROLE_RETIRED -> primary_silence() :: else fi;
-		if :: !p_silent || state == ROLE_ALONE -> p_handed = false :: else fi
-	:: state == ROLE_WAITING || state == ROLE_JOINING ->
+	:: says == LEADS || says == HIGHER ->
 		if
-		:: !p_vm_ordered && p_role != ROLE_RETIRED -> primary_unmark(); boot()
+		:: !my.vm_ordered || my.role == ROLE_RETIRED || says == HIGHER -> peer_leads()
+		:: else
+		fi
+	:: says == TAKES ->
+		if :: !my.silent -> peer_speaks() :: else fi
+	:: says == NO_VM || says == FREE || says == JOINS ->
+		if
+#ifndef MUTE_WAITS_FOR_A_BOOT
+		:: !my.vm_ordered && my.role != ROLE_RETIRED -> primary_unmark(); boot()
+#endif
 		:: else
 		fi;
 		if
-		:: !p_started_here && (p_role == ROLE_PROTECTED || P_UNDECIDED) -> p_peer_yielded()
+		:: !my.started_here && (my.role == ROLE_PROTECTED || UNDECIDED(me)) ->
+			p_peer_yielded()
+		:: else
+		fi;
+		if
+		:: says == JOINS && my.role == ROLE_ALONE && my.link -> enter(ROLE_JOINING)
 		:: else
 		fi
 	:: else
 	fi
 }
 
-/* code: start_epoch_0 gate_cut gate_flow_clear_views: ROLE_EV_LINEAGE_0 */
+/* code: start_epoch_0 lineage_0_runs primary_rearmed gate_cut gate_flow_clear_views: ROLE_EV_LINEAGE_0 */
 inline start_epoch_0()
 {
 	if
-	:: p_relay && p_role == ROLE_JOINING ->
+	:: my.relay && my.role == ROLE_JOINING ->
 		gate_clear();
-		p_protected = true; p_committed = true; p_started_here = true;
+		my.protected = true; my.committed = true; my.started_here = true;
 		fast_send(MSG_START,0);
-		g_beyond = false; g_whole = 0;
-		do
-		:: d < EPOCHS -> g_out[d] = false; g_said[d] = false; d++
-		:: else -> d = 0; break
-		od;
-		p_role = ROLE_PROTECTED
+		beyond();
+		g_beyond = false;
+		enter(ROLE_PROTECTED)
 	:: else
 	fi
 }
 
-/* code: primary_vm_stopped gate_cut: the cut of C(p_epoch + 1) */
-inline primary_vm_stopped()
+/* code: primary_vm_stopped gate_cut pacer_cut: the cut of C(epoch + 1) */
+inline primary_vm_stopped(compares)
 {
-	p_epoch++; p_said = false;
-	p_in_flight = true; p_committed = false; p_begun = false; p_ended = false;
-	if :: p_handing_over -> p_silent = true :: else fi;
-	p_sending = true /* primary_vm_captured */
+	my.epoch++; my.said = false;
+	my.in_flight = true; my.committed = false; my.begun = false; my.ended = false;
+	my.runs = compares;
+	if :: my.handing_over -> my.silent = true :: else fi;
+	my.sending = true /* primary_vm_captured */
 }
 
 /* code: gate_commit */
 inline gate_commit(e)
 {
-	p_newest = e;
+	my.newest = e;
 	d = 0;
 	do
-	:: d < e && p_held[d] -> gate_held_release(d)
-	:: d < e && !p_held[d] -> d++
+	:: d < e && my.held[d] -> gate_held_release(d)
+	:: d < e && !my.held[d] -> my.view[d] = false; d++
 	:: d >= e -> d = 0; break
 	od;
 	gate_match_release()
@@ -291,30 +456,33 @@ inline gate_commit(e)
 inline primary_pump_checkpoint()
 {
 	if
-	:: !p_begun -> bulk_send(MSG_CKPT_BEGIN,p_epoch); p_begun = true
+	:: !my.begun ->
+		bulk_send(MSG_CKPT_BEGIN,my.epoch + (my.runs -> 0 : KEEP));
+		my.begun = true; my.runs = false
 	:: else ->
-		bulk_send(MSG_CKPT_END,p_epoch); p_ended = true; p_sending = false
+		bulk_send(MSG_CKPT_END,my.epoch); my.ended = true; my.sending = false
 #ifdef BREAK_RELEASE_BEFORE_COMMIT
-		; gate_commit(p_epoch)
+		; x = my.epoch; gate_commit(x); x = 0
 #endif
 	fi
 }
 
 /* code: committed handover_committed handed_over: MSG_COMMITTED; ROLE_EV_HANDED_OVER */
-inline committed(e)
+inline commit_arrived(e)
 {
 	if
-	:: !p_relay
-	:: p_relay && (!p_in_flight || e != p_epoch || !p_ended || p_committed) -> p_link_drop()
+	:: !my.relay
+	:: my.relay && (!my.in_flight || e != my.epoch || !my.ended || my.committed) -> session_over()
 	:: else ->
-		p_committed = true;
+		my.committed = true;
 		gate_commit(e);
 		if
-		:: p_handing_over ->
+		:: my.handing_over ->
 			primary_retire();
 			if
-			:: p_role == ROLE_PROTECTED || P_UNDECIDED ->
-				p_role = ROLE_RETIRED; p_handed = true; p_asked = false
+			:: my.role == ROLE_PROTECTED || UNDECIDED(me) ->
+				enter(ROLE_RETIRED);
+				my.handed = true; my.handed_here = true
 			:: else
 			fi
 		:: else
@@ -326,168 +494,194 @@ inline committed(e)
 inline loaded(e)
 {
 	if
-	:: !p_relay
-	:: p_relay && (!p_in_flight || e != p_epoch || !p_committed) -> p_link_drop()
-	:: else -> p_in_flight = false; p_committed = false; p_begun = false; p_ended = false
+	:: !my.relay
+	:: my.relay && (!my.in_flight || e != my.epoch || !my.committed) -> session_over()
+	:: else -> my.in_flight = false; my.committed = false; my.begun = false; my.ended = false
 	fi
 }
 
-/* code: digests gate_digest: MSG_DIGEST */
-inline digests(lineage)
+/* code: digests digest_batch gate_digest: MSG_DIGEST */
+inline digests(e)
 {
 	if
-	:: !p_protected || lineage < p_newest
+	:: !my.protected || e < my.newest
 	:: else ->
 		if
-		:: lineage > p_epoch -> p_link_drop()
+		:: e > my.epoch -> session_over()
 		:: else ->
 #ifdef BREAK_NO_LINEAGE_TAG
-			p_view[p_epoch] = true;
+			my.view[my.epoch] = true;
 #else
-			p_view[lineage] = true;
+			my.view[e] = true;
 #endif
 			gate_match_release()
 		fi
 	fi
 }
 
-/* code: primary_message */
+/* code: primary_message link_message: what an earlier primary said is over. (Otherwise the daemon
+ * ends the session, which may happen at any moment here.) */
 inline primary_message()
 {
 	if
 	:: m == MSG_HEARTBEAT -> primary_heard(x)
 	:: m == MSG_REFUSED -> p_peer_yielded()
 	:: m == MSG_RUNNING -> start_epoch_0()
-	:: m == MSG_COMMITTED -> committed(x)
+	:: m == MSG_COMMITTED -> commit_arrived(x)
 	:: m == MSG_LOADED -> loaded(x)
 	:: m == MSG_DIGEST -> digests(x)
-	:: m == MSG_TAKEN -> p_handed = false
-	fi;
-	m = 0; x = 0
-}
-
-/* code: vm_lost vm_gone: ROLE_EV_VM_LOST */
-inline p_vm_lost()
-{
-	close_pvm();
-	p_handed = false;
-	if
-	:: p_role == ROLE_PROTECTED || P_UNDECIDED ->
-		p_role = ROLE_RETIRED; p_asked = false; primary_retire()
-	:: p_role == ROLE_JOINING ->
-		p_role = ROLE_RETIRED; primary_silence(); primary_stop_copy(); p_link_drop()
-	:: p_role == ROLE_ALONE -> primary_silence()
+	:: m == MSG_TAKEN -> peer_speaks()
 	:: else
 	fi
 }
 
-/* model only: P's host loses its power: what is left is the marker. */
-inline p_crash()
+/* code: vm_lost vm_gone: ROLE_EV_VM_LOST, a primary's */
+inline p_vm_lost()
 {
-	p_on = false; p_role = ROLE_ALONE; p_link = false; p_asked = false;
-	p_vm_ordered = false; p_silent = false; p_drop = false; p_handing_over = false; p_handed = false; p_started_here = false;
-	close_pvm(); gate_clear();
-	forget(back);
-	g_survivor_spoke = false; /* there is no PVM that could not know it */
-	p_fence = IDLE
+	close_pvm();
+	if
+	:: my.role == ROLE_PROTECTED || UNDECIDED(me) ->
+		enter(ROLE_RETIRED); primary_retire()
+	:: my.role == ROLE_JOINING || my.role == ROLE_ALONE ->
+		if :: my.role == ROLE_JOINING -> primary_stop_copy(); link_drop(me) :: else fi;
+		if
+		:: me == 0 -> enter(ROLE_RETIRED); primary_silence()
+		:: else -> enter(ROLE_WAITING); link_drop(me); reprotect_follow()
+		fi
+	:: else -> my.handed = false; my.handed_here = false
+	fi
+}
+
+/* model only: a host loses its power: what is left is the marker. A daemon that ends is the same. */
+inline crash(h)
+{
+	host[h].on = false; host[h].fence = IDLE; host[h].term = 0;
+	host[h].primary = (h == 0);
+	host[h].role = (h == 0 -> ROLE_ALONE : ROLE_WAITING);
+	host[h].asked = false; host[h].handed = false;
+	host[h].vm_ordered = false; host[h].relay = false; host[h].silent = false;
+	host[h].handing_over = false; host[h].drop = false;
+	host[h].in_flight = false; host[h].committed = false; host[h].begun = false;
+	host[h].ended = false; host[h].sending = false; host[h].runs = false;
+	host[h].protected = false; host[h].epoch = 0; host[h].newest = 0; host[h].said = false;
+	d = 0;
+	do
+	:: d < EPOCHS -> host[h].held[d] = false; host[h].view[d] = false; d++
+	:: else -> d = 0; break
+	od;
+	no_copy(h);
+	host[h].stale = false; /* there is no VM that could not know it */
+	link_drop(h)
 }
 
 /* ---- the secondary ---- */
 
-/* code: secondary_stop_copy: ROLE_ACT_STOP_COPY */
-inline secondary_stop_copy()
+/* code: deliver: what is merged goes to the SVM as one checkpoint */
+inline deliver()
 {
-	s_asked = false; /* every way here leaves DECIDING */
-	s_shadow = false; s_running = false; s_open = false; s_whole = false; s_loading = false;
-	s_said = false; s_lineage = 0; s_ckpt = 0
+	assert(!my.merging && my.stopped); /* R3: nothing that is half */
+	my.delivering = true
 }
 
-/* code: secondary_take_over secondary_leave_colo: ROLE_ACT_TAKE_OVER */
+/* code: secondary_take_over still_take_over: ROLE_ACT_TAKE_OVER */
 inline secondary_take_over()
 {
-	s_role = ROLE_TAKING_OVER;
-	s_asked = false;
+	enter(ROLE_TAKING_OVER);
 #ifdef BREAK_HALF_CHECKPOINT
-	if :: s_open -> s_lineage = s_ckpt; s_said = false :: else fi;
+	if :: my.open -> my.lineage = my.ckpt; my.vm = my.ckpt; my.said = false :: else fi;
 #endif
-	if :: s_open -> s_open = false; s_ckpt = 0 :: else fi /* it came half: as if it never was (R3) */
+	if :: my.open -> my.open = false; my.ckpt = 0 :: else fi; /* as if it never was (R3) */
+#ifdef BREAK_HALF_MERGED
+	if :: my.merging -> my.merging = false; my.whole = false :: else fi;
+#endif
+#ifdef BREAK_KEPT_NOT_LOADED
+	if :: my.kept && !my.whole -> my.kept = false; my.stopped = false :: else fi;
+#endif
 #ifdef BREAK_COMMITTED_NOT_LOADED
-	; s_whole = false; s_loading = false
+	my.whole = false; my.merging = false; my.stopped = false; my.kept = false
+#else
+	if :: my.kept && !my.whole && !my.delivering -> deliver() :: else fi
 #endif
 }
 
-/* code: secondary_left_colo go_live: ROLE_EV_TAKEN_OVER, R4 and R6 at the moment that S speaks */
+/* code: secondary_left_colo go_live reprotect_lead taken_over: ROLE_EV_TAKEN_OVER */
 inline secondary_left_colo()
 {
-	assert(!P_MAY_SPEAK);                 /* R6 */
-	assert(!g_beyond);                    /* R4: nobody has heard of anything else */
-	assert(s_lineage == g_whole);         /* R3, R4: the newest committed, and only that */
+	safe(!SPEAKS(you));                  /* R6 */
+	safe(!g_beyond);                     /* R4: nobody has heard of anything else */
+	safe(my.lineage == g_whole);         /* R3, R4: the newest committed, and only that */
+	safe(my.vm == my.lineage);           /* R4: and it runs */
 	d = 0;
 	do
 	:: d < EPOCHS ->
 		/* R4: what a client has heard, this VM has said or begun with */
-		assert(!g_out[d] || d < s_lineage || (d == s_lineage && s_said));
+		safe(!g_out[d] || d < my.lineage || (d == my.lineage && my.said));
 		d++
 	:: else -> d = 0; break
 	od;
-	s_role = ROLE_ALONE;
-	back_send(MSG_TAKEN,0);
-	g_survivor_spoke = p_vm_ordered
-}
-
-/* code: lost: ROLE_EV_TICK; ROLE_ACT_DROP_LINK */
-inline s_lost()
-{
-	s_role = ROLE_DECIDING; s_asked = false;
-	s_link_drop()
-}
-
-/* code: ask ask_fence: ROLE_ACT_ASK */
-inline s_ask()
-{
-#ifdef BREAK_NO_FENCE
-	secondary_take_over()
+	fast_send(MSG_TAKEN,0);
+	my.primary = true; my.vm_ordered = true;
+#ifdef BREAK_UNMARK_WHEN_YIELDED
+	primary_unmark();
 #else
-	s_asked = true;
-	s_fence = RUNS
+	if :: !my.yielded -> primary_unmark() :: else fi;
 #endif
+	no_copy(me);
+#ifdef TERMS
+	if :: my.term < 2 -> my.term++ :: else its.term = 1 fi;
+#endif
+	enter(ROLE_ALONE);
+	beyond();
+	its.stale = its.primary && its.vm_ordered
+}
+
+/* code: vm_lost peer_lives: until the next session */
+inline copy_given_up()
+{
+	secondary_stop_copy();
+	enter(ROLE_WAITING)
 }
 
 /* code: peer_lives: ROLE_EV_PEER_LIVES, ROLE_ACT_YIELD */
-inline s_peer_lives()
+inline peer_lives()
 {
 	if
-	:: !s_asked && (s_role == ROLE_STANDBY || S_UNDECIDED) ->
-		s_role = ROLE_WAITING;
-		back_send(MSG_REFUSED,0);
-		secondary_stop_copy()
+	:: !my.asked && (my.role == ROLE_STANDBY || UNDECIDED(me)) ->
+		fast_send(MSG_REFUSED,0);
+		copy_given_up()
 	:: else
 	fi
 }
 
-/* code: peer_yielded: ROLE_EV_PEER_YIELDED */
+/* code: peer_yielded: ROLE_EV_PEER_YIELDED, a secondary */
 inline s_peer_yielded()
 {
-	if :: s_role == ROLE_STANDBY || S_UNDECIDED -> secondary_take_over() :: else fi
+	if
+	:: my.role == ROLE_STANDBY || UNDECIDED(me) -> my.yielded = true; secondary_take_over()
+	:: else
+	fi
 }
 
-/* code: secondary_heard */
-inline secondary_heard(state)
+/* code: secondary_heard role_heard_term */
+inline secondary_heard(says)
 {
+#ifdef TERMS
+	if :: (says == LEADS || says == HIGHER) && its.term > my.term -> my.term = its.term :: else fi;
+#endif
 	if
-	:: s_joined_here
-	:: !s_joined_here && (state == ROLE_WAITING || state == ROLE_RETIRED) -> s_peer_yielded()
-	:: !s_joined_here && state != ROLE_WAITING && state != ROLE_RETIRED -> s_peer_lives()
+	:: my.joined_here
+	:: !my.joined_here && says != LEADS && says != HIGHER -> s_peer_yielded()
+	:: !my.joined_here && (says == LEADS || says == HIGHER) -> peer_lives()
 	fi
 }
 
 /* code: protect_asked link_message: MSG_PROTECT */
 inline protect_asked()
 {
-	s_joined_here = true;
+	my.joined_here = true;
 	if
-	:: s_role != ROLE_JOINING || s_shadow -> s_link_drop()
-	:: else -> s_shadow = true
+	:: my.role != ROLE_JOINING || my.shadow -> session_over()
+	:: else -> my.shadow = true
 	fi
 }
 
@@ -495,12 +689,12 @@ inline protect_asked()
 inline epoch_0_begins()
 {
 	if
-	:: s_role != ROLE_JOINING || !s_running -> s_link_drop()
+	:: my.role != ROLE_JOINING || !my.running -> session_over()
 	:: else ->
-		s_lineage = 0;
-		s_role = ROLE_STANDBY;
+		my.lineage = 0; my.vm = 0;
+		enter(ROLE_STANDBY);
 		if
-		:: s_said -> g_said[0] = true; back_send(MSG_DIGEST,0)
+		:: my.said -> g_said[0] = true; fast_send(MSG_DIGEST,0)
 		:: else
 		fi
 	fi
@@ -510,48 +704,66 @@ inline epoch_0_begins()
 inline begin_arrived(e)
 {
 	if
-	:: s_role != ROLE_STANDBY || s_open || s_whole || e != s_lineage + 1 -> s_link_drop()
+	:: my.role != ROLE_STANDBY || my.open || my.whole || my.delivering ||
+	   (e & 7) != my.lineage + 1 -> session_over()
 	:: else ->
-		s_open = true; s_ckpt = e
+		my.open = true; my.ckpt = e & 7; my.keep = (e & KEEP) != 0
 #ifdef BREAK_COMMIT_AT_BEGIN
-		; back_send(MSG_COMMITTED,e)
+		; fast_send(MSG_COMMITTED,my.ckpt)
 #endif
 	fi
 }
 
-/* code: end_arrived secondary_load: MSG_CKPT_END; the hash is right, it is committed */
+/* code: end_arrived secondary_load still_take: MSG_CKPT_END; the hash is right, it is committed */
 inline end_arrived(e)
 {
 	if
-	:: !s_open || e != s_ckpt -> s_link_drop()
+	:: !my.open || e != my.ckpt -> session_over()
 	:: else ->
-		s_open = false; s_whole = true; g_whole = e;
+		my.open = false; my.whole = true; g_whole = e;
 		d = 0;
 		do
 		:: d < e -> g_said[d] = false; g_out[d] = false; d++
 		:: else -> d = 0; break
 		od;
+		if :: my.keep || my.kept -> my.kept = true; my.merging = true :: else fi;
 #ifndef BREAK_COMMIT_AT_BEGIN
-		back_send(MSG_COMMITTED,e)
+		fast_send(MSG_COMMITTED,e)
 #endif
 	fi
 }
 
-/* code: vm_stopped shadow_lineage: the SVM stands still, the new lineage begins */
-inline vm_stopped() { s_loading = true; s_lineage = s_ckpt; s_said = false }
+/* code: vm_stopped secondary_begin_lineage shadow_lineage: the SVM stands still, the lineage begins */
+inline vm_stopped() { my.stopped = true; my.lineage = my.ckpt; my.said = false }
 
-/* code: vm_loaded secondary_leave_colo */
+/* code: lineage_begins: a checkpoint is kept, and the SVM stands still */
+inline lineage_begins()
+{
+	my.whole = false;
+	my.lineage = my.ckpt; my.ckpt = 0;
+	if
+	:: !my.keep || my.role == ROLE_TAKING_OVER -> deliver()
+	:: else -> fast_send(MSG_LOADED,my.lineage)
+	fi;
+	my.keep = false
+}
+
+/* code: vm_loaded still_loaded: the SVM runs */
 inline vm_loaded()
 {
-	s_whole = false; s_loading = false; s_ckpt = 0;
-	back_send(MSG_LOADED,s_lineage)
+	if
+	:: my.delivering -> my.vm = my.image; my.image = 0; my.kept = false; my.delivering = false
+	:: else -> my.vm = my.ckpt; my.whole = false; my.ckpt = 0
+	fi;
+	my.stopped = false;
+	fast_send(MSG_LOADED,my.lineage)
 }
 
 /* code: handover_arrived: MSG_HANDOVER */
 inline handover_arrived(e)
 {
 	if
-	:: e > S_COMMITTED -> s_link_drop()
+	:: e > S_COMMITTED -> session_over()
 	:: else -> s_peer_yielded()
 	fi
 }
@@ -564,311 +776,380 @@ inline secondary_message()
 	:: m == MSG_PROTECT -> protect_asked()
 	:: m == MSG_UNPROTECT ->
 		if
-		:: s_role == ROLE_STANDBY || S_UNDECIDED ->
-			s_role = ROLE_WAITING; secondary_stop_copy(); s_link_drop()
+		:: my.role == ROLE_STANDBY || UNDECIDED(me) ->
+			enter(ROLE_WAITING); secondary_stop_copy(); link_drop(me)
 		:: else
 		fi
-	:: m != MSG_HEARTBEAT && m != MSG_PROTECT && m != MSG_UNPROTECT ->
+	:: else ->
 		if
-		:: !s_shadow || s_role == ROLE_ALONE || s_role == ROLE_TAKING_OVER
+		:: !my.shadow || my.role == ROLE_TAKING_OVER
+		:: my.shadow && !my.joined_here && m != MSG_HANDOVER /* of another session */
 		:: else ->
 			if
 			:: m == MSG_START -> epoch_0_begins()
 			:: m == MSG_CKPT_BEGIN -> begin_arrived(x)
 			:: m == MSG_CKPT_END -> end_arrived(x)
 			:: m == MSG_HANDOVER -> handover_arrived(x)
+			:: else -> session_over()
 			fi
 		fi
-	fi;
-	m = 0; x = 0
-}
-
-/* model only: S's host loses its power: the copy is gone. */
-inline s_crash()
-{
-	s_on = false; s_role = ROLE_WAITING; s_link = false; s_asked = false;
-	s_joined_here = false;
-	secondary_stop_copy();
-	forget(fast); forget(bulk);
-	s_fence = IDLE
+	fi
 }
 
 /* ---- what can happen ---- */
 
-active proctype P()
+/* Somebody acts on it, or may when it arrives: a secondary that has no copy from another session
+ * gets none, and a primary that does not need to know who is free does not need it in this one. */
+#define YIELDS_AT(h) (!host[h].started_here && (host[h].role == ROLE_PROTECTED || UNDECIDED(h)))
+#define BEAT_COUNTS ( \
+	its.primary && my.primary      -> (my.role != ROLE_RETIRED) : ( \
+	!its.primary                   -> (!its.joined_here && \
+					   (its.role == ROLE_STANDBY || UNDECIDED(you))) : ( \
+	my.role == ROLE_TAKING_OVER    -> (!its.silent) : ( \
+	my.role == ROLE_WAITING        -> (NEEDS_VM(you) || YIELDS_AT(you)) : ( \
+	my.role == ROLE_JOINING && (NEEDS_VM(you) || YIELDS_AT(you) || its.role == ROLE_ALONE))))))
+#define NEEDS_VM(h) (host[h].primary && !host[h].vm_ordered && host[h].role != ROLE_RETIRED)
+
+/* Somebody acts on it as things are: so that what is said again and again is not taken for life when
+ * there are no faults any more. */
+#define LEADING (my.primary && my.vm_ordered && my.role != ROLE_RETIRED)
+#define BEAT_ACTS ( \
+	its.primary && my.primary -> (LEADING -> (!its.vm_ordered || its.role == ROLE_RETIRED || \
+						  my.term > its.term) : \
+						 (!my.vm_ordered && YIELDS_AT(you))) : ( \
+	!its.primary              -> (!its.asked || !LEADING) : ( \
+	my.role != ROLE_TAKING_OVER || its.role != ROLE_RETIRED)))
+
+/* code: beat: the peer hears of a state, which may be over by then */
+inline beat_says()
+{
+	if
+	:: my.primary && !my.vm_ordered -> x = NO_VM
+	:: my.primary && my.vm_ordered && my.role == ROLE_RETIRED -> x = RETIRED
+	:: my.primary && my.vm_ordered && my.role != ROLE_RETIRED ->
+#ifdef MUTE_TERM_NOT_TOLD
+		x = LEADS
+#else
+		x = (my.term > its.term -> HIGHER : LEADS)
+#endif
+	:: !my.primary && my.role == ROLE_WAITING -> x = FREE
+	:: !my.primary && my.role == ROLE_JOINING -> x = JOINS
+	:: !my.primary && my.role == ROLE_TAKING_OVER -> x = TAKES
+	:: else -> x = HAS_COPY
+	fi
+}
+
+/* A host needs longer to come back than the other one does to notice that it is off, and to ask. */
+#define PEER_KNOWS (!its.link && its.fence == IDLE && its.role != ROLE_PROTECTED && its.role != ROLE_STANDBY && \
+		    (its.role != ROLE_DECIDING || !its.on))
+
+#define ROOM (len(fast[you]) < 2)
+#define ROOM_FOR_AN_ANSWER (len(fast[you]) < (my.primary -> 3 : 2))
+
+proctype Host(bit me)
 {
 	mtype m;
 	byte x, d;
 
-	do
+end:	do
+
+	/* ---- as a primary ---- */
+
 	/* code: primary_boot_due marker_is_there */
-	:: d_step { p_on && !p_vm_ordered && p_role != ROLE_RETIRED && !p_marker ->
-			DID("P: primary_boot_due\n");
+	:: d_step { my.on && my.primary && !my.vm_ordered && my.role != ROLE_RETIRED && !my.marker ->
+			DID("%d: primary_boot_due\n");
 			boot(); skip }
-	/* code: primary_force_boot: the other host is off, the operator has looked */
-	:: d_step { p_on && !p_vm_ordered && p_role != ROLE_RETIRED && p_marker && !s_on ->
-			DID("P: primary_force_boot\n");
-			primary_unmark(); boot(); skip }
 	/* the VM speaks, and nobody holds it */
-	:: d_step { P_MAY_SPEAK && (!g_beyond || S_SPEAKS || g_survivor_spoke) ->
-			DID("P: the VM speaks, and nobody holds it\n");
-			assert(!S_SPEAKS);          /* R6 */
-			assert(!g_survivor_spoke);  /* R4 */
-			g_beyond = true; skip }
+	:: d_step { SPEAKS(me) && TWO_SPEAK ->
+			DID("%d: the VM speaks, and nobody holds it\n");
+			safe(!SPEAKS(you));       /* R6 */
+			safe(!my.stale);          /* R4 */
+			skip }
 	/* code: gate_output primary_output: the VM speaks, and is held */
-	:: d_step { p_on && p_protected && p_relay && !p_silent && !p_said &&
-		    p_role != ROLE_RETIRED ->
-			DID("P: primary_output\n");
-			p_said = true; p_held[p_epoch] = true;
+	:: d_step { my.on && my.primary && my.protected && my.relay && !my.silent && !my.said &&
+		    my.role == ROLE_PROTECTED ->
+			DID("%d: primary_output\n");
+			my.said = true; my.held[my.epoch] = true;
 			gate_match_release(); skip }
-	/* code: primary_copy_due ask_to_protect: the copy begins, the marker is on disk before */
-	:: d_step { p_on && p_role == ROLE_JOINING && p_link && p_vm_ordered && !p_relay &&
-		    nfull(fast) ->
-			DID("P: ask_to_protect\n");
+	/* code: primary_copy primary_copy_due ask_to_protect: the marker is on disk before */
+	:: d_step { my.on && my.primary && my.role == ROLE_JOINING && my.link && my.vm_ordered &&
+		    !my.relay && ROOM ->
+			DID("%d: ask_to_protect\n");
 #ifndef BREAK_NO_MARKER
-			p_marker = true;
+			my.marker = (me == 0);
 #endif
-			p_relay = true;
+			my.relay = true;
 			fast_send(MSG_PROTECT,0); skip }
-	/* code: primary_message link_message */
-	:: d_step { p_on && p_link && nempty(back) && nfull(fast) ->
-			back?m,x; printf("P: hears %e %d\n", m, x);
-			primary_message(); skip }
-	/* code: beat: the peer hears of a state, which may be over by then; none that it ignores */
-	:: d_step { p_on && p_link && s_link && empty(fast) && !s_joined_here ->
-			DID("P: beat\n");
-			x = (p_vm_ordered -> p_role : ROLE_WAITING);
-			fast_send(MSG_HEARTBEAT,x);
-			x = 0; skip }
 	/* code: primary_answer_request primary_let_stop relay_primary_reply: one is in flight */
-	:: d_step { p_on && p_relay && !p_in_flight && p_epoch < MAX_EPOCH &&
-		    (p_role == ROLE_PROTECTED || P_UNDECIDED) ->
-			DID("P: primary_vm_stopped\n");
-			primary_vm_stopped(); skip }
-	/* code: primary_pump_checkpoint primary_room */
-	:: d_step { p_on && p_link && p_sending && nfull(bulk) ->
-			DID("P: primary_pump_checkpoint\n");
+	:: d_step { my.on && my.relay && !my.in_flight && my.epoch < MAX_EPOCH &&
+		    (my.role == ROLE_PROTECTED || UNDECIDED(me)) ->
+			DID("%d: primary_vm_stopped\n");
+			primary_vm_stopped(true); skip }
+	:: d_step { my.on && my.relay && !my.in_flight && my.epoch < MAX_EPOCH &&
+		    (my.role == ROLE_PROTECTED || UNDECIDED(me)) ->
+			DID("%d: primary_vm_stopped, to be kept\n");
+			primary_vm_stopped(false); skip }
+	/* code: primary_room */
+	:: d_step { my.on && my.link && my.sending && nfull(bulk[you]) ->
+			DID("%d: primary_pump_checkpoint\n");
 			primary_pump_checkpoint(); skip }
 	/* code: primary_handover: the operator moves the VM */
-	:: d_step { p_on && p_role == ROLE_PROTECTED && !p_handing_over && p_epoch < MAX_EPOCH ->
-			DID("P: primary_handover\n");
-			p_handing_over = true; skip }
-	/* code: tick loss_deadline */
-	:: d_step { p_on && p_role == ROLE_PROTECTED ->
-			DID("P: loss_deadline\n");
-			p_lost(); skip }
-	:: d_step { p_on && p_role == ROLE_JOINING ->
-			DID("P: loss_deadline\n");
-			p_role = ROLE_ALONE; primary_stop_copy(); p_link_drop(); skip }
-	/* code: link_down link_is_now_down: ROLE_EV_LINK_DOWN */
-	:: d_step { p_on && p_link ->
-			DID("P: link_is_now_down\n");
-			p_link_drop();
-			if
-			:: p_role == ROLE_JOINING -> p_role = ROLE_ALONE; primary_stop_copy()
-			:: else
-			fi; skip }
-	/* code: ask */
-	:: d_step { p_on && p_role == ROLE_DECIDING && !p_asked ->
-			DID("P: ask\n");
-			p_ask(); skip }
-	/* code: denied: not automatic, or no fence: ROLE_FENCE_OPERATOR */
-	:: d_step { p_on && p_role == ROLE_DECIDING && !p_asked ->
-			DID("P: denied\n");
-			p_role = ROLE_STUCK; skip }
-	/* code: do_failover: ROLE_EV_FORCE: the other host is off */
-	:: d_step { p_on && P_UNDECIDED && !s_on ->
-			DID("P: do_failover\n");
-			primary_go_alone(); skip }
-	/* code: do_fenced fence_over: ROLE_EV_RIGHT, ROLE_EV_NO_RIGHT */
-	:: d_step { p_on && p_fence == KILLED ->
-			DID("P: fence_over\n");
-			p_fence = IDLE;
+	:: d_step { CAN_FAIL && my.on && my.primary && my.role == ROLE_PROTECTED &&
+		    !my.handing_over && my.epoch < MAX_EPOCH ->
+			DID("%d: primary_handover\n");
+			FAIL; my.handing_over = true; skip }
+	/* code: do_vm_lost: the PVM's QEMU dies */
+	:: d_step { CAN_FAIL && my.on && my.primary && my.vm_ordered &&
+		    (my.role != ROLE_RETIRED || my.handed) && ROOM ->
+			DID("%d: do_vm_lost\n");
+			FAIL; p_vm_lost(); skip }
+	/* code: pvm_failed: its migration channel does */
+	:: d_step { CAN_FAIL && my.on && my.relay && my.role == ROLE_PROTECTED ->
+			DID("%d: pvm_failed\n");
+			FAIL; close_pvm(); skip }
+	/* code: channel_lost */
+	:: d_step { my.on && my.started_here && my.role == ROLE_PROTECTED && !my.relay ->
+			DID("%d: channel_lost\n");
+			link_drop(me); skip }
+
+	/* ---- as a secondary ---- */
+
+	/* code: shadow_output secondary_output secondary_flush_digests: its word of this lineage */
+	:: d_step { my.on && !my.primary && (my.role == ROLE_STANDBY || UNDECIDED(me)) &&
+		    !my.stopped && !my.said && ROOM ->
+			DID("%d: secondary_flush_digests\n");
+			assert(my.vm == my.lineage);
+			my.said = true; g_said[my.lineage] = true;
+			fast_send(MSG_DIGEST,my.lineage); skip }
+	/* code: keep_output: kept until epoch 0 has begun, or until it is live */
+	:: d_step { my.on && my.running && !my.said && !my.whole && !my.kept &&
+		    (my.role == ROLE_JOINING || my.role == ROLE_TAKING_OVER) ->
+			DID("%d: keep_output\n");
+			my.said = true; skip }
+	/* code: vm_running: lineage 0 runs */
+	:: d_step { my.on && !my.primary && my.role == ROLE_JOINING && my.shadow && !my.running &&
+		    my.link && ROOM ->
+			DID("%d: vm_running\n");
+			my.running = true;
+			fast_send(MSG_RUNNING,0); skip }
+	/* code: give_up: ROLE_EV_COPY_FAILED */
+	:: d_step { CAN_FAIL && my.on && !my.primary && my.role == ROLE_JOINING && my.shadow &&
+		    my.link && ROOM ->
+			DID("%d: give_up\n");
+			FAIL; fast_send(MSG_REFUSED,0);
+			enter(ROLE_WAITING); secondary_stop_copy(); link_drop(me); skip }
+	/* code: load_due relay_secondary_load still_stopped */
+	:: d_step { my.on && my.whole && !my.stopped ->
+			DID("%d: vm_stopped\n");
+			vm_stopped(); skip }
+	/* code: still_due image_merge */
+	:: d_step { my.on && my.merging ->
+			DID("%d: image_merge\n");
+			my.merging = false; my.image = my.ckpt; skip }
+	/* code: still_due */
+	:: d_step { my.on && my.kept && my.whole && !my.merging && my.stopped && ROOM ->
+			DID("%d: lineage_begins\n");
+			lineage_begins(); skip }
+	/* code: secondary_load_into_svm image_finish */
+	:: d_step { my.on && my.stopped && ROOM && (my.delivering || (my.whole && !my.kept)) ->
+			DID("%d: vm_loaded\n");
+			vm_loaded(); skip }
+	/* code: secondary_leave_colo */
+	:: d_step { my.on && my.role == ROLE_TAKING_OVER && !my.whole && !my.kept && ROOM ->
+			DID("%d: secondary_left_colo\n");
+			secondary_left_colo(); skip }
+	/* code: copy_broken secondary_svm_failed: the SVM's QEMU dies */
+	:: d_step { CAN_FAIL && my.on && !my.primary && my.shadow && ROOM ->
+			DID("%d: copy_broken\n");
+			FAIL; fast_send(MSG_REFUSED,0);
+			copy_given_up(); skip }
+
+	/* ---- as either ---- */
+
+	/* code: primary_message secondary_message link_message */
+	:: d_step { my.on && my.link && nempty(fast[me]) && ROOM_FOR_AN_ANSWER ->
+			fast[me]?m,x; printf("%d: hears %e %d\n", me, m, x);
+			if :: my.primary -> primary_message() :: else -> secondary_message() fi;
+			m = 0; x = 0; skip }
+	:: d_step { my.on && my.link && nempty(bulk[me]) && ROOM_FOR_AN_ANSWER && (CAN_FAIL || empty(fast[me])) ->
+			bulk[me]?m,x; printf("%d: hears %e %d\n", me, m, x);
+			if :: my.primary -> primary_message() :: else -> secondary_message() fi;
+			m = 0; x = 0; skip }
+	/* code: beat node_beat_now heartbeat_pack */
+	:: d_step { my.on && my.link && its.link && empty(fast[you]) && BEAT_COUNTS &&
+		    (CAN_FAIL || BEAT_ACTS) ->
+			DID("%d: beat\n");
+			beat_says();
+			fast[you]!MSG_HEARTBEAT,x;
+			x = 0; skip }
+	/* code: tick loss_deadline role_patience */
+	:: d_step { (CAN_FAIL || !my.link || !its.link) && my.on &&
+		    (my.role == ROLE_PROTECTED || my.role == ROLE_STANDBY) ->
+			DID("%d: loss_deadline\n");
+			if :: my.link && its.link -> FAIL :: else fi;
+			lost(); skip }
+	:: d_step { (CAN_FAIL || !my.link || !its.link) && my.on && my.role == ROLE_JOINING ->
+			DID("%d: loss_deadline\n");
+			if :: my.link && its.link -> FAIL :: else fi;
+			session_over(); skip }
+	/* code: link_is_now_down */
+	:: d_step { (CAN_FAIL || !its.link) && my.on && my.link ->
+			DID("%d: link_is_now_down\n");
+			if :: its.link -> FAIL :: else fi;
+			session_over(); skip }
+	/* code: ask ask_fence: ROLE_FENCE_COMMAND, ROLE_ACT_ASK; each question has its own command */
+	:: d_step { my.on && my.role == ROLE_DECIDING && !my.asked ->
+			DID("%d: ask\n");
+#ifdef BREAK_NO_FENCE
+			if :: my.primary -> my.asked = true; my.fence = RUNS
+			:: else -> secondary_take_over() fi;
+#else
+			my.asked = true;
+#ifdef BREAK_OLD_FENCE_ANSWERS
+			if :: my.fence == IDLE -> my.fence = RUNS :: else fi;
+#else
+			my.fence = RUNS;
+#endif
+#endif
+			skip }
+	/* code: ask: not automatic, or no fence: ROLE_FENCE_OPERATOR */
+	:: d_step { my.on && my.role == ROLE_DECIDING && !my.asked ->
+			DID("%d: nobody can be asked\n");
+			enter(ROLE_STUCK); skip }
+	/* code: do_fenced fence_over: ROLE_EV_RIGHT */
+	:: d_step { my.on && my.fence == KILLED ->
+			DID("%d: fence_over: yes\n");
+			my.fence = IDLE;
 			if
 #ifdef BREAK_OLD_FENCE_ANSWERS
-			:: P_UNDECIDED -> primary_go_alone()
+			:: UNDECIDED(me) && my.primary -> primary_go_alone()
 #else
-			:: P_UNDECIDED && p_asked -> primary_go_alone()
+			:: UNDECIDED(me) && my.asked && my.primary -> primary_go_alone()
 #endif
+			:: UNDECIDED(me) && my.asked && !my.primary -> secondary_take_over()
 			:: else
 			fi; skip }
-	:: d_step { p_on && p_fence != IDLE ->
-			DID("P: fence_over\n");
-			p_fence = IDLE; p_asked = false;
-			if :: p_role == ROLE_DECIDING -> p_role = ROLE_STUCK :: else fi; skip }
-	/* code: do_vm_lost: the PVM's QEMU dies */
-	:: d_step { p_on && p_vm_ordered && (p_role != ROLE_RETIRED || p_handed) && nfull(fast) ->
-			DID("P: do_vm_lost\n");
-			p_vm_lost(); skip }
-	/* code: pvm_failed channel_lost: its migration channel does */
-	:: d_step { p_on && p_relay && p_role == ROLE_PROTECTED ->
-			DID("P: channel_lost\n");
-			close_pvm(); skip }
-	/* code: node_say_goodbye: `stop` */
-	:: d_step { p_on && p_link && nfull(fast) ->
-			DID("P: node_say_goodbye\n");
-			fast_send(MSG_UNPROTECT,0); p_crash(); skip }
-	/* power */
-	:: d_step { p_on ->
-			DID("P: power off\n");
-			p_crash(); skip }
-	:: d_step { !p_on ->
-			DID("P: power on\n");
-			p_on = true; skip }
-	od
-}
-
-active proctype S()
-{
-	mtype m;
-	byte x, d;
-
-	do
-	/* the survivor speaks */
-	:: d_step { S_SPEAKS && P_MAY_SPEAK ->
-			DID("S: the survivor speaks\n");
-			assert(!P_MAY_SPEAK); skip } /* R6 */
-	/* code: shadow_output secondary_flush_digests: the SVM says its word of this lineage */
-	:: d_step { s_on && (s_role == ROLE_STANDBY || S_UNDECIDED) && !s_loading && !s_said &&
-		    len(back) < 2 ->
-			DID("S: secondary_flush_digests\n");
-			s_said = true; g_said[s_lineage] = true;
-			back_send(MSG_DIGEST,s_lineage); skip }
-	/* code: keep_output: kept until epoch 0 has begun, or until it is live */
-	:: d_step { s_on && s_running && !s_said && !s_whole &&
-		    (s_role == ROLE_JOINING || s_role == ROLE_TAKING_OVER) ->
-			DID("S: keep_output\n");
-			s_said = true; skip }
-	/* code: vm_running: lineage 0 runs */
-	:: d_step { s_on && s_role == ROLE_JOINING && s_shadow && !s_running && s_link &&
-		    nfull(back) ->
-			DID("S: vm_running\n");
-			s_running = true;
-			back_send(MSG_RUNNING,0); skip }
-	/* code: give_up: ROLE_EV_COPY_FAILED */
-	:: d_step { s_on && s_role == ROLE_JOINING && s_shadow && s_link && nfull(back) ->
-			DID("S: give_up\n");
-			back_send(MSG_REFUSED,0);
-			s_role = ROLE_WAITING; secondary_stop_copy(); s_link_drop(); skip }
-	/* code: secondary_message link_message */
-	:: d_step { s_on && s_link && nempty(fast) && len(back) < 2 ->
-			fast?m,x; printf("S: hears %e %d\n", m, x);
-			secondary_message(); skip }
-	:: d_step { s_on && s_link && nempty(bulk) && len(back) < 2 ->
-			bulk?m,x; printf("S: hears %e %d\n", m, x);
-			secondary_message(); skip }
-	/* code: beat */
-	:: d_step { s_on && s_link && p_link && empty(back) &&
-		    (((s_role == ROLE_ALONE || s_role == ROLE_TAKING_OVER) && !p_silent) ||
-		     ((s_role == ROLE_WAITING || s_role == ROLE_JOINING) && !p_started_here)) ->
-			DID("S: beat\n");
-			back_send(MSG_HEARTBEAT,s_role); skip }
-	/* code: secondary_load load_due relay_secondary_load */
-	:: d_step { s_on && s_whole && !s_loading ->
-			DID("S: vm_stopped\n");
-			vm_stopped(); skip }
-	:: d_step { s_on && s_whole && s_loading && nfull(back) ->
-			DID("S: vm_loaded\n");
-			vm_loaded(); skip }
-	/* code: tick loss_deadline */
-	:: d_step { s_on && s_role == ROLE_STANDBY ->
-			DID("S: loss_deadline\n");
-			s_lost(); skip }
-	:: d_step { s_on && s_role == ROLE_JOINING ->
-			DID("S: loss_deadline\n");
-			s_role = ROLE_WAITING; secondary_stop_copy(); s_link_drop(); skip }
-	/* code: link_down link_is_now_down */
-	:: d_step { s_on && s_link ->
-			DID("S: link_is_now_down\n");
-			s_link_drop();
-			if
-			:: s_role == ROLE_JOINING -> s_role = ROLE_WAITING; secondary_stop_copy()
-			:: else
-			fi; skip }
-	/* code: ask */
-	:: d_step { s_on && s_role == ROLE_DECIDING && !s_asked ->
-			DID("S: ask\n");
-			s_ask(); skip }
-	/* code: denied */
-	:: d_step { s_on && s_role == ROLE_DECIDING && !s_asked ->
-			DID("S: denied\n");
-			s_role = ROLE_STUCK; skip }
-	/* code: do_failover: ROLE_EV_FORCE: the other host is off */
-	:: d_step { s_on && S_UNDECIDED && !p_on ->
-			DID("S: do_failover\n");
-			secondary_take_over(); skip }
-	/* code: do_fenced fence_over: ROLE_EV_RIGHT, ROLE_EV_NO_RIGHT */
-	:: d_step { s_on && s_fence == KILLED ->
-			DID("S: fence_over\n");
-			s_fence = IDLE;
-			if :: S_UNDECIDED && s_asked -> secondary_take_over() :: else fi; skip }
-	:: d_step { s_on && s_fence != IDLE ->
-			DID("S: fence_over\n");
-			s_fence = IDLE; s_asked = false;
+	/* code: denied: ROLE_EV_NO_RIGHT; it may have worked all the same */
+	:: d_step { my.on && my.fence != IDLE ->
+			DID("%d: fence_over: no\n");
+			my.fence = IDLE; my.asked = false;
 #ifdef BREAK_FAILED_FENCE_IS_RIGHT
-			if :: s_role == ROLE_DECIDING -> secondary_take_over() :: else fi; skip }
+			if
+			:: my.role == ROLE_DECIDING && !my.primary -> secondary_take_over()
+			:: my.role == ROLE_DECIDING && my.primary -> enter(ROLE_STUCK)
+			:: else
+			fi;
 #else
-			if :: s_role == ROLE_DECIDING -> s_role = ROLE_STUCK :: else fi }
+			if :: my.role == ROLE_DECIDING -> enter(ROLE_STUCK) :: else fi;
 #endif
-	/* code: secondary_take_over secondary_left_colo */
-	:: d_step { s_on && s_role == ROLE_TAKING_OVER && !s_whole ->
-			DID("S: secondary_left_colo\n");
-			secondary_left_colo(); skip }
-	/* code: do_vm_lost copy_broken: the SVM's QEMU dies */
-	:: d_step { s_on && s_shadow && s_role != ROLE_ALONE && len(back) < 2 ->
-			DID("S: copy_broken\n");
-			back_send(MSG_REFUSED,0);
-			s_role = ROLE_WAITING; secondary_stop_copy(); skip }
-	:: d_step { S_SPEAKS ->
-			DID("S: copy_broken\n");
-			s_role = ROLE_RETIRED; secondary_stop_copy(); skip }
-	/* code: node_say_goodbye */
-	:: d_step { s_on && s_link && s_role != ROLE_ALONE && nfull(back) ->
-			DID("S: node_say_goodbye\n");
-			back_send(MSG_REFUSED,0); s_crash(); skip }
+			skip }
+	/* code: do_failover primary_force_boot: ROLE_EV_FORCE: the other host is off, he has looked */
+	:: d_step { CAN_FAIL && my.on && !its.on && (UNDECIDED(me) || my.handed ||
+		    (my.primary && !my.vm_ordered && my.role != ROLE_RETIRED)) ->
+			DID("%d: do_failover\n");
+			FAIL;
+			if
+			:: my.primary && !my.vm_ordered -> primary_unmark(); boot()
+			:: my.primary && my.vm_ordered ->
+				my.stale = false; /* what a peer said to which it was handed is lost */
+				primary_go_alone()
+			:: else -> secondary_take_over()
+			fi; skip }
+	/* code: node_say_goodbye do_goodbye: `stop` */
+	:: d_step { CAN_FAIL && my.on && my.link && ROOM ->
+			DID("%d: node_say_goodbye\n");
+			FAIL;
+			if
+			:: my.primary -> fast_send(MSG_UNPROTECT,0)
+			:: else -> fast_send(MSG_REFUSED,0)
+			fi;
+			crash(me); skip }
 	/* power */
-	:: d_step { s_on ->
-			DID("S: power off\n");
-			s_crash(); skip }
-	:: d_step { !s_on ->
-			DID("S: power on\n");
-			s_on = true; skip }
+	:: d_step { CAN_FAIL && my.on ->
+			DID("%d: power off\n");
+			FAIL; crash(me); skip }
+	:: d_step { !my.on && (CAN_FAIL || PEER_KNOWS) ->
+			DID("%d: power on\n");
+			my.on = true; skip }
 	od
 }
 
-/* code: link_up link_is_now_up primary_link_up: ROLE_EV_LINK_UP, ROLE_ACT_COPY; a new session */
-active proctype link()
+/* code: link_up link_is_now_up: ROLE_EV_LINK_UP; a new session */
+proctype sessions()
 {
-	do
-	:: d_step { p_on && s_on && !p_link && !s_link ->
-			DID("link: a new session\n");
-			p_link = true; s_link = true;
-			forget(fast); forget(bulk); forget(back);
-			p_started_here = false; s_joined_here = false; p_handed = false;
-			if :: p_role == ROLE_ALONE -> p_role = ROLE_JOINING :: else fi;
-			if :: s_role == ROLE_WAITING -> s_role = ROLE_JOINING :: else fi; skip }
+end:	do
+	:: d_step { host[0].on && host[1].on && !host[0].link && !host[1].link ->
+			printf("link: a new session\n");
+			host[0].link = true; host[1].link = true;
+			forget(fast[0]); forget(fast[1]); forget(bulk[0]); forget(bulk[1]);
+			if :: host[0].role == ROLE_WAITING -> host[0].role = ROLE_JOINING :: else fi;
+			if :: host[1].role == ROLE_WAITING -> host[1].role = ROLE_JOINING :: else fi;
+			skip }
 	od
 }
 
-/* The fences' commands switch the other host off; how they end is P's and S's. */
-active proctype arbiter()
+/* The arbiter: of two that ask, the first one's command switches the other host off, in one step, and
+ * what that one had asked is gone with it. How a command ends is its host's to hear (fence_over). */
+proctype arbiter(bit me)
 {
 	byte d;
 
-	do
-	:: d_step { p_on && p_fence == RUNS ->
-			DID("fence: P asked, S is off\n");
-			p_fence = (p_asked -> KILLED : IDLE);
-#ifndef BREAK_FENCE_LIES
-			if :: s_on -> s_crash() :: else fi
+end:	do
+	:: d_step { REACHES_ARBITER && my.on && my.fence == RUNS ->
+			DID("%d: fence, the other host is off\n");
+			my.fence = (my.asked -> KILLED : IDLE);
+#ifdef FENCE_LIES
+#elif defined(BREAK_FENCE_LIES)
+#else
+			if :: its.on -> crash(you) :: else fi;
 #endif
-			; skip }
-	:: d_step { s_on && s_fence == RUNS ->
-			DID("fence: S asked, P is off\n");
-			s_fence = (s_asked -> KILLED : IDLE);
-#ifndef BREAK_FENCE_LIES
-			if :: p_on -> p_crash() :: else fi
-#endif
-			; skip }
+			skip }
 	od
 }
+
+#ifdef LIVENESS
+/* Faults end: at the latest when there have been FAULTS of them. */
+proctype peace()
+{
+end:	do
+	:: d_step { faults > 0 -> printf("no more faults\n"); faults = 0; skip }
+	od
+}
+#endif
+
+init {
+	d_step {
+		host[0].on = true; host[0].primary = true; host[0].role = ROLE_ALONE;
+		host[1].on = true; host[1].role = ROLE_WAITING
+	}
+	atomic {
+		run Host(0); run Host(1); run sessions(); run arbiter(0); run arbiter(1);
+#ifdef LIVENESS
+		run peace()
+#endif
+	}
+}
+
+#ifdef LIVENESS
+/* Documented, docs/promises.md: both have lost the VM or the word of who has it, and an operator is
+ * told so. A VM was handed over, and the session ended before the peer spoke; or the VM has ended here
+ * and the copy is lost, too: the daemon waits to be started again. */
+#define HANDED(h)   (host[h].role == ROLE_RETIRED && host[h].handed && !host[h].handed_here)
+#define ENDED(h)    (host[h].role == ROLE_RETIRED && !host[h].handed)
+#define NO_COPY(h)  (!host[h].primary && \
+		     (host[h].role == ROLE_WAITING || host[h].role == ROLE_JOINING))
+#define OPERATOR    (HANDED(0) || HANDED(1) || ENDED(0) || ENDED(1) || (NO_COPY(0) && NO_COPY(1)))
+#define SETTLED     ((PROTECTS(0) && COPIED(1)) || (PROTECTS(1) && COPIED(0)) || OPERATOR)
+
+/* What must not be: that faults have ended, and again and again the VM is not protected. */
+never {
+	do
+	:: true
+	:: faults == 0 && !SETTLED -> goto accept
+	od;
+accept:
+	if
+	:: true -> do :: true :: faults == 0 && !SETTLED -> goto accept od
+	fi
+}
+#endif
