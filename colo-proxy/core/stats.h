@@ -72,8 +72,8 @@ struct stats_last {
 };
 
 struct stats_snapshot {
-	uint64_t at_ns;    /* CLOCK_MONOTONIC when it was taken */
-	uint64_t since_ns; /* CLOCK_MONOTONIC when counting began */
+	uint64_t at_ns;    /* CLOCK_BOOTTIME when it was taken */
+	uint64_t since_ns; /* CLOCK_BOOTTIME when counting began */
 
 	struct stats_traffic traffic[STATS_CLASSES];
 

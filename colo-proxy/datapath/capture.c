@@ -21,7 +21,7 @@ struct capture {
 	pcap_dumper_t *dumper;
 	uint64_t limit;
 	uint64_t written;
-	uint64_t to_wall; /* what to add to CLOCK_MONOTONIC */
+	uint64_t to_wall; /* what to add to CLOCK_BOOTTIME */
 	uint8_t *scratch; /* for frames that get an Ethernet header */
 };
 
@@ -67,7 +67,7 @@ int capture_open(const char *path, uint64_t limit, struct capture **ret_capture,
 		return -ENOMEM;
 	c->limit = limit;
 	c->written = FILE_HEADER;
-	c->to_wall = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
+	c->to_wall = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_BOOTTIME);
 	c->scratch = calloc(1, FRAME_MAX_LEN);
 	ret = c->scratch ? open_dumper(c, path, err, errlen) : -ENOMEM;
 	if (ret < 0) {

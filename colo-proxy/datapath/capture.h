@@ -19,7 +19,7 @@ int capture_open(const char *path, uint64_t limit, struct capture **ret_capture,
                  size_t errlen);
 
 /*
- * Adds a frame at `now` (CLOCK_MONOTONIC, ns; written as wall-clock time). One that starts at IP
+ * Adds a frame at `now` (CLOCK_BOOTTIME, ns; written as wall-clock time). One that starts at IP
  * gets an Ethernet header with zero addresses. 0; -ENOSPC: the limit is reached, nothing written;
  * another negative errno of writing.
  */

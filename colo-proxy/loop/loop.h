@@ -9,7 +9,9 @@
  * The data thread's event loop: epoll with nanosecond timers. One thread only; the one call that
  * other threads may make is loop_post().
  *
- * The clock is read once for each turn; loop_now() is that reading (CLOCK_MONOTONIC, ns).
+ * The clock is read once for each turn; loop_now() is that reading (CLOCK_BOOTTIME, ns: a host that
+ * was suspended must see that it stood still, or it would go on speaking for a VM that its peer has
+ * taken over meanwhile).
  */
 
 struct loop;
@@ -25,7 +27,7 @@ struct loop_source {
 
 /* A one-shot timer. The owner embeds it, sets fire and ctx, and keeps it alive while armed. */
 struct loop_timer {
-	uint64_t at; /* ns, CLOCK_MONOTONIC; 0: not armed */
+	uint64_t at; /* ns, loop_clock(); 0: not armed */
 	void (*fire)(void *ctx, uint64_t now);
 	void *ctx;
 	struct loop_timer *next;
