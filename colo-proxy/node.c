@@ -292,8 +292,8 @@ static const char *role_words(const struct node *node)
 	case ROLE_RETIRED:
 		return node->role.handed
 		               ? "the VM was handed over and the peer has not said that it has it. "
-		                 "If the VM does not answer, make sure that the peer is off, then "
-		                 "run: colo-proxy failover --force"
+		                 "If the VM does not answer, make sure that the peer is off and, by "
+		                 "its log, has not spoken, then run: colo-proxy failover --force"
 		               : "the VM is no longer here";
 	case ROLE_STATE_COUNT:
 		break;

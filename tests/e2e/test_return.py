@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A primary that comes back after its power was cut (R4, R6)."""
 
+import time
+
 from registry import test
 from support import check, no_fence, wait_for
 
@@ -33,6 +35,22 @@ def cut_off(env):
     env.protected_by("secondary")
     keep.more("requests", 20)
     keep.stop().result()
+
+
+@test("return-given")
+def given(env):
+    """who got the VM by a switch-over remembers that its peer, who has it too, may get it back"""
+    env.pair.cli("primary", "failover")
+    env.protected_by("secondary")
+    before = time.time_ns()
+    env.pair.cli("secondary", "failover")
+    env.taken_over(before, host="primary")
+    env.lab.power_cut("secondary")  # before there is a copy again
+    check((env.pair.dir / "primary-state" / MARKER).exists(), "the marker is gone")
+    env.lab.power_cut("primary")
+    start_again(env)
+    env.said("primary", "waiting for the secondary, which may speak")
+    check(no_vm(env), "a VM was booted, and the operator may have given the other one back")
 
 
 @test("return-to-stuck", both=no_fence())

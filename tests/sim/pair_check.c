@@ -59,10 +59,11 @@ void check_answer(uint32_t serial, uint32_t who)
 	if (who >> 16 == DATAGRAM >> 16) {
 		uint32_t number = who & 0xffff;
 
-		CHECK(number < G_N_ELEMENTS(world->copies) &&
-		              ++world->answered[number] <= world->copies[number],
+		bool sent = number < G_N_ELEMENTS(world->copies);
+
+		CHECK(sent && ++world->answered[number] <= world->copies[number],
 		      "datagram %u came %u times and was executed once more (R5)", number,
-		      world->copies[number]);
+		      sent ? world->copies[number] : 0);
 	} else {
 		CHECK(remember(who), "%u/%u was executed twice (R5)", who >> 16, who & 0xffff);
 	}

@@ -260,15 +260,23 @@ static bool undecided(const struct host *host)
 	        (host->node->role.state == ROLE_DECIDING && !host->fencing && !host->orders_n));
 }
 
+static bool speaks(const struct host *host)
+{
+	return host->node && host->qemu.alive && role_speaks(&host->node->role);
+}
+
+/* It has handed the VM over, still has it, and the other host has said nothing and does not: what
+ * `status` says then is for an operator who knows that it has not. */
+static bool handed_in_vain(struct host *host)
+{
+	return host->node && host->node->role.state == ROLE_RETIRED && host->node->role.handed &&
+	       host->qemu.alive && !speaks(peer_of(host)) && !world->silenced[host->vm_id];
+}
+
 static bool waits_to_boot(const struct host *host)
 {
 	return host->node && host->node->is_primary && !host->node->p.vm_ordered &&
 	       host->node->role.state != ROLE_RETIRED;
-}
-
-static bool speaks(const struct host *host)
-{
-	return host->node && host->qemu.alive && role_speaks(&host->node->role);
 }
 
 /* Long enough that neither can find a way out by itself. */
@@ -332,9 +340,12 @@ static void operator_looks(struct host *unused, uint64_t arg)
 			host_power_on(host);
 			host_start(host);
 			host->bad_since = 0;
-		} else if (host->node &&
-		           for_long(host, undecided(host) || (waits_to_boot(host) && nobody),
-		                    undecided(host) ? 3 * SEC : 8 * SEC)) {
+		} else if (host->node && for_long(host,
+		                                  undecided(host) || handed_in_vain(host) ||
+		                                          (waits_to_boot(host) && nobody),
+		                                  undecided(host)        ? 3 * SEC
+		                                  : handed_in_vain(host) ? 2 * SEC
+		                                                         : 8 * SEC)) {
 			host->bad_since = 0;
 			decide_for(host);
 		}
