@@ -506,6 +506,12 @@ static gboolean carry_out(gpointer data)
 	case ORDER_FENCE:
 		ask_fence(daemon, posted->text);
 		break;
+	case ORDER_FENCE_END:
+		if (daemon->fence_pid) {
+			fence_kill(daemon);
+			publish(daemon, "the fence was ended: its answer is not needed any more");
+		}
+		break;
 	case ORDER_ANNOUNCE:
 		announce_vm(daemon);
 		break;

@@ -292,13 +292,31 @@ static const char *role_words(const struct node *node)
 	case ROLE_RETIRED:
 		return node->role.handed
 		               ? "the VM was handed over and the peer has not said that it has it. "
-		                 "If the VM does not answer, make sure that the peer is off and, by "
+		                 "If the VM does not answer, make sure that the peer is off and, "
+		                 "by "
 		                 "its log, has not spoken, then run: colo-proxy failover --force"
 		               : "the VM is no longer here";
 	case ROLE_STATE_COUNT:
 		break;
 	}
 	return "";
+}
+
+void node_ask_fence(struct node *node)
+{
+	node->takeover.detected_ns = node_realtime();
+	node->fence_asked = true;
+	node->ops->order(node->ctx, ORDER_FENCE, "heartbeats lost");
+}
+
+/* The peer has been heard again, or somebody else decided: a fence that is still at it would switch
+ * off a host that is needed. */
+static void end_question(struct node *node)
+{
+	if (!node->fence_asked || node->role.state == ROLE_DECIDING)
+		return;
+	node->fence_asked = false;
+	node->ops->order(node->ctx, ORDER_FENCE_END, "");
 }
 
 static void act(struct node *node, uint32_t actions)
@@ -309,6 +327,7 @@ static void act(struct node *node, uint32_t actions)
 		node->state_realtime = node_realtime();
 		node_message(node, role_words(node));
 		node_event(node, "%s", role_state_name(node->role.state));
+		end_question(node);
 	}
 	if (!node_proxies(node)) {
 		stock_act(node, actions);
@@ -329,10 +348,8 @@ static void act(struct node *node, uint32_t actions)
 	}
 	if ((actions & ROLE_ACT_DROP_LINK) && link_is_up(node->link))
 		link_drop(node->link, "the session is over");
-	if (actions & ROLE_ACT_ASK) {
-		node->takeover.detected_ns = node_realtime();
-		node->ops->order(node->ctx, ORDER_FENCE, "heartbeats lost");
-	}
+	if (actions & ROLE_ACT_ASK)
+		node_ask_fence(node);
 	if (actions & ROLE_ACT_COPY)
 		primary_copy(node);
 	if (actions & ROLE_ACT_SILENCE)
@@ -825,6 +842,7 @@ static void do_vm_lost(struct node *node, bool ok, const char *text)
 
 static void do_fenced(struct node *node, bool granted, const char *text)
 {
+	node->fence_asked = false;
 	node_event(node, "fence: %s: %s", granted ? "the peer is off" : "no", text);
 	if (granted)
 		node->takeover.fenced_ns = node_realtime();

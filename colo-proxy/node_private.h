@@ -206,6 +206,7 @@ struct node {
 	struct loop *loop;
 	struct link *link;
 	struct role role;
+	bool fence_asked; /* and its answer has not come */
 	struct loop_timer role_timer, beat_timer, release_timer;
 	struct hold *hold;
 	struct loop_source hold_source[2];
@@ -260,6 +261,8 @@ uint64_t node_realtime(void);
 void node_beat_now(struct node *node);
 void node_role(struct node *node, enum role_event event);
 void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Asks the fence for the right to speak. */
+void node_ask_fence(struct node *node);
 /* S: UNPROTECT has come. */
 void node_peer_unprotects(struct node *node, const uint8_t *why, size_t len);
 void node_message(struct node *node, const char *text);

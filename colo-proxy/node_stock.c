@@ -173,10 +173,8 @@ void stock_act(struct node *node, uint32_t actions)
 			yield(node);
 		end_protection(node, actions);
 	}
-	if (actions & ROLE_ACT_ASK) {
-		node->takeover.detected_ns = node_realtime();
-		node->ops->order(node->ctx, ORDER_FENCE, "heartbeats lost");
-	}
+	if (actions & ROLE_ACT_ASK)
+		node_ask_fence(node);
 	if (actions & ROLE_ACT_COPY)
 		primary_copy(node);
 	if ((actions & ROLE_ACT_SILENCE) && node->is_primary)

@@ -2,10 +2,13 @@
 """Split brain tried on purpose (R6): the replication link is cut and both hosts live. The fences
 fail, hang or lie. By captures on the client's side at most one host speaks at any time."""
 
+import os
+import tempfile
 import time
+from pathlib import Path
 
 from registry import Group, test
-from support import Capture, Env, check, no_fence
+from support import Capture, Env, check, no_fence, wait_for
 
 HANGS = {"failover": {"fence": "/bin/sleep 1000", "fence-timeout": 500, "fence-delay": 0}}
 
@@ -43,6 +46,31 @@ def undecided(env):
     env.pair.wait_protected(30)
     goes_on(loads)
     check(who_spoke(captures) == ["primary"], "only the primary had the right")
+
+
+def slow(path):
+    """A fence that never answers, and says which process it is."""
+    return {"failover": {"fence": f"/bin/sh -c 'echo $$ >{path}; exec sleep 1000'",
+                         "fence-timeout": 60000, "fence-delay": 0}}
+
+
+FENCE_PID = Path(tempfile.gettempdir()) / f"colo-e2e-fence-{os.getpid()}"
+
+
+@test("split-late-fence", secondary=slow(FENCE_PID))
+def late_fence(env):
+    """the operator decides while the fence is still at it: it is ended, and switches nobody off"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    before = time.time_ns()
+    env.lab.power_cut("primary")
+    env.wait_state("secondary", "deciding", 15)
+    wait_for(lambda: FENCE_PID.exists() and FENCE_PID.read_text().strip(), 15, "the fence runs")
+    pid = int(FENCE_PID.read_text())
+    FENCE_PID.unlink()
+    env.pair.cli("secondary", "failover", "--force")
+    env.taken_over(before)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 15, "the fence is ended")
+    keep.more("requests", 20).stop().result()
 
 
 @test("split-fence-lies", primary=no_fence("/bin/false"), secondary=no_fence("/bin/true"))

@@ -250,6 +250,7 @@ struct host {
 	} orders[ORDERS_MAX];
 	uint32_t orders_n;
 	bool control_busy, fencing;
+	uint64_t fence_due;  /* when the fence that is asked answers */
 	uint64_t bad_since;  /* since when the operator has reason to act; 0: none */
 	struct node_job job; /* the operator's */
 	bool job_busy;

@@ -115,6 +115,14 @@ static void fence_ends(struct host *host, uint64_t life)
 
 	if (host->life != life || !host->node)
 		return;
+	if (!host->fencing || host->fence_due != world->now) {
+		/* It was ended: too late, or in time. */
+		if (works && chance(2)) {
+			host_power_off(peer);
+			at(world->now + rnd_ns(500 * MS, 4 * SEC), peer, power_returns, 0);
+		}
+		return;
+	}
 	host->fencing = false;
 	count(works ? COUNT_FENCED : COUNT_FENCE_FAILED);
 	if (works) {
@@ -132,8 +140,9 @@ static void ask_fence(struct host *host)
 	if (host->fencing)
 		return;
 	host->fencing = true;
-	at(world->now + (world->fence == FENCE_HANGS ? FENCE_TIMEOUT : rnd_ns(20 * MS, 500 * MS)),
-	   host, fence_ends, host->life);
+	host->fence_due = world->now +
+	                  (world->fence == FENCE_HANGS ? FENCE_TIMEOUT : rnd_ns(20 * MS, 500 * MS));
+	at(host->fence_due, host, fence_ends, host->life);
 }
 
 static void carry_out(struct host *host, enum order what)
@@ -177,6 +186,9 @@ static void carry_out(struct host *host, enum order what)
 		break;
 	case ORDER_FENCE:
 		ask_fence(host);
+		break;
+	case ORDER_FENCE_END:
+		host->fencing = false;
 		break;
 	default:
 		break;

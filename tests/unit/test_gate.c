@@ -374,6 +374,21 @@ static void test_commit_only_what_is_before(void)
 	rig_free(r);
 }
 
+/* What the old secondary has acknowledged is not the new one's word. */
+static void test_protected_anew(void)
+{
+	struct rig *r = rig_established();
+
+	svm(r, 0, 0, 101, 0, 900);
+	gate_unprotect(r->gate, r->now);
+	gate_cut(r->gate, 0, r->now);
+	pvm(r, 0, 101, 0, 900);
+	assert_out(r, 0);
+	svm(r, 0, 0, 101, 0, 900);
+	assert_out(r, 1);
+	rig_free(r);
+}
+
 /* ---- lineages ---- */
 
 static void test_lineage_tags(void)
@@ -1641,6 +1656,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/gate/r1/nothing-but-match-or-commit", test_nothing_but_match_or_commit);
 	g_test_add_func("/gate/r1/unprotected", test_unprotected);
+	g_test_add_func("/gate/r1/protected-anew", test_protected_anew);
 	g_test_add_func("/gate/r1/free", test_free_releases_nothing);
 	g_test_add_func("/gate/r1/commit", test_commit_only_what_is_before);
 	g_test_add_func("/gate/lineage/tags", test_lineage_tags);

@@ -322,9 +322,10 @@ static void test_auto_hysteresis(void)
 	struct run run;
 
 	begin_auto(&run);
-	for (int i = 0; i < 40; i++) /* expected without comparing: 20 / 2 + 3 */
+	for (int i = 0; i < 40; i++) { /* expected without comparing: 20 / 2 + 3 */
 		epoch(&run, 30 * MS, CKPT_MISMATCH, 15 * MS);
-	g_assert_cmpuint(pacer_in_force(&run.p), ==, PACER_COMPARE);
+		g_assert_cmpuint(pacer_in_force(&run.p), ==, PACER_COMPARE);
+	}
 	for (int i = 0; i < 10; i++)
 		epoch(&run, 30 * MS, CKPT_MISMATCH, 18 * MS);
 	g_assert_cmpuint(pacer_in_force(&run.p), ==, PACER_ON_OUTPUT);
