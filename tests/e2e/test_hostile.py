@@ -425,8 +425,9 @@ class Handshakes:
         with contextlib.suppress(OSError):
             self.sock.send(self.answer)
 
-    def seen_all(self):
-        return len(self.seen) == FLOOD and len(self.finished) == FLOOD // 10
+    def seen_most(self):
+        """A commit lets out thousands at once, of which the switch's kernel may drop some."""
+        return len(self.seen) >= FLOOD * 0.99 and len(self.finished) >= FLOOD // 10 * 0.99
 
     def __str__(self):
         return f"{len(self.seen)} SYNs of {FLOOD}, {len(self.finished)} handshakes"
@@ -457,9 +458,12 @@ def flood(env):
     loads = [env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10),
              env.load("rr", "-c", 2, "-i", 5).reached("requests", 10)]
     client, sender = Handshakes(env), Sender(env)
+    said = env.stats()["traffic"]["tcp"]["held"]["packets"]
     began = time.monotonic()
     sender.flood(FLOOD, 10, *flood_frames(client, 5000))
-    wait_for(client.seen_all, 120, client)
+    wait_for(client.seen_most, 120, client)
+    wait_for(lambda: env.stats()["traffic"]["tcp"]["held"]["packets"] > said + FLOOD, 60,
+             "the gate has had all of them")
     seconds = time.monotonic() - began
     flows = bounded(env)
     check(flows["limit"] == 65536 and flows["high"] == flows["limit"], f"not filled: {flows}")
