@@ -140,6 +140,8 @@ static void look(struct node *node, uint64_t now)
 		loop_timer_set(node->loop, &p->cut_timer, now + LOOK_NS);
 		return;
 	}
+	/* Also of a pouring that this cut has ended: let_stop() is for once. */
+	loop_timer_clear(node->loop, &p->cut_timer);
 	take_back(node);
 	primary_let_stop(node);
 }

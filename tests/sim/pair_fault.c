@@ -16,6 +16,7 @@
 #define LAST_AT  (7 * SEC)
 #define CALM_AT  (8 * SEC)
 #define LONGER   3u
+#define LEAP_MAX (20 * SEC) /* by more, connections that close are forgotten while clients wait */
 
 const char *const fault_names[FAULTS] = {
         [FAULT_POWER] = "power lost",
@@ -243,7 +244,9 @@ static void clock_jumps(struct host *host, enum fault fault)
 	uint64_t by = chance(50) ? rnd_ns(MS, 900 * MS) : rnd_ns(SEC, 4 * SEC) * (1 + rnd(1000));
 
 	if (fault == FAULT_CLOCK_LEAPS) {
-		host->lead += by;
+		host->lead += by % LEAP_MAX;
+		/* A survivor's VM does not leap: the lead of its clock is taken for caught up. */
+		world->lead_lost = true;
 		loop_wake(host);
 	} else {
 		host->wall_lead += chance(50) ? by : 0 - by;
