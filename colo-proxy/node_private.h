@@ -206,7 +206,6 @@ struct node {
 	struct loop *loop;
 	struct link *link;
 	struct role role;
-	bool fence_asked; /* and its answer has not come */
 	struct loop_timer role_timer, beat_timer, release_timer;
 	struct hold *hold;
 	struct loop_source hold_source[2];
@@ -226,6 +225,7 @@ struct node {
 	struct packet_digest_key digest_key;
 
 	bool is_primary;                   /* now; at the start by configuration */
+	bool fence_asked;                  /* and its answer has not come */
 	uint64_t beat_echo, beat_heard_at; /* the peer's last sent_ns and when it came */
 	uint64_t beat_sent_at;
 	struct primary p;
