@@ -569,20 +569,29 @@ class Bench:
                 "load_at_start": self.load_at_start, "version": version.stdout.strip(),
                 "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.date))}
 
+    def plan(self):
+        """What is going to be done, in one line; "": nothing to say."""
+        return (f"{self.args.rounds} rounds of {len(self.names)} variants, "
+                f"{len(self.loads.all)} loads each; {self.args.cuts} power cuts")
+
+    def work(self):
+        if "singles" in self.args.parts:
+            self.singles()
+        if "rounds" in self.args.parts:
+            self.all_rounds()
+
     def go(self):
+        """Measures, and writes what there is, however that ends."""
         self.date = time.time()
         self.load_at_start = os.getloadavg()[0]
         if self.load_at_start > 0.5:
             self.note(f"the machine has a load of {self.load_at_start:.1f} already: figures will "
                       "vary")
-        self.say(f"{self.args.rounds} rounds of {len(self.names)} variants, "
-                 f"{len(self.loads.all)} loads each; {self.args.cuts} power cuts")
+        if self.plan():
+            self.say(self.plan())
         complete = False
         try:
-            if "singles" in self.args.parts:
-                self.singles()
-            if "rounds" in self.args.parts:
-                self.all_rounds()
+            self.work()
             complete = True
         finally:
             if not complete:

@@ -460,22 +460,12 @@ class CheckpointBench(Bench):
         for text in self.notes:
             print(f"note: {text}")
 
-    def go(self):
-        self.date = time.time()
-        self.load_at_start = os.getloadavg()[0]
-        if self.load_at_start > 0.5:
-            self.note(f"the machine has a load of {self.load_at_start:.1f} already: figures will "
-                      "vary")
-        self.say(f"{self.args.rounds} rounds of {len(self.labs())} labs, a checkpoint every "
-                 f"{PERIOD * 1000:.0f} ms")
-        complete = False
-        try:
-            self.all_rounds()
-            complete = True
-        finally:
-            if not complete:
-                self.note("the run was interrupted")
-            self.write()
+    def plan(self):
+        return (f"{self.args.rounds} rounds of {len(self.labs())} labs, a checkpoint every "
+                f"{PERIOD * 1000:.0f} ms")
+
+    def work(self):
+        self.all_rounds()
 
     def write(self):
         out = Path(self.args.out).resolve()

@@ -259,28 +259,19 @@ class ServicesBench(Bench):
                       f"{found['slowest_ms'] or 0:>9.0f} ms{why}")
                 shown = ""
 
-    def go(self):
-        self.date = time.time()
-        self.load_at_start = os.getloadavg()[0]
-        if self.load_at_start > 0.5:
-            self.note(f"the machine has a load of {self.load_at_start:.1f} already: figures will "
-                      "vary")
-        complete = False
-        try:
-            if "table" in self.args.parts:
-                for name in self.names:
-                    self.variant(name)
-            if "remedies" in self.args.parts:
-                for name in self.args.remedies:
-                    if self.left() < 30:
-                        self.note(f"out of time: without the remedy {name}")
-                        continue
-                    self.remedy(name)
-            complete = True
-        finally:
-            if not complete:
-                self.note("the run was interrupted")
-            self.write()
+    def plan(self):
+        return ""
+
+    def work(self):
+        if "table" in self.args.parts:
+            for name in self.names:
+                self.variant(name)
+        if "remedies" in self.args.parts:
+            for name in self.args.remedies:
+                if self.left() < 30:
+                    self.note(f"out of time: without the remedy {name}")
+                    continue
+                self.remedy(name)
 
     def write(self):
         out = Path(self.args.out).resolve()
