@@ -23,11 +23,6 @@
 #define CUT_EVERY_NS 2000000ull
 #define CUT_LOOKS    32u
 
-static uint32_t data_end_of(const struct digest *digest)
-{
-	return digest->seq + digest->len - !!(digest->tcp_flags & PACKET_FIN);
-}
-
 /* The range that the head of its flow may wait for, NULL: none. */
 static struct pending *waited_for(const struct gate *gate, const struct held *held)
 {
@@ -60,7 +55,7 @@ static void ask(struct gate *gate, const struct held *held, struct pending *firs
 	const struct view *view = &held->flow->view[held->epoch & 1];
 	uint32_t end = gate_verify_held_end(held->flow, view, first->digest.seq);
 
-	if (end == first->digest.seq || seq_geq(end, data_end_of(&first->digest)) ||
+	if (end == first->digest.seq || seq_geq(end, digest_data_end(&first->digest)) ||
 	    (first->cut_asked && first->cut_at == end))
 		return;
 	first->cut_asked = true;
@@ -113,7 +108,7 @@ static bool cut_sane(const struct digest_cut *cut)
 
 	return gate_digest_sane(whole) && whole->kind == DIGEST_SEGMENT &&
 	       !(whole->tcp_flags & PACKET_SYN) && seq_lt(whole->seq, cut->at) &&
-	       seq_lt(cut->at, data_end_of(whole));
+	       seq_lt(cut->at, digest_data_end(whole));
 }
 
 int gate_digest_cut(struct gate *gate, uint32_t lineage, const struct digest_cut *cut, uint64_t now)

@@ -150,7 +150,7 @@ int recent_cut(const struct recent *recent, const struct packet_digest_key *key,
                struct digest_cut *cut)
 {
 	const struct digest *whole = &cut->whole;
-	uint32_t end = whole->seq + whole->len - !!(whole->tcp_flags & PACKET_FIN);
+	uint32_t end = digest_data_end(whole);
 	uint8_t hash[PACKET_DIGEST_LEN];
 
 	if (seq_leq(cut->at, whole->seq) || seq_geq(cut->at, end))

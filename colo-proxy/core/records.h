@@ -34,6 +34,12 @@ struct digest {
 	uint8_t hash[16]; /* of the payload; SYN: of the options that bind both sides */
 };
 
+/* The number behind the last byte of a segment's digest; its FIN is not one. */
+static inline uint32_t digest_data_end(const struct digest *digest)
+{
+	return digest->seq + digest->len - !!(digest->tcp_flags & PACKET_FIN);
+}
+
 /* A range of the SVM's stream, told again in two: what it was told as, and the hashes of its bytes
  * in front of `at` and from there on (without the FIN). */
 struct digest_cut {
