@@ -30,7 +30,7 @@ ASAN = BUILD.with_name(BUILD.name + "-asan")
 FUZZ = BUILD.with_name(BUILD.name + "-fuzz")
 LOGS = BUILD / "test-logs"
 JOBS = max(1, os.cpu_count() or 1)
-FUZZ_SECONDS = 10
+FUZZ_SECONDS = 5
 
 
 class Result:
@@ -285,7 +285,7 @@ def model(run):
 
 
 def fuzz(run):
-    """ten seconds of libFuzzer for each target"""
+    """five seconds of libFuzzer for each target"""
     with tempfile.TemporaryDirectory() as work:
         def one(target):
             found = Path(work) / target.name
