@@ -46,10 +46,27 @@ void primary_send_unsent(struct node *node)
 		input_log_pop(log);
 }
 
+/*
+ * What is in front of the cut is in the checkpoint. But the lineage from before it still runs, and
+ * goes on if the primary dies now: it hears that, too, in order, until the checkpoint is committed
+ * or the room is needed for what no checkpoint has.
+ */
+static void forget_unsent(struct primary *p, uint64_t down_to_bytes)
+{
+	while (p->unsent.head && p->unsent.head->index < p->input_cut &&
+	       p->unsent.bytes > down_to_bytes)
+		input_log_pop(&p->unsent);
+}
+
+void primary_input_committed(struct node *node)
+{
+	forget_unsent(of(node), 0);
+}
+
 static void forward_input(struct node *node, struct frame *frame)
 {
 	struct primary *p = of(node);
-	uint64_t index = p->input_index++;
+	uint64_t index = p->input_index++, limit = node->config->max_input_log_bytes;
 
 	node->copied_packets++;
 	node->copied_bytes += frame->len;
@@ -63,7 +80,8 @@ static void forward_input(struct node *node, struct frame *frame)
 		frame_free(frame);
 		return;
 	}
-	if (input_log_push(&p->unsent, index, frame, node->config->max_input_log_bytes) < 0)
+	forget_unsent(p, frame->len < limit ? limit - frame->len : 0);
+	if (input_log_push(&p->unsent, index, frame, limit) < 0)
 		gate_break(node->gate, CKPT_PRESSURE, "input for the secondary was lost",
 		           loop_now(node->loop));
 }
@@ -113,6 +131,4 @@ void primary_input_cut(struct node *node)
 		p->input_cut = taken < p->input_index ? taken : p->input_index;
 	else
 		p->input_cut = p->input_index;
-	while (p->unsent.head && p->unsent.head->index < p->input_cut)
-		input_log_pop(&p->unsent);
 }

@@ -445,6 +445,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	primary_input_cut(node);
 	gate_set_comparing(node->gate, pacer_begin(&node->pacer, now));
 	gate_cut(node->gate, 0, now);
+	primary_input_committed(node);
 	u64_pack(payload, p->input_cut);
 	p->map_told = 0; /* a new secondary has no mapping */
 	map_cut(node);
@@ -620,6 +621,7 @@ static void committed(struct node *node, uint32_t epoch)
 	node->committed_epoch = epoch;
 	figures_committed(node, loop_clock() - p->cut_at);
 	pacer_committed(&node->pacer, loop_clock());
+	primary_input_committed(node);
 	if (p->taken_job) {
 		p->taken_job->epoch = epoch;
 		p->taken_job->pause_us = p->last_pause_ns / 1000;

@@ -378,6 +378,7 @@ void primary_mirror_ready(void *ctx, uint32_t events);
 
 /* node_primary.c */
 void primary_copy_due(void *ctx, uint64_t now);
+void primary_input_committed(struct node *node);
 void primary_write_pvm(struct node *node);
 
 /* node_figures.c; the last checkpoints, step by step */

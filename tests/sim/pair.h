@@ -50,6 +50,7 @@ void frames_clear(struct frames *frames);
 /* ---- the machine and its QEMU ---- */
 
 #define GUEST_CONNS 4u
+#define GUEST_GONE  16u
 #define GUEST_PORT  80u
 #define GUEST_OUT   4000u /* first port of connections that the machine opens */
 #define CLIENT_IN   9000u /* where they go */
@@ -68,6 +69,11 @@ struct guest {
 	uint32_t origin;  /* the incarnation that this memory was copied from, or is */
 	uint32_t lineage; /* the checkpoint that it was captured in, or began with */
 	uint32_t heard;   /* datagrams, since the copy began */
+	struct guest_gone {
+		uint16_t vm_port, peer_port;
+		uint32_t iss, irs, max, rcv;
+	} gone[GUEST_GONE]; /* connections that have come to their end */
+	uint32_t gone_n;
 	struct guest_conn {
 		struct end end;
 		uint8_t request[REQUEST_LEN];

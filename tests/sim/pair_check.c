@@ -244,19 +244,40 @@ static const struct guest_conn *conn_of(const struct guest *guest, const struct 
 	return NULL;
 }
 
+/* One that has come to its end there, the newest of these ports. */
+static const struct guest_gone *gone_of(const struct guest *guest, const struct packet *p)
+{
+	for (uint32_t i = guest->gone_n; i > 0 && i + GUEST_GONE > guest->gone_n; i--) {
+		const struct guest_gone *gone = &guest->gone[(i - 1) % GUEST_GONE];
+
+		if (gone->vm_port == p->tcp.sport && gone->peer_port == p->tcp.dport)
+			return gone;
+	}
+	return NULL;
+}
+
 static void check_tcp_known(const struct host *host, const struct guest *svm,
                             const struct packet *p)
 {
 	const struct guest_conn *said = conn_of(&host->qemu.guest, p), *knows = conn_of(svm, p);
-	uint32_t off, end, iss, irs;
+	uint32_t off, end, iss, irs, max, rcv;
 
 	if (!said || p->tcp.flags & PACKET_RST)
 		return;
-	if (!knows) {
-		/* It has come to its end there; or it never began. */
-		CHECK(!(p->tcp.flags & PACKET_SYN) && said->end.fin_heard,
+	if (knows) {
+		max = knows->end.max;
+		rcv = knows->end.rcv;
+	} else {
+		/*
+		 * It has come to its end there, since the SVM has heard more by now, such as the
+		 * client's RST to what left a moment ago; or it never began.
+		 */
+		const struct guest_gone *gone = gone_of(svm, p);
+
+		CHECK(gone && (said->end.state == END_SYN_SENT || gone->irs == said->end.irs),
 		      "port %u: nobody else knows the connection (R1)", p->tcp.dport);
-		return;
+		max = gone->max;
+		rcv = gone->rcv;
 	}
 	if (p->tcp.flags & PACKET_SYN)
 		return;
@@ -268,9 +289,9 @@ static void check_tcp_known(const struct host *host, const struct guest *svm,
 	off = p->tcp.seq - iss - 1;
 	end = off + p->payload_len + !!(p->tcp.flags & PACKET_FIN);
 	count(COUNT_R1_TCP);
-	CHECK(end <= knows->end.max || end == off,
-	      "port %u: offset %u is let out, known is %u (R1)", p->tcp.dport, end, knows->end.max);
-	for (uint32_t i = 0; i < p->payload_len; i++) {
+	CHECK(end <= max || end == off, "port %u: offset %u is let out, known is %u (R1)",
+	      p->tcp.dport, end, max);
+	for (uint32_t i = 0; knows && i < p->payload_len; i++) {
 		if (off + i + END_TX < knows->end.written || off + i >= knows->end.written)
 			continue;
 		CHECK(p->frame->data[p->payload_off + i] == knows->end.tx[(off + i) % END_TX],
@@ -279,9 +300,9 @@ static void check_tcp_known(const struct host *host, const struct guest *svm,
 	if (!(p->tcp.flags & PACKET_ACK))
 		return;
 	count(COUNT_R2_ACK);
-	CHECK((int32_t)(p->tcp.ack - irs - 1 - knows->end.rcv) <= 0,
+	CHECK((int32_t)(p->tcp.ack - irs - 1 - rcv) <= 0,
 	      "port %u: acknowledges %u, heard is %u (R2)", p->tcp.dport, p->tcp.ack - irs - 1,
-	      knows->end.rcv);
+	      rcv);
 }
 
 static void check_known(struct host *host, const struct packet *p)

@@ -138,6 +138,12 @@ static struct guest_conn *new_conn(struct guest *guest, uint16_t vm_port, uint16
 	return NULL;
 }
 
+static void note_gone(struct guest *guest, const struct end *end)
+{
+	guest->gone[guest->gone_n++ % GUEST_GONE] = (struct guest_gone){
+	        end->vm_port, end->peer_port, end->iss, end->irs, end->max, end->rcv};
+}
+
 static void hear_tcp(struct host *host, const struct packet *p)
 {
 	struct guest *guest = &host->qemu.guest;
@@ -146,6 +152,11 @@ static void hear_tcp(struct host *host, const struct packet *p)
 
 	if (conn) {
 		end_hears(&conn->end, &owner, p);
+		if (conn->end.state == END_CLOSED) {
+			note_gone(guest, &conn->end);
+			if (world->trace_frames)
+				trace(host, "VM: %u > %u is reset", p->tcp.dport, p->tcp.sport);
+		}
 		if (conn->end.fin_heard)
 			conn->end.fin_queued = true;
 		return;
@@ -212,8 +223,10 @@ static void guest_acts(struct host *host)
 		if (conn->request_len == REQUEST_LEN)
 			answer(&qemu->guest, conn);
 		end_acts(&conn->end, &owner);
-		if (end_done(&conn->end))
+		if (end_done(&conn->end)) {
+			note_gone(&qemu->guest, &conn->end);
 			conn->end.state = END_CLOSED;
+		}
 	}
 }
 
