@@ -36,6 +36,7 @@
 #define LAPSED_RETRY_NS  (10 * MS)
 #define TIMER_SLACK_NS   20000ul
 #define DATA_NICE        (-15)
+#define STEADY_SLACK_NS  (100 * MS) /* a turn may take so long */
 
 uint64_t node_realtime(void)
 {
@@ -43,6 +44,11 @@ uint64_t node_realtime(void)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t node_steady(struct node *node)
+{
+	return steady_now(&node->steady, loop_now(node->loop));
 }
 
 void node_arm(struct node *node, struct loop_timer *timer, uint64_t delay_ns)
@@ -400,6 +406,7 @@ static void beat(void *ctx, uint64_t now)
 		heartbeat.state = ROLE_WAITING;
 	if (capture_flush(node->capture) < 0)
 		log_warn("the capture cannot be written");
+	(void)node_steady(node); /* time passes when nothing is said, too */
 	heartbeat_pack(payload, &heartbeat);
 	node->beat_sent_at = heartbeat.sent_ns;
 	if (link_is_up(node->link)) {
@@ -610,6 +617,8 @@ static int open_core(struct node *node, char *err, size_t errlen)
 	};
 
 	role_init(&node->role, &role, loop_clock());
+	steady_init(&node->steady, loop_now(node->loop),
+	            2 * config->heartbeat_interval_ns + STEADY_SLACK_NS);
 	policy_init(node);
 	if (node_proxies(node) && config->divergences &&
 	    evidence_ring_new(&node->evidence, (uint32_t)config->divergences) < 0) {

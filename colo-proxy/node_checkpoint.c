@@ -193,7 +193,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 		pacer_asked(&node->pacer, now - p->asked_at);
 	p->runs = pacer_cut(&node->pacer, p->cause, now);
 	gate_set_comparing(node->gate, p->runs);
-	gate_cut(node->gate, (uint32_t)ckpt->epoch, now);
+	gate_cut(node->gate, (uint32_t)ckpt->epoch, node_steady(node));
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	p->taken_cause = p->cause;
 	p->wanted = p->triggered = false;

@@ -55,7 +55,7 @@ static bool pour(struct node *node)
 
 				list->next = NULL;
 				if (node->shadow)
-					shadow_input(node->shadow, list, loop_now(node->loop));
+					shadow_input(node->shadow, list, node_steady(node));
 				frame_queue_push(queue, list);
 				list = next;
 			}

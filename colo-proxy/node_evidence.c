@@ -12,11 +12,11 @@
 
 /* ---- the primary ---- */
 
-static uint64_t realtime_of(const struct node *node, uint64_t loop_ns)
+static uint64_t realtime_of(struct node *node, uint64_t steady_ns)
 {
-	uint64_t now = loop_now(node->loop);
+	uint64_t now = node_steady(node);
 
-	return node_realtime() - (now > loop_ns ? now - loop_ns : 0);
+	return node_realtime() - (now > steady_ns ? now - steady_ns : 0);
 }
 
 /* What the secondary is asked for. False: there is nothing to ask. */

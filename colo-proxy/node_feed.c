@@ -35,7 +35,7 @@ void secondary_feed(struct node *node)
 			node_arm(node, &s->feed_timer, FEED_RETRY_NS);
 			return;
 		}
-		shadow_input(node->shadow, frame, loop_now(node->loop));
+		shadow_input(node->shadow, frame, node_steady(node));
 		r = inject_send(node->inject, frame);
 		if (r == -EAGAIN || r == -ENOBUFS) {
 			frame_free(frame);
@@ -72,7 +72,7 @@ void secondary_refeed(void *ctx, const struct flow_key *key, uint32_t seq)
 		struct frame *frame = frame_copy(input->frame);
 
 		if (frame) {
-			shadow_input_again(node->shadow, frame, loop_now(node->loop));
+			shadow_input_again(node->shadow, frame, node_steady(node));
 			inject_send(node->inject, frame); /* if it is full: asked for again */
 			frame_free(frame);
 		}

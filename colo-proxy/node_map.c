@@ -27,14 +27,24 @@
 
 /* ---- on the survivor ---- */
 
+/* How long the survivor's clock still takes to catch up; nothing is added to the mapping then. */
+uint64_t map_settles_in(struct node *node)
+{
+	uint64_t at = node->shadow ? shadow_map_settled_at(node->shadow) : 0;
+	uint64_t now = node_steady(node);
+
+	return at > now ? at - now : 0;
+}
+
 void map_expire_due(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
 
+	(void)now;
 	if (!node->is_primary || !node->shadow)
 		return;
-	if (shadow_expire(node->shadow, IDLE_NS, now) == 0 &&
-	    now >= shadow_map_settled_at(node->shadow)) {
+	if (shadow_expire(node->shadow, IDLE_NS, node_steady(node)) == 0 &&
+	    map_settles_in(node) == 0) {
 		cut_unmap(node);
 		shadow_free(node->shadow);
 		node->shadow = NULL;

@@ -83,7 +83,7 @@ static void forward_input(struct node *node, struct frame *frame)
 	forget_unsent(p, frame->len < limit ? limit - frame->len : 0);
 	if (input_log_push(&p->unsent, index, frame, limit) < 0)
 		gate_break(node->gate, CKPT_PRESSURE, "input for the secondary was lost",
-		           loop_now(node->loop));
+		           node_steady(node));
 }
 
 void primary_mirror(struct node *node)
@@ -104,7 +104,7 @@ void primary_mirror(struct node *node)
 	} while (n == (int)FRAME_BATCH);
 	if (n == -ENOBUFS)
 		gate_break(node->gate, CKPT_PRESSURE, "copies of input were lost",
-		           loop_now(node->loop));
+		           node_steady(node));
 	else if (n < 0 && n != -EAGAIN)
 		log_error("cannot copy input for the secondary: %s", strerror(-n));
 }

@@ -67,7 +67,7 @@ static void gate_release(void *ctx, struct frame *frame, const struct packet *pa
 		pacer_released(&node->pacer, held_ns);
 	}
 	if (node->shadow)
-		shadow_translate(node->shadow, frame, loop_now(node->loop));
+		shadow_translate(node->shadow, frame, node_steady(node));
 	node_release(node, frame, node->shadow != NULL);
 }
 
@@ -123,14 +123,14 @@ static const struct gate_ops gate_operations = {
 /* Late packets, and reading on when there is room again. */
 void primary_rearm_gate(struct node *node)
 {
-	uint64_t due = gate_tick(node->gate, loop_now(node->loop));
+	uint64_t now = node_steady(node), due = gate_tick(node->gate, now);
 	bool room =
 	        gate_has_room(node->gate) && node->unreleased.bytes < node->config->max_held_bytes;
 
 	if (due == UINT64_MAX)
 		loop_timer_clear(node->loop, &of(node)->gate_timer);
 	else
-		loop_timer_set(node->loop, &of(node)->gate_timer, due);
+		node_arm(node, &of(node)->gate_timer, due > now ? due - now : 0);
 	for (int i = 0; i < node->hold_sources; i++)
 		loop_set_events(node->loop, &node->hold_source[i], room ? EPOLLIN : 0);
 }
@@ -148,7 +148,7 @@ void primary_output(struct node *node, struct frame *frame)
 		hold_discard(node->hold, frame);
 		return;
 	}
-	gate_output(node->gate, frame, loop_now(node->loop));
+	gate_output(node->gate, frame, node_steady(node));
 	if (!node->pacer.output && gate_epoch_has_output(node->gate)) {
 		pacer_output(&node->pacer);
 		primary_pace(node);
@@ -373,6 +373,7 @@ static void ask_to_protect(struct node *node)
 void primary_copy_due(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
+	uint64_t unsettled;
 	int r;
 
 	(void)now;
@@ -382,6 +383,12 @@ void primary_copy_due(void *ctx, uint64_t now)
 	of(node)->copy_due = !of(node)->vm_up;
 	if (of(node)->copy_due)
 		return;
+	unsettled = map_settles_in(node);
+	if (unsettled) {
+		/* The secondary gets the mapping to the clients whole. */
+		node_arm(node, &of(node)->copy_timer, unsettled);
+		return;
+	}
 	if (node_proxies(node) && (!node->mirror || !of(node)->listen.added)) {
 		log_error("what protects the VM could not be set up: it stays unprotected");
 		node_role(node, ROLE_EV_COPY_FAILED);
@@ -410,16 +417,11 @@ void primary_copy(struct node *node)
 {
 	struct primary *p = of(node);
 	uint64_t pause = COPY_PAUSE_NS << (p->copy_failures < 6 ? p->copy_failures : 6);
-	uint64_t now = loop_now(node->loop);
-	uint64_t at = p->copy_failures ? now + pause : now;
-	uint64_t settled = node->shadow ? shadow_map_settled_at(node->shadow) : 0;
 
-	if (at < settled)
-		at = settled; /* the secondary gets the mapping to the clients whole */
-	if (at <= now)
-		primary_copy_due(node, now);
+	if (p->copy_failures)
+		node_arm(node, &p->copy_timer, pause);
 	else
-		loop_timer_set(node->loop, &p->copy_timer, at);
+		primary_copy_due(node, loop_now(node->loop));
 }
 
 /*
@@ -443,9 +445,9 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	node_drain_hold(node);
 	primary_mirror(node);
 	primary_input_cut(node);
-	gate_set_comparing(node->gate, pacer_begin(&node->pacer, now));
-	gate_cut(node->gate, 0, now);
 	primary_input_committed(node);
+	gate_set_comparing(node->gate, pacer_begin(&node->pacer, now));
+	gate_cut(node->gate, 0, node_steady(node));
 	u64_pack(payload, p->input_cut);
 	p->map_told = 0; /* a new secondary has no mapping */
 	map_cut(node);
@@ -547,7 +549,7 @@ void primary_go_alone(struct node *node)
 	p->handing_over = p->silent = false;
 	primary_end_job(&p->handover_job, false, "the secondary was lost before it had the VM");
 	primary_unmark(node);
-	gate_unprotect(node->gate, loop_now(node->loop));
+	gate_unprotect(node->gate, node_steady(node));
 	hold_flush(node->hold);
 	primary_rearm_gate(node);
 	if (link_is_up(node->link))
@@ -619,16 +621,16 @@ static void committed(struct node *node, uint32_t epoch)
 	}
 	p->committed = true;
 	node->committed_epoch = epoch;
+	primary_input_committed(node);
 	figures_committed(node, loop_clock() - p->cut_at);
 	pacer_committed(&node->pacer, loop_clock());
-	primary_input_committed(node);
 	if (p->taken_job) {
 		p->taken_job->epoch = epoch;
 		p->taken_job->pause_us = p->last_pause_ns / 1000;
 		p->taken_job->commit_us = (loop_clock() - p->cut_at) / 1000;
 	}
 	primary_end_job(&p->taken_job, true, "");
-	gate_commit(node->gate, epoch, loop_now(node->loop));
+	gate_commit(node->gate, epoch, node_steady(node));
 	hold_flush(node->hold);
 	primary_rearm_gate(node);
 	if (p->handing_over)
@@ -681,7 +683,7 @@ static int digest_batch(struct node *node, uint32_t lineage, const uint8_t *payl
 	}
 	gate_ahead_digests(node->gate, batch, count);
 	for (uint32_t i = 0; i < count; i++) {
-		if (gate_digest(node->gate, lineage, &batch[i], loop_now(node->loop)) != 0)
+		if (gate_digest(node->gate, lineage, &batch[i], node_steady(node)) != 0)
 			return -EPROTO;
 	}
 	return (int)taken;
@@ -708,7 +710,7 @@ static void cut_arrived(struct node *node, uint32_t lineage, const uint8_t *payl
 	struct digest_cut cut;
 
 	if (cut_unpack(&cut, payload, len) != 0 ||
-	    gate_digest_cut(node->gate, lineage, &cut, loop_now(node->loop)) != 0) {
+	    gate_digest_cut(node->gate, lineage, &cut, node_steady(node)) != 0) {
 		link_drop(node->link, "a CUT message that does not fit");
 		return;
 	}
@@ -759,7 +761,7 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		return;
 	case MSG_BROKEN:
 		gate_break(node->gate, CKPT_PRESSURE, "the secondary lost input",
-		           loop_now(node->loop));
+		           node_steady(node));
 		return;
 	case MSG_SAID:
 		node_said_arrived(node, payload, len);

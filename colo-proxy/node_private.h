@@ -12,6 +12,7 @@
 #include "colo-proxy/core/pacer.h"
 #include "colo-proxy/core/role.h"
 #include "colo-proxy/core/shadow.h"
+#include "colo-proxy/core/steady.h"
 #include "colo-proxy/datapath/capture.h"
 #include "colo-proxy/datapath/counters.h"
 #include "colo-proxy/datapath/hold.h"
@@ -206,6 +207,7 @@ struct node {
 	struct loop *loop;
 	struct link *link;
 	struct role role;
+	struct steady steady;
 	struct loop_timer role_timer, beat_timer, release_timer;
 	struct hold *hold;
 	struct loop_source hold_source[2];
@@ -258,6 +260,8 @@ static inline bool node_proxies(const struct node *node)
 /* node.c */
 int node_open_hold(struct node *node, char *err, size_t errlen);
 uint64_t node_realtime(void);
+/* The time of what the VM says and hears, for gate and shadow: core/steady.h. */
+uint64_t node_steady(struct node *node);
 void node_beat_now(struct node *node);
 void node_role(struct node *node, enum role_event event);
 void node_event(struct node *node, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -374,11 +378,11 @@ void secondary_refeed_due(void *ctx, uint64_t now);
 
 /* node_mirror.c */
 void primary_input_cut(struct node *node);
+void primary_input_committed(struct node *node);
 void primary_mirror_ready(void *ctx, uint32_t events);
 
 /* node_primary.c */
 void primary_copy_due(void *ctx, uint64_t now);
-void primary_input_committed(struct node *node);
 void primary_write_pvm(struct node *node);
 
 /* node_figures.c; the last checkpoints, step by step */
@@ -432,6 +436,7 @@ void reprotect_lead(struct node *node);
 void reprotect_follow(struct node *node);
 
 /* node_map.c */
+uint64_t map_settles_in(struct node *node);
 void map_expire_due(void *ctx, uint64_t now);
 void map_begin(struct node *node);
 void map_flow_open(struct node *node, const struct flow_open *open);

@@ -115,7 +115,7 @@ static void keep_output(struct node *node, struct frame *frame)
 
 void secondary_speak(struct node *node, struct frame *frame)
 {
-	shadow_translate(node->shadow, frame, loop_now(node->loop));
+	shadow_translate(node->shadow, frame, node_steady(node));
 	node_release(node, frame, true);
 }
 
@@ -137,7 +137,7 @@ void secondary_output(struct node *node, struct frame *frame)
 	case ROLE_STANDBY:
 	case ROLE_DECIDING:
 	case ROLE_STUCK:
-		shadow_output(node->shadow, frame, loop_now(node->loop));
+		shadow_output(node->shadow, frame, node_steady(node));
 		secondary_keep(node, frame);
 		return;
 	default:
@@ -692,7 +692,7 @@ static void flow_open_arrived(struct node *node, uint32_t epoch, const uint8_t *
 		link_drop(node->link, "a FLOW_OPEN of the wrong length");
 		return;
 	}
-	shadow_flow_open(node->shadow, epoch, &open, loop_now(node->loop));
+	shadow_flow_open(node->shadow, epoch, &open, node_steady(node));
 	secondary_flush_digests(node);
 }
 

@@ -126,7 +126,7 @@ static int go_live(struct node *node, char *err, size_t errlen)
 void secondary_left_colo(struct node *node, bool ok, const char *text)
 {
 	struct secondary *s = of(node);
-	uint64_t now = loop_now(node->loop);
+	uint64_t now = node_steady(node);
 	char err[200];
 	uint32_t left_out;
 	struct frame *frame;

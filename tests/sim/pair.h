@@ -472,7 +472,8 @@ struct world {
 		bool any;
 	} shown[8];
 	uint32_t shown_next;
-	bool lead_lost; /* a TS_LEAD was on its way when its session ended, and did not arrive */
+	bool lead_lost;    /* a TS_LEAD was on its way when its session ended, and did not arrive */
+	uint32_t leapt_ms; /* of leaps of clocks: so much may a survivor have taken for time */
 	uint64_t turns, *count; /* COUNTS */
 };
 
@@ -570,6 +571,8 @@ void check_loaded(struct host *host);
 void check_delivered(const struct frame *frame);
 /* It hears a datagram. */
 void check_heard(struct host *host, uint32_t number);
+/* The host's clock has leapt. */
+void check_leapt(const struct host *host, uint64_t by);
 /* A frame was dropped in front of it. */
 void check_input_dropped(struct host *host);
 /* It says something, which is held or goes on. */

@@ -16,7 +16,6 @@
 #define LAST_AT  (7 * SEC)
 #define CALM_AT  (8 * SEC)
 #define LONGER   3u
-#define LEAP_MAX (20 * SEC) /* by more, connections that close are forgotten while clients wait */
 
 const char *const fault_names[FAULTS] = {
         [FAULT_POWER] = "power lost",
@@ -244,9 +243,9 @@ static void clock_jumps(struct host *host, enum fault fault)
 	uint64_t by = chance(50) ? rnd_ns(MS, 900 * MS) : rnd_ns(SEC, 4 * SEC) * (1 + rnd(1000));
 
 	if (fault == FAULT_CLOCK_LEAPS) {
-		host->lead += by % LEAP_MAX;
-		/* A survivor's VM does not leap: the lead of its clock is taken for caught up. */
-		world->lead_lost = true;
+		by *= 1 + rnd(4);
+		host->lead += by;
+		check_leapt(host, by);
 		loop_wake(host);
 	} else {
 		host->wall_lead += chance(50) ? by : 0 - by;
