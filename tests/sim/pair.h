@@ -203,6 +203,8 @@ void link_turn_end(struct host *host);
 void link_power_lost(struct host *host);
 void link_process_died(struct host *host);
 void link_healed(void);
+/* The session that is up as the host sees it; 0: none. */
+uint64_t link_session(const struct host *host);
 void link_world_clear(void);
 
 /* ---- loop ---- */
@@ -250,6 +252,8 @@ struct host {
 	struct said said;
 	uint32_t last_state; /* enum role_state + 1 */
 	bool gate_full, link_full, half, whole;
+	uint64_t last_session,
+	        last_input; /* at the end of its last turn: of the link, of the log */
 	struct qemu qemu;
 	struct {
 		enum order order;
@@ -357,6 +361,7 @@ enum count {
 	COUNT_R4,
 	COUNT_R5_REQUEST,
 	COUNT_R5_ORDER,
+	COUNT_R5_SESSION,
 	COUNT_R6,
 	COUNT_R7,
 	COUNT_R8_KEPT,
@@ -472,6 +477,7 @@ struct world {
 		bool any;
 	} shown[8];
 	uint32_t shown_next;
+	uint64_t copy_session; /* of the link, in which the newest copy was made */
 	bool lead_lost;    /* a TS_LEAD was on its way when its session ended, and did not arrive */
 	uint32_t leapt_ms; /* of leaps of clocks: so much may a survivor have taken for time */
 	uint64_t turns, *count; /* COUNTS */

@@ -12,10 +12,12 @@
  *  R4  check_emission(): a machine that begins to speak has executed all that clients were told of;
  *      check_answer(): no serial is ever given to two requests.
  *  R5  check_answer(): no request is executed twice, no datagram more often than it came;
- *      check_heard(): the n-th datagram that the secondary's machine hears is the primary's n-th.
+ *      check_heard(): the n-th datagram that the secondary's machine hears is the primary's n-th;
+ *      check_session(): a lineage takes no input of another session than its copy's.
  *  R6  check_emission(): a QEMU after which another one has spoken never speaks again;
  *      check_booted(): the VM is not booted while another copy could go on.
  *  R7  pair_client.c: no connection breaks, no byte is another one, every checksum is right;
+ *      check_told(): a protected primary says nothing while it can tell its secondary nothing;
  *      check_shown(): no acknowledgement and no timestamp goes back, whoever speaks. (Of timestamps
  *      it is not asked any more when what the secondary was to know of them was lost with a cut
  *      link, before the primary: a limit of the daemon's.)
@@ -96,6 +98,7 @@ void check_captured(struct host *host, uint32_t epoch)
 		world->input_heard = guest->heard = 0;
 		world->input_excused = 0;
 		world->loaded_epoch = 0;
+		world->copy_session = link_session(host);
 		memset(world->input, 0, sizeof(world->input));
 	} else {
 		count(COUNT_CHECKPOINTS);
@@ -305,6 +308,17 @@ static void check_tcp_known(const struct host *host, const struct guest *svm,
 	      rcv);
 }
 
+/* A protected primary tells its secondary of the lead of its clock before it says what shows it. */
+static void check_told(const struct host *host)
+{
+	bool bound = host->node->is_primary && host->node->role.state == ROLE_PROTECTED &&
+	             host->qemu.incarnation == world->input_origin;
+
+	CHECK(!bound || link_session(host) == world->copy_session,
+	      "%s lets something out and can tell its secondary nothing (R7)",
+	      host->index ? "B" : "A");
+}
+
 static void check_known(struct host *host, const struct packet *p)
 {
 	const struct guest *svm;
@@ -451,6 +465,7 @@ void check_emission(struct host *host, struct frame *frame)
 	if (world->speaker != host->vm_id)
 		begins_to_speak(host);
 	check_left(host, frame);
+	check_told(host);
 	if (packet_parse(&p, frame) != 0)
 		return;
 	if (world->trace_frames && p.class == PACKET_TCP)
@@ -462,6 +477,25 @@ void check_emission(struct host *host, struct frame *frame)
 }
 
 /* ---- after every step ---- */
+
+/* Input of another session than the copy's is not its lineage's: between them there was more. */
+static void check_session(struct host *host)
+{
+	const struct node *node = host->node;
+	const struct input *newest = node->s.log.tail;
+	uint64_t session = link_session(host);
+	bool waits = node->role.state == ROLE_STANDBY || node->role.state == ROLE_DECIDING ||
+	             node->role.state == ROLE_STUCK;
+
+	if (!node->is_primary && waits && newest && session == host->last_session && session &&
+	    session != world->copy_session) {
+		count(COUNT_R5_SESSION);
+		CHECK(newest->index == host->last_input,
+		      "%s takes the input of another session (R5)", host->index ? "B" : "A");
+	}
+	host->last_session = session;
+	host->last_input = newest ? newest->index : 0;
+}
 
 static void count_state(struct host *host)
 {
@@ -522,6 +556,7 @@ void check_host(struct host *host)
 	if (node->p.unsent.head && !host->link_full)
 		count(COUNT_LINK_FULL);
 	host->link_full = node->p.unsent.head;
+	check_session(host);
 	host->half = node->s.ckpt_open && !node->s.ckpt_whole;
 	host->whole = node->s.ckpt_whole;
 	faults_trap(host);

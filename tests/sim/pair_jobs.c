@@ -64,6 +64,7 @@ const char *const count_names[COUNTS] = {
         [COUNT_R4] = "R4 speakers' memories",
         [COUNT_R5_REQUEST] = "R5 answers",
         [COUNT_R5_ORDER] = "R5 datagrams at both",
+        [COUNT_R5_SESSION] = "R5 turns in another session",
         [COUNT_R6] = "R6 frames",
         [COUNT_R7] = "R7 segments",
         [COUNT_R8_KEPT] = "R8 datagrams in order",

@@ -317,6 +317,11 @@ void link_counters(const struct link *link, enum link_channel channel, struct li
 
 /* ---- sessions ---- */
 
+uint64_t link_session(const struct host *host)
+{
+	return host->link && host->link->up ? host->link->session : 0;
+}
+
 static bool net_works(void)
 {
 	return !world->cut[0] && !world->cut[1];
