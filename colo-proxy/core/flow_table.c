@@ -139,20 +139,36 @@ void flow_ahead_add(const struct flow_table *table, struct flow_ahead *ahead,
 	ahead->hash[ahead->count++] = hash;
 }
 
-void flow_ahead_go(const struct flow_table *table, struct flow_ahead *ahead)
+/*
+ * Reads from each line of the entry. Nobody waits for the bytes, so that many such reads are on
+ * their way at once, as with prefetches; but those may be dropped when the page's translation has
+ * to be looked for, too (with a million flows on an AMD EPYC under KVM, 60 ns of a packet's 240).
+ */
+static void read_ahead(const struct flow_table *table, const struct flow_entry *entry)
 {
+	const volatile uint8_t *at = (const uint8_t *)entry;
+
+	for (uint32_t i = 0; i < table->stride; i += LINE)
+		(void)at[i];
+}
+
+void flow_ahead_go(struct flow_table *table, struct flow_ahead *ahead)
+{
+	table->expected_count = table->expected_next = 0;
 	for (uint32_t k = 0; k < ahead->count; k++) {
 		uint32_t hash = ahead->hash[k], i = hash & table->slot_mask;
 
 		while (table->slots[i].entry && table->slots[i].tag != hash)
 			i = (i + 1) & table->slot_mask;
-		if (table->slots[i].entry)
-			prefetch_entry(table, entry_at(table, table->slots[i].entry));
+		if (!table->slots[i].entry)
+			continue;
+		read_ahead(table, entry_at(table, table->slots[i].entry));
+		table->expected[table->expected_count++] = table->slots[i].entry;
 	}
 	ahead->count = 0;
 }
 
-void flow_ahead_frames(const struct flow_table *table, const struct frame *list,
+void flow_ahead_frames(struct flow_table *table, const struct frame *list,
                        enum packet_direction direction)
 {
 	struct flow_ahead ahead = {0};
@@ -182,6 +198,24 @@ static struct flow_entry *find(const struct flow_table *table, const struct flow
 		prefetch_entry(table, entry);
 		if (flow_key_equal(&entry->key, key))
 			return entry;
+	}
+	return NULL;
+}
+
+/* The next of those that were looked ahead for, or the one behind it, if its key is this one:
+ * neither hash nor slot is needed. By now it may be out of use, or another flow's. */
+static struct flow_entry *find_expected(struct flow_table *table, const struct flow_key *key)
+{
+	uint32_t next = table->expected_next;
+
+	for (uint32_t i = next; i < table->expected_count && i < next + 2; i++) {
+		struct flow_entry *entry = entry_at(table, table->expected[i]);
+
+		if (entry->state != FLOW_UNUSED && flow_key_equal(&entry->key, key)) {
+			prefetch_entry(table, entry);
+			table->expected_next = i + 1;
+			return entry;
+		}
 	}
 	return NULL;
 }
@@ -336,8 +370,10 @@ struct flow_entry *flow_table_peek(const struct flow_table *table, const struct 
 struct flow_entry *flow_table_find(struct flow_table *table, const struct flow_key *key,
                                    uint64_t now)
 {
-	struct flow_entry *entry = flow_table_peek(table, key);
+	struct flow_entry *entry = find_expected(table, key);
 
+	if (!entry)
+		entry = flow_table_peek(table, key);
 	if (entry)
 		entry->used = stamp_of(now);
 	return entry;
@@ -357,9 +393,13 @@ static uint32_t take_number(struct flow_table *table)
 struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_key *key,
                                   uint64_t now)
 {
-	uint32_t hash = hash_of(table, key), stamp = stamp_of(now), number;
-	struct flow_entry *entry = find(table, key, hash);
+	uint32_t hash, stamp = stamp_of(now), number;
+	struct flow_entry *entry = find_expected(table, key);
 
+	if (!entry) {
+		hash = hash_of(table, key);
+		entry = find(table, key, hash);
+	}
 	if (entry) {
 		entry->used = stamp;
 		return entry;
@@ -451,5 +491,5 @@ void flow_table_clear(struct flow_table *table)
 	}
 	memset(table->slots, 0, ((size_t)table->slot_mask + 1) * sizeof(struct flow_slot));
 	memset(table->queue, 0, sizeof(table->queue));
-	table->count = table->made = table->unused = 0;
+	table->count = table->made = table->unused = table->expected_count = 0;
 }

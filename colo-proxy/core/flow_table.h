@@ -58,6 +58,13 @@ struct flow_table_ops {
 	bool (*may_go)(const struct flow_entry *entry, enum flow_going why);
 };
 
+#define FLOW_AHEAD_MAX 64u /* of a batch; more are not looked ahead for */
+
+struct flow_ahead {
+	uint32_t count;
+	uint32_t hash[FLOW_AHEAD_MAX];
+};
+
 struct flow_slot {
 	uint32_t tag;   /* of the key's hash */
 	uint32_t entry; /* number, 0: free */
@@ -80,6 +87,8 @@ struct flow_table {
 	uint32_t unused; /* the first of those that are not any more */
 	uint32_t look;   /* state whose queue is looked at next */
 	struct flow_queue queue[FLOW_STATE_COUNT];
+	uint32_t expected[FLOW_AHEAD_MAX]; /* numbers that were looked ahead for, in order */
+	uint32_t expected_count, expected_next;
 	uint32_t max, count, high;
 	uint64_t evicted, expired;
 };
@@ -95,24 +104,19 @@ void flow_table_fini(struct flow_table *table);
  * Looking ahead. Where the table is larger than the processor's cache, a look-up waits for memory
  * twice, for the slot and then for the entry. With the keys of some packets in hand, all of them
  * can be waited for at once: add each key, which asks for its slot, then go, which asks for the
- * entries. Changes nothing but what is in the cache; wrong or missing keys cost time only.
+ * entries. They are found faster, too, when they are then asked for in this order; some may be left
+ * out, and others asked for in between. Changes nothing that is found; wrong or missing keys cost
+ * time only.
  */
-#define FLOW_AHEAD_MAX 64u /* of a batch; more are not looked ahead for */
-
-struct flow_ahead {
-	uint32_t count;
-	uint32_t hash[FLOW_AHEAD_MAX];
-};
-
 /* Whether it pays: what is in use is more than a cache holds. */
 bool flow_ahead_pays(const struct flow_table *table);
 void flow_ahead_add(const struct flow_table *table, struct flow_ahead *ahead,
                     const struct flow_key *key);
 /* Begins a new batch, too. */
-void flow_ahead_go(const struct flow_table *table, struct flow_ahead *ahead);
+void flow_ahead_go(struct flow_table *table, struct flow_ahead *ahead);
 
 /* All of that for the flows of these frames, linked by `next`, if it pays. */
-void flow_ahead_frames(const struct flow_table *table, const struct frame *list,
+void flow_ahead_frames(struct flow_table *table, const struct frame *list,
                        enum packet_direction direction);
 
 /* The flow of a key, or NULL; find notes that it is used now. */

@@ -215,7 +215,7 @@ struct flow *gate_flow_of(struct gate *gate, struct packet *packet)
 	return flow;
 }
 
-void gate_ahead(const struct gate *gate, const struct frame *list)
+void gate_ahead(struct gate *gate, const struct frame *list)
 {
 	flow_ahead_frames(&gate->flows, list, PACKET_FROM_VM);
 }
@@ -346,7 +346,7 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 	return 0;
 }
 
-void gate_ahead_digests(const struct gate *gate, const struct digest *digests, uint32_t count)
+void gate_ahead_digests(struct gate *gate, const struct digest *digests, uint32_t count)
 {
 	struct flow_ahead ahead = {0};
 
@@ -530,9 +530,9 @@ int gate_new(struct gate **ret_gate, const struct gate_limits *limits,
 		return -ENOMEM;
 	assert(limits->max_digests < 1u << 24); /* struct view counts them */
 	gate->key = *key;
-	gate->hash = XXH3_createState();
+	gate->joined = malloc(FRAME_MAX_LEN);
 	gate->fragments = fragments_new();
-	if (!gate->hash || !gate->fragments ||
+	if (!gate->joined || !gate->fragments || gate_spoken_init(gate) ||
 	    flow_table_init(&gate->flows, limits->max_flows, &gate->key, &gate_flow_ops, gate)) {
 		gate_free(gate);
 		return -ENOMEM;
@@ -573,7 +573,8 @@ void gate_free(struct gate *gate)
 	pool_fini(&gate->held_pool);
 	pool_fini(&gate->pending_pool);
 	fragments_free(gate->fragments);
-	XXH3_freeState(gate->hash);
+	gate_spoken_fini(gate);
+	free(gate->joined);
 	free(gate);
 }
 

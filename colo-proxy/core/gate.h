@@ -115,10 +115,10 @@ void gate_free(struct gate *gate);
 
 /*
  * Looking ahead, for speed with many flows: these frames (linked by `next`), or digests, come next.
- * Changes nothing and keeps nothing. The frames are read; the first 64 count.
+ * Changes nothing but how fast they are found. The frames are read; the first 64 count.
  */
-void gate_ahead(const struct gate *gate, const struct frame *list);
-void gate_ahead_digests(const struct gate *gate, const struct digest *digests, uint32_t count);
+void gate_ahead(struct gate *gate, const struct frame *list);
+void gate_ahead_digests(struct gate *gate, const struct digest *digests, uint32_t count);
 
 /* The PVM has said this. Takes the frame. Returns 0, or -ENOMEM: the frame was freed, not
  * released, and a checkpoint for pressure has been asked for. */

@@ -32,7 +32,6 @@ static void flow_fini(void *ctx, struct flow_entry *entry)
 
 	view_clear(ctx, &flow->view[0]);
 	view_clear(ctx, &flow->view[1]);
-	gate_spoken_forget(ctx, flow);
 }
 
 /* What an evicted flow knew is lost, which is safe: its next packets wait for the SVM's own. */
@@ -72,7 +71,7 @@ void gate_flow_clear_views(struct gate *gate)
 
 		view_clear(gate, &flow->view[0]);
 		view_clear(gate, &flow->view[1]);
-		gate_spoken_forget(gate, flow);
+		gate_spoken_forget(flow);
 		flow->open_epoch = NO_EPOCH;
 	}
 }
@@ -110,7 +109,7 @@ void gate_flow_new_incarnation(struct gate *gate, struct flow *flow, struct view
 	view->covered_known = true;
 	view->covered_start = view->covered_end = tcp->seq;
 	view->syn_awaited = true;
-	gate_spoken_forget(gate, flow);
+	gate_spoken_forget(flow);
 	flow->incarnation++;
 	flow->iss = tcp->seq;
 	flow->iss_known = true;

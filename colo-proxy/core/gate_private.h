@@ -6,7 +6,6 @@
 
 #include <assert.h>
 #include <stddef.h>
-#include <xxhash.h>
 
 #include "colo-proxy/core/flow_table.h"
 #include "colo-proxy/core/fragments.h"
@@ -33,8 +32,7 @@
  *  - Epochs in the list of all never decrease. first_of_epoch is the oldest frame of the current
  *    epoch, NULL when there is none.
  *  - stats.now_bytes and stats.now_packets are the sums over the list of all.
- *  - gate->pending is the sum of view->pending over all views, gate->spoken_all that of the sizes
- * of what flows remember.
+ *  - gate->pending is the sum of view->pending over all views.
  *  - A flow that holds a frame is not evicted.
  *  - Coverage (view->covered_end) begins in gate_flow.c, at what the checkpoint has or at the SYN
  * of a new incarnation, or else at the first digest. From there it moves forward, in gate_verify.c
@@ -66,9 +64,9 @@ struct held {
 	/* TCP, see gate_spoken.c: the part that digests were verified over, [start, end). */
 	bool proved : 1, proved_syn : 1, proved_fin : 1;
 	bool looked : 1; /* what it says was not all known when flow->spoken was at looked_at */
-	uint32_t looked_at;
 	uint32_t proved_start, proved_end;
-	uint32_t remembered;    /* bytes of it that are in flow->spoken by a digest */
+	uint64_t looked_at;
+	uint32_t remembered;    /* bytes of it that are known to be said by a digest */
 	uint32_t first_segment; /* the first one's length, when it is the rest of a cut one; else 0
 	                         */
 };
@@ -106,9 +104,9 @@ struct flow {
 	struct flow_entry entry; /* first: it is what the table knows */
 	struct flow *touched_next;
 	struct held *head, *tail;
-	struct spoken *spoken; /* what has been said, see gate_spoken.c; NULL: nothing is known */
-	struct view view[2];   /* of the current epoch and the one before, by parity */
-	uint32_t incarnation;  /* counts the connections that used the 4-tuple */
+	uint64_t spoken;      /* what has been said, see gate_spoken.c: its newest piece; 0: none */
+	struct view view[2];  /* of the current epoch and the one before, by parity */
+	uint32_t incarnation; /* counts the connections that used the 4-tuple */
 	uint32_t iss, snd_max, ack_max;
 	uint32_t open_epoch; /* in which the secondary was told of iss */
 	bool iss_known : 1, snd_known : 1, ack_known : 1;
@@ -119,7 +117,7 @@ static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its 
 
 struct gate {
 	struct packet_digest_key key;
-	XXH3_state_t *hash;
+	uint8_t *joined; /* FRAME_MAX_LEN bytes for a range that lies in several frames */
 	struct gate_limits limits;
 	const struct gate_ops *ops;
 	const struct policy *policy;
@@ -133,13 +131,14 @@ struct gate {
 	uint64_t now;          /* when the last call was */
 	uint64_t cut_at[2];    /* when the epoch began, by parity */
 	uint32_t pending;      /* digests that wait, in all flows */
-	uint32_t spoken_all;   /* room for what has been said, in all flows */
 	uint32_t requested;    /* bit mask of enum ckpt_cause, of this epoch */
 	uint32_t ts_lead[2];   /* told in this epoch and the one before */
 	struct held *oldest, *newest, *first_of_epoch;
 	struct flow *touched;
 	struct flow_table flows;
 	struct pool held_pool, pending_pool;
+	struct piece *pieces;        /* what has been said, in all flows: gate_spoken.c */
+	uint64_t spoken;             /* the newest one's number */
 	struct fragments *fragments; /* of the current epoch */
 	struct lag lag;              /* of the SVM since protection began */
 	uint64_t cut_asked_at;       /* when the secondary was last asked for a range in two */
@@ -253,6 +252,10 @@ uint64_t gate_cut_stuck(struct gate *gate, uint64_t now);
 
 /* ---- gate_spoken.c ---- */
 
+/* Room for what is remembered. 0 or -ENOMEM; fini takes a gate without, too. */
+int gate_spoken_init(struct gate *gate);
+void gate_spoken_fini(struct gate *gate);
+
 /* A digest was verified over the frame's bytes [seq, seq + len), alone (its hash) or over those of
  * other frames, too (NULL); over its SYN; over a FIN at `seq` in this epoch. */
 void gate_spoken_proved(struct gate *gate, struct flow *flow, struct held *held, uint32_t seq,
@@ -269,8 +272,8 @@ void gate_spoken_split(struct held *held, uint32_t part);
 /* Whether bytes, SYN and FIN of the frame, where it has them, are those that have been said. */
 bool gate_spoken_is(struct gate *gate, const struct flow *flow, struct held *held);
 
-/* Frees what is remembered. */
-void gate_spoken_forget(struct gate *gate, struct flow *flow);
+/* Nothing that the flow has said is known any more. */
+void gate_spoken_forget(struct flow *flow);
 
 /* ---- gate_match.c ---- */
 

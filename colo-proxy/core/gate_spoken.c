@@ -14,31 +14,68 @@
  * A piece is a range and a part of its keyed hash: the digest's own where that is a segment of the
  * frame, as nearly always; else the frame is hashed, segment by segment, when it goes.
  *
- * Limits: SPOKEN_MAX pieces of a flow and SPOKEN_ALL of all flows are remembered, the newest.
+ * All flows write into one ring, one piece behind the other, and each piece tells how far behind it
+ * its flow's last one is. So what is written is in the processor's cache, whichever flow it is of;
+ * nothing is read of what was said before, and nothing grows or is freed. Looking for a piece goes
+ * from a flow's newest one back; then it is a miss for each step, but only repetitions are looked
+ * for.
+ *
+ * Limits: of all flows the SPOKEN_ALL newest pieces are remembered, and of a flow no more than
+ * LOOKS are looked at.
  */
 #include "colo-proxy/core/gate_private.h"
 
-#include <stdlib.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "colo-proxy/core/seq.h"
 
-#define SPOKEN_MIN 4u
-#define SPOKEN_MAX 1024u       /* powers of two; at 1,448 bytes each, 1.4 MB of a stream */
-#define SPOKEN_ALL (1u << 20)  /* 16 MiB */
+#define SPOKEN_ALL (1u << 20)  /* a power of two; 20 MiB */
+#define LOOKS      1024u       /* at 1,448 bytes each, 1.4 MB of a stream */
+#define PASSES     16u         /* over them, for one frame */
 #define SPOKEN_FIN UINT64_C(1) /* in place of a hash, with length 0 */
 
+/* They have numbers from 1 on, which never come again. */
 struct piece {
-	uint32_t seq, len;
-	uint64_t hash;
+	uint32_t seq;
+	uint32_t back;    /* so much smaller is the number of the flow's piece before; 0: none */
+	uint32_t hash[2]; /* in halves: no holes between the pieces */
+	uint32_t len;
 };
+static_assert(sizeof(struct piece) == 20, "the documents say so");
 
-/* A ring; what has not been used yet is zero, which is no piece. */
-struct spoken {
-	uint32_t count; /* all that ever were */
-	uint32_t size;
-	struct piece piece[];
-};
+int gate_spoken_init(struct gate *gate)
+{
+	/* The kernel backs it as it is written; what is behind the newest number is never read. */
+	void *memory = mmap(NULL, SPOKEN_ALL * sizeof(struct piece), PROT_READ | PROT_WRITE,
+	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return -ENOMEM;
+	gate->pieces = memory;
+	return 0;
+}
+
+void gate_spoken_fini(struct gate *gate)
+{
+	if (gate->pieces)
+		munmap(gate->pieces, SPOKEN_ALL * sizeof(struct piece));
+}
+
+/* The piece of that number, if it is remembered; 0 is none's. */
+static const struct piece *piece_of(const struct gate *gate, uint64_t number)
+{
+	if (!number || gate->spoken - number >= SPOKEN_ALL)
+		return NULL;
+	return &gate->pieces[number % SPOKEN_ALL];
+}
+
+/* The number of the piece that the flow said before this one. */
+static uint64_t number_before(const struct piece *piece, uint64_t number)
+{
+	return piece->back ? number - piece->back : 0;
+}
 
 static uint64_t part_of(const uint8_t hash[PACKET_DIGEST_LEN])
 {
@@ -66,44 +103,22 @@ static uint64_t hash_syn(const struct gate *gate, const struct held *held)
 	return part_of(hash);
 }
 
-/* The ring with room for one more, if it may grow; NULL: there is none. */
-static struct spoken *make_room(struct gate *gate, struct flow *flow)
-{
-	struct spoken *spoken = flow->spoken, *larger;
-	uint32_t old = spoken ? spoken->size : 0;
-	uint32_t size = old ? old * 2 : SPOKEN_MIN;
-
-	if (old && (spoken->count < old || old == SPOKEN_MAX))
-		return spoken;
-	if (gate->spoken_all + (size - old) > SPOKEN_ALL)
-		return spoken;
-	larger = realloc(spoken, sizeof(*spoken) + size * sizeof(spoken->piece[0]));
-	if (!larger)
-		return spoken;
-	memset(larger->piece + old, 0, (size - old) * sizeof(larger->piece[0]));
-	if (!old)
-		larger->count = 0;
-	larger->size = size;
-	gate->spoken_all += size - old;
-	flow->spoken = larger;
-	return larger;
-}
-
 static void remember(struct gate *gate, struct flow *flow, uint32_t seq, uint32_t len,
                      uint64_t hash)
 {
-	struct spoken *spoken = make_room(gate, flow);
+	uint64_t number = ++gate->spoken, back = flow->spoken ? number - flow->spoken : 0;
+	struct piece *piece = &gate->pieces[number % SPOKEN_ALL];
 
-	if (spoken)
-		spoken->piece[spoken->count++ % spoken->size] = (struct piece){seq, len, hash};
+	piece->seq = seq;
+	piece->back = back < SPOKEN_ALL ? (uint32_t)back : 0;
+	memcpy(piece->hash, &hash, sizeof(hash));
+	piece->len = len;
+	flow->spoken = number;
 }
 
-void gate_spoken_forget(struct gate *gate, struct flow *flow)
+void gate_spoken_forget(struct flow *flow)
 {
-	if (flow->spoken)
-		gate->spoken_all -= flow->spoken->size;
-	free(flow->spoken);
-	flow->spoken = NULL;
+	flow->spoken = 0;
 }
 
 /* The length of one segment of the frame. */
@@ -185,32 +200,54 @@ void gate_spoken_released(struct gate *gate, struct flow *flow, const struct hel
 
 /* ---- what repeats ---- */
 
-static bool has_piece(const struct spoken *spoken, uint32_t seq, uint32_t len, uint64_t hash)
+static bool is_hash(const struct piece *piece, uint64_t hash)
 {
-	for (uint32_t i = 0; spoken && i < spoken->size; i++) {
-		const struct piece *piece = &spoken->piece[i];
+	return memcmp(piece->hash, &hash, sizeof(hash)) == 0;
+}
 
-		if (piece->seq == seq && piece->len == len && piece->hash == hash)
+static bool has_piece(const struct gate *gate, const struct flow *flow, uint32_t seq, uint32_t len,
+                      uint64_t hash)
+{
+	const struct piece *piece;
+	uint64_t number = flow->spoken;
+
+	for (uint32_t i = 0; i < LOOKS && (piece = piece_of(gate, number)); i++) {
+		if (piece->seq == seq && piece->len == len && is_hash(piece, hash))
 			return true;
+		number = number_before(piece, number);
 	}
 	return false;
 }
 
-/* Whether pieces that are remembered make up the frame's bytes [seq, end). */
-static bool is_made_up(const struct gate *gate, const struct spoken *spoken,
-                       const struct held *held, uint32_t seq, uint32_t end)
+/* Takes off the end of the frame's bytes [seq, end) what pieces make up, looking at each once. What
+ * was said one behind the other is found so. Returns the end of what is left. */
+static uint32_t take_off(const struct gate *gate, const struct flow *flow, const struct held *held,
+                         uint32_t seq, uint32_t end)
 {
-	uint32_t next = 0, looked = 0; /* what was said one behind the other is found so */
+	const struct piece *piece;
+	uint64_t number = flow->spoken;
 
-	while (spoken && seq != end && looked < spoken->size) {
-		const struct piece *piece = &spoken->piece[next++ % spoken->size];
+	for (uint32_t i = 0; i < LOOKS && seq != end && (piece = piece_of(gate, number)); i++) {
+		uint32_t start = end - piece->len;
 
-		looked++;
-		if (piece->seq != seq || !piece->len || piece->len > end - seq ||
-		    piece->hash != hash_range(gate, held, seq, piece->len))
-			continue;
-		seq += piece->len;
-		looked = 0;
+		number = number_before(piece, number);
+		if (piece->seq == start && piece->len && piece->len <= end - seq &&
+		    is_hash(piece, hash_range(gate, held, start, piece->len)))
+			end = start;
+	}
+	return end;
+}
+
+/* Whether pieces that are remembered make up the frame's bytes [seq, end). */
+static bool is_made_up(const struct gate *gate, const struct flow *flow, const struct held *held,
+                       uint32_t seq, uint32_t end)
+{
+	for (uint32_t i = 0; i < PASSES && seq != end; i++) {
+		uint32_t left = take_off(gate, flow, held, seq, end);
+
+		if (left == end)
+			return false;
+		end = left;
 	}
 	return seq == end;
 }
@@ -228,23 +265,22 @@ static bool bytes_are_said(const struct gate *gate, const struct flow *flow,
 		if (seq_lt(held->proved_start, end))
 			end = held->proved_start;
 	}
-	return is_made_up(gate, flow->spoken, held, seq, end);
+	return is_made_up(gate, flow, held, seq, end);
 }
 
 bool gate_spoken_is(struct gate *gate, const struct flow *flow, struct held *held)
 {
 	const struct packet_tcp *tcp = &held->packet.tcp;
-	uint32_t count = flow->spoken ? flow->spoken->count : 0;
 	bool is;
 
-	if (held->looked && held->looked_at == count)
+	if (held->looked && held->looked_at == flow->spoken)
 		return false; /* nothing has been said since it was found wanting */
 	is = (!(tcp->flags & PACKET_FIN) || held->proved_fin ||
-	      has_piece(flow->spoken, held->end - 1, 0, SPOKEN_FIN)) &&
+	      has_piece(gate, flow, held->end - 1, 0, SPOKEN_FIN)) &&
 	     (!(tcp->flags & PACKET_SYN) || held->proved_syn ||
-	      has_piece(flow->spoken, tcp->seq, 1, hash_syn(gate, held))) &&
+	      has_piece(gate, flow, tcp->seq, 1, hash_syn(gate, held))) &&
 	     bytes_are_said(gate, flow, held);
 	held->looked = !is;
-	held->looked_at = count;
+	held->looked_at = flow->spoken;
 	return is;
 }

@@ -56,7 +56,7 @@ void shadow_free(struct shadow *shadow);
 void shadow_lineage(struct shadow *shadow, uint32_t lineage);
 
 /* These frames, linked by `next`, come next: see gate_ahead(). */
-void shadow_ahead(const struct shadow *shadow, const struct frame *list);
+void shadow_ahead(struct shadow *shadow, const struct frame *list);
 
 /* The SVM has said this. Reads the frame, does not keep or change it. */
 void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now);

@@ -270,7 +270,7 @@ static void exempt_seen(struct shadow *shadow, const struct packet *packet,
 		flow_table_remove(&shadow->flows, entry);
 }
 
-void shadow_ahead(const struct shadow *shadow, const struct frame *list)
+void shadow_ahead(struct shadow *shadow, const struct frame *list)
 {
 	flow_ahead_frames(&shadow->flows, list, PACKET_FROM_VM);
 }

@@ -276,7 +276,8 @@ static void do_clear(struct model *m)
 	m->count = 0;
 }
 
-/* More than fit, of keys that are there and of others: nothing changes. */
+/* More than fit, of keys that are there and of others: nothing changes. Then some of them are asked
+ * for in this order, and what was seen ahead may be gone, or be another flow's, by then. */
 static void do_ahead(struct model *m, uint32_t key)
 {
 	struct flow_ahead ahead = {0};
@@ -289,6 +290,18 @@ static void do_ahead(struct model *m, uint32_t key)
 	g_assert_cmpuint(ahead.count, ==, FLOW_AHEAD_MAX);
 	flow_ahead_go(&m->table, &ahead);
 	g_assert_cmpuint(ahead.count, ==, 0);
+	for (uint32_t i = 0; i < 8; i++) {
+		int what = g_rand_int_range(m->rand, 0, 200);
+
+		if (what == 0)
+			do_clear(m);
+		else if (what < 40)
+			do_remove(m, key + i);
+		if (what % 2)
+			do_look(m, key + i, true);
+		else if (what % 3)
+			do_get(m, key + i);
+	}
 }
 
 static void one_step(struct model *m)

@@ -839,6 +839,30 @@ static void test_repeats_the_forgotten(void)
 	pair_free(p);
 }
 
+/* Other connections say a million segments. Where those are written down was the place of what this
+ * one had said, and they have other bytes at the same numbers. */
+static void test_repeats_what_another_said(void)
+{
+	struct pair *p = accepted();
+	struct build_tcp t = other(0, 9990);
+
+	t.vm_port = 81;
+	t.gso_size = 1;
+	for (int i = 0; i < 107; i++) {
+		if (i == 1) { /* its number is larger than a few */
+			svm_says(p, seg(PVM_ISS, 0, 0, 9700, 0));
+			pvm(p, 0, 0, 9700, 0);
+			pair_released(p, 1, RELEASE_MATCH);
+		}
+		pvm_says(p, t);
+		pair_checkpoint(p);
+		pair_released(p, 1, RELEASE_COMMIT);
+	}
+	assert_only_committed(p, other(9500, 1));
+	assert_only_committed(p, seg(PVM_ISS, 0, 0, 9700, 0));
+	pair_free(p);
+}
+
 /* A copy in another VLAN, of another port or to another client is another flow. */
 static void test_repeats_elsewhere(void)
 {
@@ -950,6 +974,7 @@ int main(int argc, char **argv)
 	        {"/tcp/repeats/syn-and-fin", test_repeats_syn_and_fin},
 	        {"/tcp/repeats/honestly", test_repeats_honestly},
 	        {"/tcp/repeats/the-forgotten", test_repeats_the_forgotten},
+	        {"/tcp/repeats/what-another-said", test_repeats_what_another_said},
 	        {"/tcp/repeats/elsewhere", test_repeats_elsewhere},
 	        {"/tcp/repeats/the-last-connection", test_repeats_the_last_connection},
 	        {"/tcp/older-connection", test_older_connection},
