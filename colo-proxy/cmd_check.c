@@ -5,6 +5,7 @@
 #include "colo-proxy/core/finding.h"
 #include "colo-proxy/datapath/netcheck.h"
 #include "colo-proxy/link/link.h"
+#include "kvm/encode_threads.h"
 #include "kvm/probe.h"
 #include "kvm/tracking.h"
 #include "qemu-glue/versions.h"
@@ -296,6 +297,21 @@ static void check_kvm(struct check *check)
 	}
 }
 
+/* How many threads checkpoints are compressed with here. */
+static void check_threads(struct check *check)
+{
+	const struct config *config = check->config;
+	struct encode_threads_choice choice;
+	struct encode_threads_facts facts = {.processors = encode_threads_processors()};
+
+	if (!config)
+		return;
+	facts.vcpus = (unsigned int)config->smp;
+	facts.packs = config->compression != CONFIG_COMPRESSION_NONE;
+	encode_threads_choose(&facts, config->encode_threads, &choice);
+	add(check, "encode-threads", FINDING_OK, NULL, "%s", choice.why);
+}
+
 static const char *level_word(enum finding_level level)
 {
 	switch (level) {
@@ -365,6 +381,7 @@ static int run(const char *file, bool offline, bool json)
 		check_network(&check);
 		check_qemu(&check);
 		check_kvm(&check);
+		check_threads(&check);
 	}
 	if (json)
 		print_json(&check);

@@ -6,11 +6,19 @@
  * packets, so it goes back to the loop after SLICE_NS and comes again in the next turn. A block
  * that the link has no room for is kept; nothing is encoded before it is gone.
  *
+ * With threads for it (encode-threads), this thread only takes the blocks, in order, and hands them
+ * to the link. A checkpoint of a few blocks it still encodes itself: to hand it over and to be
+ * woken up would take longer. What was captured stays until the threads have let go of it: they
+ * have when the last block is taken, and whatever ends a checkpoint before comes through
+ * encode_stop(), which waits for the block that each has in hand.
+ *
  * Both sides begin a session, and each protection in it, with an empty cache of the size that both
  * agree on: the smaller one of the two configurations'. What the peer can do it says with the
  * link's HELLO; one that encodes in another way is refused.
  */
+#include <sched.h>
 #include <stdio.h>
+#include <string.h>
 #include <xxhash.h>
 
 #include "colo-proxy/control/log.h"
@@ -71,6 +79,9 @@ void codec_fini(struct node *node)
 {
 	struct codec *c = of(node);
 
+	encode_pool_free(c->pool);
+	c->pool = NULL;
+	c->pooled = false;
 	page_encoder_free(c->encoder);
 	page_decoder_free(c->decoder);
 	XXH3_freeState(c->hash);
@@ -84,7 +95,9 @@ struct stats_queue codec_memory(struct node *node)
 	struct codec *c = of(node);
 	uint64_t now = 0;
 
-	if (c->encoder)
+	if (c->pooled)
+		now += encode_pool_cache_bytes(c->pool);
+	else if (c->encoder)
 		now += page_cache_bytes(page_encoder_cache(c->encoder));
 	if (c->decoder)
 		now += page_cache_bytes(page_decoder_cache(c->decoder));
@@ -99,6 +112,47 @@ static void pump_again(void *ctx, uint64_t now)
 {
 	(void)now;
 	primary_pump_checkpoint(ctx);
+}
+
+static void pool_ready(void *arg)
+{
+	primary_pump_checkpoint(arg);
+}
+
+/* One of the pool's threads: this one is to come back to the pool. */
+static void wake(void *ctx)
+{
+	struct node *node = ctx;
+
+	/* No memory for a few bytes: there will be, or nothing goes on at all. */
+	while (loop_post(node->loop, pool_ready, node) < 0)
+		sched_yield();
+}
+
+/* Without them this thread encodes. */
+static void start_pool(struct node *node)
+{
+	const struct config *config = node->config;
+	const struct encode_threads_facts facts = {
+	        .processors = encode_threads_processors(),
+	        .vcpus = (unsigned int)config->smp,
+	        .packs = config->compression != CONFIG_COMPRESSION_NONE,
+	};
+	struct encode_pool_params params = {.clock = loop_clock, .wake = wake, .ctx = node};
+	struct encode_threads_choice choice;
+	struct codec *c = of(node);
+	int r;
+
+	if (c->pool)
+		return;
+	encode_threads_choose(&facts, config->encode_threads, &choice);
+	params.threads = choice.threads;
+	if (params.threads == 0)
+		return;
+	r = encode_pool_new(&c->pool, &params);
+	if (r < 0)
+		log_warn("no threads to encode checkpoints with: %s; the data thread does it",
+		         strerror(-r));
 }
 
 int encode_begin_session(struct node *node)
@@ -117,19 +171,43 @@ int encode_begin_session(struct node *node)
 			return r;
 		c->encoder_bytes = c->cache_bytes;
 	}
+	start_pool(node);
 	pack_choice_init(&c->choice, methods[node->config->compression]);
 	c->pump_timer = (struct loop_timer){.fire = pump_again, .ctx = node};
-	log_info("checkpoints: up to %lu MiB of pages are kept on both hosts, compression %s",
-	         (unsigned long)(c->cache_bytes >> 20), pack_method_name(c->choice.fixed));
+	log_info("checkpoints: up to %lu MiB of pages are kept on both hosts, compression %s, "
+	         "%u threads",
+	         (unsigned long)(c->cache_bytes >> 20), pack_method_name(c->choice.fixed),
+	         c->pool ? encode_pool_threads(c->pool) : 0);
 	return 0;
 }
 
 void encode_stop(struct node *node)
 {
 	loop_timer_clear(node->loop, &of(node)->pump_timer);
+	if (of(node)->pooled)
+		encode_pool_stop(of(node)->pool);
+	of(node)->pooled = false;
 	of(node)->block = NULL;
 	if (of(node)->encoder)
 		page_encoder_reset(of(node)->encoder);
+}
+
+/* The checkpoint's blocks are the pool's, if that pays. */
+static void begin_pool(struct node *node)
+{
+	struct codec *c = of(node);
+	struct encode_job job = {
+	        .encoder = c->encoder,
+	        .base = node->p.ckpt.buf.base,
+	        .len = node->p.ckpt.buf.len,
+	        .hash = node->p.hash,
+	        .choice = &c->choice,
+	        .link_rate = c->link_rate,
+	};
+
+	c->pooled = c->pool && encode_pool_pays(c->pool, node->p.ckpt.buf.len);
+	if (c->pooled)
+		encode_pool_begin(c->pool, &job);
 }
 
 static bool send_begin(struct node *node)
@@ -150,6 +228,7 @@ static bool send_begin(struct node *node)
 	page_encoder_begin(c->encoder, p->ckpt.buf.base, p->ckpt.buf.len);
 	c->link_rate = link_rate(node->link, LINK_BULK);
 	c->encode_ns = 0;
+	begin_pool(node);
 	return true;
 }
 
@@ -178,6 +257,17 @@ static bool encode_block(struct node *node)
 	return true;
 }
 
+static enum encode_result next_block(struct node *node)
+{
+	struct codec *c = of(node);
+
+	if (c->block)
+		return ENCODE_BLOCK;
+	if (c->pooled)
+		return encode_pool_next(c->pool, &c->block, &c->block_len);
+	return encode_block(node) ? ENCODE_BLOCK : ENCODE_OVER;
+}
+
 static bool send_block(struct node *node)
 {
 	struct codec *c = of(node);
@@ -187,6 +277,8 @@ static bool send_block(struct node *node)
 	              1) != 0)
 		return false;
 	c->block = NULL;
+	if (c->pooled)
+		encode_pool_taken(c->pool);
 	return true;
 }
 
@@ -196,6 +288,9 @@ static void count(struct node *node)
 	struct codec *c = of(node);
 	struct page_codec_stats now;
 
+	if (c->pooled)
+		c->encode_ns = encode_pool_spent(c->pool);
+	c->pooled = false;
 	page_encoder_stats(c->encoder, &now);
 	node->plain_last = now.raw_bytes - c->seen.raw_bytes;
 	node->bytes_last = now.packed_bytes - c->seen.packed_bytes;
@@ -241,7 +336,11 @@ void primary_pump_checkpoint(struct node *node)
 	if (!map_send(node, LINK_BULK, (uint32_t)p->ckpt.epoch))
 		return;
 	for (;;) {
-		if (!c->block && !encode_block(node))
+		enum encode_result next = next_block(node);
+
+		if (next == ENCODE_LATER)
+			return; /* until the pool wakes this thread up */
+		if (next == ENCODE_OVER)
 			break;
 		if (!send_block(node))
 			return; /* until there is room */

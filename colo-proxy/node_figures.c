@@ -164,6 +164,8 @@ static void fill_checkpoints(const struct node *node, struct stats_snapshot *sta
 	stats->checkpoints.bytes = (struct stats_last){node->bytes_last, node->bytes_total};
 	stats->checkpoints.plain_bytes = (struct stats_last){node->plain_last, node->plain_total};
 	stats->checkpoints.encode_us = hist_summary(&node->encode_hist, 1000);
+	if (node->codec.pool)
+		stats->checkpoints.encode_threads = encode_pool_threads(node->codec.pool);
 	stats->encoding.zero = node->codec.total.zero;
 	stats->encoding.unchanged = node->codec.total.unchanged;
 	stats->encoding.delta = node->codec.total.delta;

@@ -23,6 +23,7 @@
 #include "colo-proxy/link/messages.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
+#include "kvm/encode_pool.h"
 #include "kvm/image.h"
 #include "kvm/page_codec.h"
 #include "kvm/relay_primary.h"
@@ -179,6 +180,8 @@ struct codec {
 	struct page_encoder *encoder;
 	uint64_t encoder_bytes; /* that its cache was made for */
 	struct pack_choice choice;
+	struct encode_pool *pool;     /* NULL: this thread encodes */
+	bool pooled;                  /* the checkpoint is the pool's */
 	struct loop_timer pump_timer; /* the next slice */
 	const uint8_t *block;         /* encoded, not yet taken by the link; NULL: none */
 	size_t block_len;

@@ -116,6 +116,32 @@ enum pack_method page_encoder_pack(struct page_encoder *e, enum pack_method meth
 /* Where the gathered block begins in the checkpoint, and how many bytes it rebuilds. */
 void page_encoder_span(const struct page_encoder *e, size_t *ret_offset, size_t *ret_len);
 
+/*
+ * A gathered block apart from its encoder, so that it can be packed while that gathers the next one
+ * (kvm/encode_pool.h). Zero at first; page_gathered_fini() frees what it holds.
+ */
+struct page_gathered {
+	size_t offset; /* where what it rebuilds begins in the checkpoint */
+	size_t span;   /* bytes that it rebuilds */
+	size_t len;    /* bytes of operations */
+	uint64_t whole_pages;
+	uint8_t *ops;
+};
+
+#define PAGE_BLOCK_MAX (PAGE_BLOCK_HEAD + PAGE_BLOCK_OPS)
+
+/* Room for operations. Returns 0 or -ENOMEM. */
+int page_gathered_init(struct page_gathered *g);
+void page_gathered_fini(struct page_gathered *g);
+/* Instead of page_encoder_pack(): what was gathered is in `g`, whose room the encoder has now. */
+void page_encoder_take(struct page_encoder *e, struct page_gathered *g);
+/* As page_encoder_pack(), into PAGE_BLOCK_MAX bytes; any thread. Returns the block's length. */
+size_t page_gathered_pack(const struct page_gathered *g, struct pack *pack, enum pack_method method,
+                          uint8_t *out, enum pack_method *ret_method);
+/* That a block of so many bytes became of it is counted with the encoder's figures. */
+void page_encoder_packed(struct page_encoder *e, const struct page_gathered *g,
+                         enum pack_method method, size_t len);
+
 void page_encoder_stats(const struct page_encoder *e, struct page_codec_stats *ret_stats);
 const struct page_cache *page_encoder_cache(const struct page_encoder *e);
 

@@ -66,8 +66,8 @@ struct page_encoder {
 	uint64_t inline_pages; /* whole pages in the gathered block */
 	struct page_codec_stats stats;
 	size_t n_ops;
-	uint8_t ops[BLOCK_OPS + CONTENT_MAX];
-	uint8_t out[PAGE_BLOCK_HEAD + BLOCK_OPS + CONTENT_MAX];
+	uint8_t *ops; /* PAGE_BLOCK_OPS bytes */
+	uint8_t out[PAGE_BLOCK_MAX];
 };
 
 static_assert(BLOCK_OPS + CONTENT_MAX <= PAGE_BLOCK_OPS, "operations fit the wire's limit");
@@ -80,7 +80,8 @@ int page_encoder_new(struct page_encoder **ret_encoder, size_t cache_bytes)
 
 	if (!e)
 		return -ENOMEM;
-	if (page_cache_new(&e->cache, cache_bytes) < 0 || pack_new(&e->pack) < 0) {
+	e->ops = malloc(PAGE_BLOCK_OPS);
+	if (!e->ops || page_cache_new(&e->cache, cache_bytes) < 0 || pack_new(&e->pack) < 0) {
 		page_encoder_free(e);
 		return -ENOMEM;
 	}
@@ -95,6 +96,7 @@ void page_encoder_free(struct page_encoder *e)
 		return;
 	page_cache_free(e->cache);
 	pack_free(e->pack);
+	free(e->ops);
 	free(e);
 }
 
@@ -390,29 +392,75 @@ void page_encoder_span(const struct page_encoder *e, size_t *ret_offset, size_t 
 	*ret_len = e->at - e->block_at;
 }
 
+int page_gathered_init(struct page_gathered *g)
+{
+	*g = (struct page_gathered){.ops = malloc(PAGE_BLOCK_OPS)};
+	return g->ops ? 0 : -ENOMEM;
+}
+
+void page_gathered_fini(struct page_gathered *g)
+{
+	free(g->ops);
+	*g = (struct page_gathered){0};
+}
+
+static struct page_gathered gathered(const struct page_encoder *e)
+{
+	return (struct page_gathered){
+	        .offset = e->block_at,
+	        .span = e->at - e->block_at,
+	        .len = e->n_ops,
+	        .whole_pages = e->inline_pages,
+	        .ops = e->ops,
+	};
+}
+
+void page_encoder_take(struct page_encoder *e, struct page_gathered *g)
+{
+	uint8_t *room = g->ops;
+
+	*g = gathered(e);
+	e->ops = room;
+}
+
+size_t page_gathered_pack(const struct page_gathered *g, struct pack *pack, enum pack_method method,
+                          uint8_t *out, enum pack_method *ret_method)
+{
+	uint8_t *body = out + PAGE_BLOCK_HEAD;
+	size_t n = 0;
+
+	if (method != PACK_NONE && g->len > 1)
+		n = pack_bytes(pack, method, g->ops, g->len, body, g->len - 1);
+	if (n == 0) {
+		method = PACK_NONE;
+		n = g->len;
+		memcpy(body, g->ops, n);
+	}
+	wire_put_be64(out, g->offset);
+	wire_put_be32(out + 8, (uint32_t)method << 24);
+	wire_put_be32(out + 12, (uint32_t)g->span);
+	wire_put_be32(out + 16, (uint32_t)g->len);
+	*ret_method = method;
+	return PAGE_BLOCK_HEAD + n;
+}
+
+void page_encoder_packed(struct page_encoder *e, const struct page_gathered *g,
+                         enum pack_method method, size_t len)
+{
+	*(method == PACK_NONE ? &e->stats.whole : &e->stats.compressed) += g->whole_pages;
+	e->stats.packed_bytes += len;
+}
+
 enum pack_method page_encoder_pack(struct page_encoder *e, enum pack_method method,
                                    const uint8_t **ret_block, size_t *ret_len)
 {
-	uint8_t *body = e->out + PAGE_BLOCK_HEAD;
-	size_t n = 0;
+	struct page_gathered g = gathered(e);
+	enum pack_method used;
 
-	if (method != PACK_NONE && e->n_ops > 1)
-		n = pack_bytes(e->pack, method, e->ops, e->n_ops, body, e->n_ops - 1);
-	if (n == 0) {
-		method = PACK_NONE;
-		n = e->n_ops;
-		memcpy(body, e->ops, n);
-	}
-	*(method == PACK_NONE ? &e->stats.whole : &e->stats.compressed) += e->inline_pages;
-	e->inline_pages = 0;
-	wire_put_be64(e->out, e->block_at);
-	wire_put_be32(e->out + 8, (uint32_t)method << 24);
-	wire_put_be32(e->out + 12, (uint32_t)(e->at - e->block_at));
-	wire_put_be32(e->out + 16, (uint32_t)e->n_ops);
-	e->stats.packed_bytes += PAGE_BLOCK_HEAD + n;
+	*ret_len = page_gathered_pack(&g, e->pack, method, e->out, &used);
 	*ret_block = e->out;
-	*ret_len = PAGE_BLOCK_HEAD + n;
-	return method;
+	page_encoder_packed(e, &g, used, *ret_len);
+	return used;
 }
 
 void page_encoder_stats(const struct page_encoder *e, struct page_codec_stats *ret_stats)

@@ -117,6 +117,7 @@ struct config {
 	uint64_t page_cache_bytes;
 	enum pacer_policy policy;
 	enum config_compression compression;
+	int encode_threads; /* or ENCODE_THREADS_AUTO (kvm/encode_threads.h) */
 	enum config_comparator comparator;
 	enum config_transport migration_transport; /* comparator = qemu only */
 	uint64_t qemu_base_port;                   /* see config_port */

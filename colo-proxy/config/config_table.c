@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "colo-proxy/config/table.h"
 #include "colo-proxy/control/log.h"
+#include "kvm/encode_threads.h"
 
 #include <string.h>
 
@@ -70,6 +71,19 @@ static const struct config_choice compressions[] = {
         {"lz4", CONFIG_COMPRESSION_LZ4},
         {"zstd", CONFIG_COMPRESSION_ZSTD},
         {"none", CONFIG_COMPRESSION_NONE},
+        {NULL, 0},
+};
+static const struct config_choice thread_counts[] = {
+        {"auto", ENCODE_THREADS_AUTO},
+        {"0", 0},
+        {"1", 1},
+        {"2", 2},
+        {"3", 3},
+        {"4", 4},
+        {"5", 5},
+        {"6", 6},
+        {"7", 7},
+        {"8", 8},
         {NULL, 0},
 };
 static const struct config_choice losses[] = {
@@ -248,6 +262,10 @@ const struct config_key config_table[] = {
 	{ KEY("checkpoint", "compression", CONFIG_CHOICE, compression), .choices = compressions,
 	  .preset = "auto",
 	  .help = "Of what is left then; auto measures which one pays on this link" },
+	{ KEY("checkpoint", "encode-threads", CONFIG_CHOICE, encode_threads),
+	  .choices = thread_counts, .preset = "auto",
+	  .help = "Threads that compress checkpoints; 0: the thread that carries the VM's packets "
+	          "does; auto: the processors that neither it nor the VM needs, at most 4" },
 	{ KEY("checkpoint", "comparator", CONFIG_CHOICE, comparator), .choices = comparators,
 	  .preset = "proxy",
 	  .help = "proxy: this program; qemu: QEMU's colo-compare and filters; none: the VM is not protected, nothing is held" },

@@ -86,6 +86,7 @@ static const struct field stats_fields[] = {
         STATS(checkpoints, bytes, FIELD_LAST),
         STATS(checkpoints, plain_bytes, FIELD_LAST),
         STATS(checkpoints, encode_us, FIELD_HIST),
+        STATS(checkpoints, encode_threads, FIELD_UINT),
         STATS(checkpoints, paused_permille, FIELD_UINT),
         STATS(encoding, zero, FIELD_UINT),
         STATS(encoding, unchanged, FIELD_UINT),

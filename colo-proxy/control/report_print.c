@@ -128,6 +128,8 @@ static void print_encoding(FILE *out, const struct stats_snapshot *stats)
 	fprintf(out, "  %-14s %8s last %7s total\n", "bytes before",
 	        SI(stats->checkpoints.plain_bytes.last), SI(stats->checkpoints.plain_bytes.total));
 	print_times(out, "encoding", &stats->checkpoints.encode_us);
+	if (stats->checkpoints.encode_threads)
+		fprintf(out, "  %-14s %" PRIu64 "\n", "threads", stats->checkpoints.encode_threads);
 	fprintf(out, "  %-14s %s zero, %s unchanged, %s delta, %s compressed, %s whole\n",
 	        "pages sent as", SI(stats->encoding.zero), SI(stats->encoding.unchanged),
 	        SI(stats->encoding.delta), SI(stats->encoding.compressed),

@@ -37,7 +37,7 @@ struct history_entry {
 	uint64_t reading_ns; /* the data thread's own time between sent_at and captured_at */
 	uint64_t commit_ns;  /* from sent_at to the secondary's COMMITTED */
 	uint64_t load_ns;    /* the secondary VM stood still */
-	uint64_t encode_ns;  /* the data thread's time to make it smaller */
+	uint64_t encode_ns;  /* to make it smaller; of all threads together */
 	uint64_t pages;
 	uint64_t plain_bytes; /* as QEMU wrote it */
 	uint64_t bytes;       /* as it crossed the link */

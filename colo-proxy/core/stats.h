@@ -106,7 +106,8 @@ struct stats_snapshot {
 		struct stats_last pages;       /* guest pages */
 		struct stats_last bytes;       /* as they crossed the link */
 		struct stats_last plain_bytes; /* as QEMU wrote them */
-		struct hist_summary encode_us; /* the data thread's time for one, on the primary */
+		struct hist_summary encode_us; /* of all threads for one, on the primary */
+		uint64_t encode_threads;       /* besides the data thread */
 		uint64_t paused_permille;      /* of the time since protection began */
 	} checkpoints;
 

@@ -51,15 +51,16 @@ def encoding_words(env):
 
 
 @test("encoding-unequal", both={"checkpoint": {"longest-epoch": 500}},
-      primary={"checkpoint": {"page-cache": 16, "compression": "zstd"}},
+      primary={"checkpoint": {"page-cache": 16, "compression": "zstd", "encode-threads": 2}},
       secondary={"checkpoint": {"page-cache": 0, "compression": "none"}})
 def encoding_unequal(env):
-    """hosts that are configured unlike: without a cache on one there is none; then a power cut"""
+    """hosts that are configured unlike: no cache on one, threads on the other; then a power cut"""
     keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
     dirty(env, "10?area=8")
     before, after = crossed(env, 4)
     check(grown(before, after, "encoding", "delta") == 0, "no differences without a cache")
     check(grown(before, after, "encoding", "compressed") > 500, "pages are compressed")
+    check(after["checkpoints"]["encode_threads"] == 2, f"{after['checkpoints']}")
     check(after["queues"]["page_cache"] == {"now": 0, "high": 0, "limit": 0}, "no cache")
     sent = grown(before, after, "checkpoints", "bytes", "total")
     plain = grown(before, after, "checkpoints", "plain_bytes", "total")

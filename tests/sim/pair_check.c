@@ -74,17 +74,44 @@ void check_answer(uint32_t serial, uint32_t who)
 		world->serials = serial;
 }
 
+/* The number of a client's datagram; false: it is none. */
+static bool datagram_number(const struct frame *frame, uint32_t *ret_number)
+{
+	const uint8_t *ip = frame->data + 14;
+
+	if (frame->len != 14 + 20 + 8 + 4 || ip[9] != 17 || wire_be16(ip + 22) != 7)
+		return false;
+	*ret_number = wire_be32(ip + 28);
+	return *ret_number < G_N_ELEMENTS(world->copies);
+}
+
 /* The network has brought it to the VM's tap. */
 void check_delivered(const struct frame *frame)
 {
-	const uint8_t *ip = frame->data + 14;
 	uint32_t number;
 
-	if (frame->len != 14 + 20 + 8 + 4 || ip[9] != 17 || wire_be16(ip + 22) != 7)
-		return;
-	number = wire_be32(ip + 28);
-	if (number < G_N_ELEMENTS(world->copies))
+	if (datagram_number(frame, &number))
 		world->copies[number]++;
+}
+
+void check_taken_back(const struct frame *frame)
+{
+	uint32_t number;
+
+	if (datagram_number(frame, &number))
+		world->taken_back[number] = true;
+}
+
+/*
+ * What was taken back before this cut comes to the tap, and to the secondary, a second time. The
+ * lineage that still runs hears both, and it survives when the primary dies before this checkpoint
+ * is whole.
+ */
+static void count_taken_back(bool captured)
+{
+	for (uint32_t i = 0; captured && i < G_N_ELEMENTS(world->copies); i++)
+		world->copies[i] += world->taken_back[i];
+	memset(world->taken_back, 0, sizeof(world->taken_back));
 }
 
 /* ---- checkpoints ---- */
@@ -93,6 +120,7 @@ void check_captured(struct host *host, uint32_t epoch)
 {
 	struct guest *guest = &host->qemu.guest;
 
+	count_taken_back(epoch > 0);
 	if (epoch == 0) {
 		world->input_origin = guest->origin = host->qemu.incarnation;
 		world->input_heard = guest->heard = 0;

@@ -68,6 +68,7 @@ static void vary_times(struct config *config, const struct times *times)
 /* What a seed has of small limits and other settings. All is drawn, whatever is plain then. */
 static void vary(struct config *configs[2])
 {
+	bool threads = world->seed % 4 == 2 && !plain(PLAIN_LIMITS);
 	bool small = chance(30);
 	struct times times = {
 	        .late = rnd_ns(20 * MS, 150 * MS),
@@ -91,6 +92,7 @@ static void vary(struct config *configs[2])
 		vary_times(configs[i], &times);
 		configs[i]->policy = policy;
 		configs[i]->fence = fence;
+		configs[i]->encode_threads = threads ? 2 : 0;
 	}
 	configs[0]->fence_delay_ns = times.fence_delay;
 	count(COUNT_POLICY + policy);
