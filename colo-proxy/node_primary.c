@@ -631,6 +631,7 @@ static void committed(struct node *node, uint32_t epoch)
 	}
 	primary_end_job(&p->taken_job, true, "");
 	gate_commit(node->gate, epoch, node_steady(node));
+	node_announce_committed(node);
 	hold_flush(node->hold);
 	primary_rearm_gate(node);
 	if (p->handing_over)

@@ -159,6 +159,7 @@ struct secondary {
 	uint32_t starts; /* of QEMU that were ordered and not answered */
 	bool taking_over;
 	uint32_t announcements;
+	bool announce_at_commit;
 	uint8_t batch[64 * DIGEST_WIRE_MAX]; /* digests of this turn */
 	uint32_t batch_count;
 	size_t batch_len;
@@ -432,6 +433,7 @@ void secondary_speak(struct node *node, struct frame *frame);
 /* Tells the network that the VM is here. Only where the VM may speak. */
 void node_announce(struct node *node);
 void secondary_announce_due(void *ctx, uint64_t now);
+void node_announce_committed(struct node *node);
 void secondary_leave_colo(struct node *node);
 
 /* node_reprotect.c */

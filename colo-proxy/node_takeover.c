@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The secondary becomes the one that speaks (R4, R6, R7). See node_secondary.c. */
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <netinet/ether.h>
 #include <netinet/in.h>
@@ -12,68 +13,81 @@
 #include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/node_private.h"
 
-#define ANNOUNCE_EVERY_NS (200 * MS)
-#define MAX_ADDRESSES     8u
-#define ANNOUNCE_TIMES    5u
+#define MAX_ADDRESSES 8u /* of those in the configuration */
 
 static struct secondary *of(struct node *node)
 {
 	return &node->s;
 }
 
-/* What is announced: the configured addresses, and those that the VM was heard to speak from. */
-struct known {
-	uint8_t mac[6];
-	struct in_addr ipv4[MAX_ADDRESSES + SHADOW_MAX_ADDRESSES];
-	struct in6_addr ipv6[MAX_ADDRESSES + SHADOW_MAX_ADDRESSES];
-	size_t ipv4_count, ipv6_count;
-};
+static_assert(MAX_ADDRESSES + SHADOW_MAX_ADDRESSES <= ANNOUNCE_MAX, "all have room");
+static_assert(SHADOW_MAX_VLANS <= ANNOUNCE_MAX, "all have room");
 
-static void collect(const struct node *node, struct known *known)
+static void add_ipv4(struct announce *known, const uint16_t tag[2], struct in_addr address)
 {
-	static const struct shadow_sources none;
-	const struct shadow_sources *heard = node->shadow ? shadow_sources(node->shadow) : &none;
+	struct announce_ipv4 one = {{tag[0], tag[1]}, address};
 
-	*known = (struct known){0};
+	for (uint32_t i = 0; i < known->ipv4_count; i++) {
+		if (memcmp(&known->ipv4[i], &one, sizeof(one)) == 0)
+			return;
+	}
+	known->ipv4[known->ipv4_count++] = one;
+}
+
+static void add_ipv6(struct announce *known, const uint16_t tag[2], const struct in6_addr *address)
+{
+	struct announce_ipv6 one = {{tag[0], tag[1]}, *address};
+
+	for (uint32_t i = 0; i < known->ipv6_count; i++) {
+		if (memcmp(&known->ipv6[i], &one, sizeof(one)) == 0)
+			return;
+	}
+	known->ipv6[known->ipv6_count++] = one;
+}
+
+static void collect_configured(const struct node *node, struct announce *known)
+{
+	static const uint16_t untagged[2];
+	struct in_addr ipv4;
+	struct in6_addr ipv6;
+
 	ether_aton_r(node->config->mac, (struct ether_addr *)known->mac);
 	for (char **text = node->config->addresses; *text; text++) {
-		if (known->ipv4_count < MAX_ADDRESSES &&
-		    inet_pton(AF_INET, *text, &known->ipv4[known->ipv4_count]) == 1)
-			known->ipv4_count++;
+		if (known->ipv4_count < MAX_ADDRESSES && inet_pton(AF_INET, *text, &ipv4) == 1)
+			add_ipv4(known, untagged, ipv4);
 		else if (known->ipv6_count < MAX_ADDRESSES &&
-		         inet_pton(AF_INET6, *text, &known->ipv6[known->ipv6_count]) == 1)
-			known->ipv6_count++;
-	}
-	if (heard->mac_known)
-		memcpy(known->mac, heard->mac, sizeof(known->mac));
-	for (uint32_t i = 0; i < heard->ipv4_count; i++) {
-		size_t same = 0;
-
-		while (same < known->ipv4_count &&
-		       known->ipv4[same].s_addr != htonl(heard->ipv4[i]))
-			same++;
-		if (same == known->ipv4_count)
-			known->ipv4[known->ipv4_count++].s_addr = htonl(heard->ipv4[i]);
-	}
-	for (uint32_t i = 0; i < heard->ipv6_count; i++) {
-		size_t same = 0;
-
-		while (same < known->ipv6_count &&
-		       memcmp(&known->ipv6[same], heard->ipv6[i], 16) != 0)
-			same++;
-		if (same == known->ipv6_count)
-			memcpy(&known->ipv6[known->ipv6_count++], heard->ipv6[i], 16);
+		         inet_pton(AF_INET6, *text, &ipv6) == 1)
+			add_ipv6(known, untagged, &ipv6);
 	}
 }
 
+static void collect_heard(const struct shadow_sources *heard, struct announce *known)
+{
+	if (heard->mac_known)
+		memcpy(known->mac, heard->mac, sizeof(known->mac));
+	known->vlan_count = heard->vlan_count;
+	memcpy(known->vlan, heard->vlan, sizeof(heard->vlan));
+	for (uint32_t i = 0; i < heard->ipv4_count; i++)
+		add_ipv4(known, heard->ipv4[i].tag,
+		         (struct in_addr){htonl(heard->ipv4[i].address)});
+	for (uint32_t i = 0; i < heard->ipv6_count; i++) {
+		struct in6_addr address;
+
+		memcpy(&address, heard->ipv6[i].address, sizeof(address));
+		add_ipv6(known, heard->ipv6[i].tag, &address);
+	}
+}
+
+/* The configured addresses, and those that the VM was heard to speak from. */
 static void announce(struct node *node)
 {
-	struct known known;
+	struct announce known = {0};
 	struct frame *list = NULL;
 
-	collect(node, &known);
-	if (announce_build(known.mac, known.ipv4, known.ipv4_count, known.ipv6, known.ipv6_count,
-	                   &list) < 0)
+	collect_configured(node, &known);
+	if (node->shadow)
+		collect_heard(shadow_sources(node->shadow), &known);
+	if (announce_build(&known, &list) < 0)
 		return; /* no memory: the next one comes soon, and the VM speaks itself */
 	while (list) {
 		struct frame *next = list->next;
@@ -85,23 +99,40 @@ static void announce(struct node *node)
 	hold_flush(node->hold);
 }
 
+static void announce_next(struct node *node)
+{
+	uint64_t wait = announce_wait_ns(++of(node)->announcements);
+
+	if (wait)
+		node_arm(node, &of(node)->announce_timer, wait);
+}
+
 void secondary_announce_due(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
 
 	(void)now;
-	if (!role_speaks(&node->role) && node->role.state != ROLE_PROTECTED)
-		return; /* the VM may be elsewhere by now (R6) */
-	announce(node);
-	if (++of(node)->announcements < ANNOUNCE_TIMES)
-		node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
+	/* Otherwise the VM may be elsewhere by now (R6); or this side will speak again. */
+	if (role_speaks(&node->role))
+		announce(node);
+	else if (node->role.state == ROLE_PROTECTED)
+		of(node)->announce_at_commit = true;
+	announce_next(node);
+}
+
+/* A protected side says nothing that its secondary has not agreed to just now. */
+void node_announce_committed(struct node *node)
+{
+	if (of(node)->announce_at_commit)
+		announce(node);
+	of(node)->announce_at_commit = false;
 }
 
 void node_announce(struct node *node)
 {
 	of(node)->announcements = 0;
 	announce(node);
-	node_arm(node, &of(node)->announce_timer, ANNOUNCE_EVERY_NS);
+	announce_next(node);
 }
 
 static int go_live(struct node *node, char *err, size_t errlen)

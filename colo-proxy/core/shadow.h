@@ -37,14 +37,24 @@ struct shadow_stats {
 	uint32_t mapped; /* connections whose numbers differ from the client's */
 };
 
-#define SHADOW_MAX_ADDRESSES 8u /* of each family; the first ones that were heard */
+/* Of each kind; the first ones that were heard. */
+#define SHADOW_MAX_ADDRESSES 16u
+#define SHADOW_MAX_VLANS     16u
 
+/* Where the VM was heard to speak from. Tags are those of struct packet; both 0: without any. */
 struct shadow_sources {
 	bool mac_known;
-	uint8_t mac[6];
-	uint32_t ipv4_count, ipv6_count;
-	uint32_t ipv4[SHADOW_MAX_ADDRESSES]; /* host order */
-	uint8_t ipv6[SHADOW_MAX_ADDRESSES][16];
+	uint8_t mac[6]; /* of what has no tag, if there was any */
+	uint32_t vlan_count, ipv4_count, ipv6_count;
+	uint16_t vlan[SHADOW_MAX_VLANS][2]; /* with tags, whatever was said there */
+	struct shadow_ipv4 {
+		uint16_t tag[2];
+		uint32_t address; /* host order */
+	} ipv4[SHADOW_MAX_ADDRESSES];
+	struct shadow_ipv6 {
+		uint16_t tag[2];
+		uint8_t address[16];
+	} ipv6[SHADOW_MAX_ADDRESSES];
 };
 
 /* key: as in gate_new(). Returns 0 or -ENOMEM. */

@@ -191,46 +191,69 @@ static void segment_seen(struct shadow *shadow, struct flow *flow, const struct 
 	}
 }
 
-static void note_ipv4(struct shadow_sources *sources, uint32_t address)
+static bool same_tags(const uint16_t a[2], const uint16_t b[2])
 {
+	return a[0] == b[0] && a[1] == b[1];
+}
+
+static void note_vlan(struct shadow_sources *sources, const uint16_t tag[2])
+{
+	for (uint32_t i = 0; i < sources->vlan_count; i++) {
+		if (same_tags(sources->vlan[i], tag))
+			return;
+	}
+	if (sources->vlan_count < SHADOW_MAX_VLANS)
+		memcpy(sources->vlan[sources->vlan_count++], tag, sizeof(sources->vlan[0]));
+}
+
+static void note_ipv4(struct shadow_sources *sources, const uint16_t tag[2], uint32_t address)
+{
+	struct shadow_ipv4 heard = {{tag[0], tag[1]}, address};
+
 	if (!address)
 		return;
 	for (uint32_t i = 0; i < sources->ipv4_count; i++) {
-		if (sources->ipv4[i] == address)
+		if (sources->ipv4[i].address == address && same_tags(sources->ipv4[i].tag, tag))
 			return;
 	}
 	if (sources->ipv4_count < SHADOW_MAX_ADDRESSES)
-		sources->ipv4[sources->ipv4_count++] = address;
+		sources->ipv4[sources->ipv4_count++] = heard;
 }
 
-static void note_ipv6(struct shadow_sources *sources, const uint8_t address[16])
+static void note_ipv6(struct shadow_sources *sources, const uint16_t tag[2],
+                      const uint8_t address[16])
 {
 	static const uint8_t unspecified[16];
+	struct shadow_ipv6 heard = {.tag = {tag[0], tag[1]}};
 
+	memcpy(heard.address, address, 16);
 	if (memcmp(address, unspecified, 16) == 0)
 		return;
 	for (uint32_t i = 0; i < sources->ipv6_count; i++) {
-		if (memcmp(sources->ipv6[i], address, 16) == 0)
+		if (memcmp(&sources->ipv6[i], &heard, sizeof(heard)) == 0)
 			return;
 	}
 	if (sources->ipv6_count < SHADOW_MAX_ADDRESSES)
-		memcpy(sources->ipv6[sources->ipv6_count++], address, 16);
+		sources->ipv6[sources->ipv6_count++] = heard;
 }
 
 void shadow_note_source(struct shadow *shadow, const struct packet *packet)
 {
 	struct shadow_sources *sources = &shadow->sources;
 
-	if (packet->tag[0] || packet->frame->start != FRAME_AT_ETHERNET)
+	if (packet->frame->start != FRAME_AT_ETHERNET)
 		return;
-	memcpy(sources->mac, packet->frame->data + 6, 6);
+	if (packet->tag[0])
+		note_vlan(sources, packet->tag);
+	if (!packet->tag[0] || !sources->mac_known)
+		memcpy(sources->mac, packet->frame->data + 6, 6);
 	sources->mac_known = true;
 	if (packet->class == PACKET_ARP)
-		note_ipv4(sources, packet->arp.spa);
+		note_ipv4(sources, packet->tag, packet->arp.spa);
 	else if (packet->version == 4)
-		note_ipv4(sources, packet->src);
+		note_ipv4(sources, packet->tag, packet->src);
 	else if (packet->version == 6)
-		note_ipv6(sources, packet_ipv6_src(packet));
+		note_ipv6(sources, packet->tag, packet_ipv6_src(packet));
 }
 
 static void tell_datagram(struct shadow *shadow, const struct packet *packet)

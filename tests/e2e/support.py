@@ -221,14 +221,14 @@ def read_pcap(path):
 
 class Capture:
     """What comes from one host into the switch, and with @both also what the switch sends there.
-    @whole: all of each frame. Times are those of time.time()."""
+    @whole: all of each frame. @only: a filter of tcpdump's. Times are those of time.time()."""
 
-    def __init__(self, env, host, both=False, whole=False):
+    def __init__(self, env, host, both=False, whole=False, only=""):
         self.path = env.lab.dir / f"{host}-{env.next_number()}.pcap"
         self.process = env.lab.spawn(
             "client", ["tcpdump", "-i", f"to-{host}", "-n", "-U", "--immediate-mode",
                        "-B", 16384, "-s", 0 if whole else 160, "-Q",
-                       "inout" if both else "in", "-w", self.path],
+                       "inout" if both else "in", "-w", self.path, *only.split()],
             name=f"tcpdump-{host}")
         self.process.wait_line("listening on", 10)
 

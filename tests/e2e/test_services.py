@@ -151,7 +151,8 @@ def jumbo(env):
 @test("services-cut", group)
 def cut(env):
     """a power cut: kept HTTP, SSH and redis connections and a download go on, all answer again.
-    Frames are large, and each connection has begun with a SYN cookie"""
+    Frames are large, and each connection has begun with a SYN cookie. The survivor is announced
+    in the VLAN, too"""
     shell(env, "echo 2 >/proc/sys/net/ipv4/tcp_syncookies")
     before = cookies(env)
     kept = [Client(env, service, address) for service in KEPT for address in ADDRESSES]
@@ -160,6 +161,7 @@ def cut(env):
     check(cookies(env) >= before + len(kept), "the connections began without cookies")
     download = env.load("download", "-b", 60 * MB).reached("bytes", 10 * MB)
     asked = [client.begin() for client in kept]
+    capture = Capture(env, "secondary", only="vlan and (arp or rarp)")
     env.cut()
     for client in asked:
         client.end()
@@ -167,3 +169,10 @@ def cut(env):
     for _ in range(3):
         ask_all(kept)
     ask_each(env)
+    address = socket.inet_aton(GUEST_VLAN)
+    announced = [frame.data[16:18] for frame in capture.said()
+                 if frame.data[16:18] == b"\x80\x35" or
+                 (frame.data[16:18] == b"\x08\x06" and frame.data[32:36] == address and
+                  frame.data[42:46] == address)]
+    check(len(set(announced)) == 2 and len(announced) >= 10,
+          f"RARP and ARP in VLAN {VLAN}, several times: {announced}")

@@ -29,6 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "colo-proxy/core/packet.h"
 #include "colo-proxy/datapath/announce.h"
 #include "colo-proxy/datapath/capture.h"
 #include "colo-proxy/datapath/counters.h"
@@ -1242,51 +1243,102 @@ static void test_silent_tap(void)
 
 /* ---- the pure parts ---- */
 
-static void test_announce(void)
+/* The first frame of the list, whose head is right; where its payload begins. */
+static struct frame *announced(struct frame **list, const char *head, size_t head_len)
 {
-	struct in_addr v4[2];
-	struct in6_addr v6;
-	struct frame *list = NULL;
-	struct frame *f;
-	uint8_t *na;
+	struct frame *f = *list;
+
+	g_assert_nonnull(f);
+	*list = f->next;
+	g_assert_cmpmem(f->data, head_len, head, head_len);
+	return f;
+}
+
+#define RARP_BODY "\0\1\x08\0\6\4\0\3\x52\x54\0\0\0\1\0\0\0\0\x52\x54\0\0\0\1\0\0\0\0"
+#define ARP_HEAD  "\xff\xff\xff\xff\xff\xff\x52\x54\0\0\0\1"
+
+static void check_neighbour(const struct frame *f, const struct in6_addr *address, uint32_t ip)
+{
+	const uint8_t *na = f->data + ip + 40;
 	uint32_t pseudo = IPPROTO_ICMPV6 + 32;
 
-	inet_pton(AF_INET, "192.0.2.1", &v4[0]);
-	inet_pton(AF_INET, "192.0.2.2", &v4[1]);
-	inet_pton(AF_INET6, "2001:db8::7", &v6);
-	g_assert_cmpint(announce_build(vm_mac, v4, 2, &v6, 1, &list), ==, 4);
-	f = list;
-	g_assert_cmpmem(f->data, 14, "\xff\xff\xff\xff\xff\xff\x52\x54\0\0\0\1\x80\x35", 14);
-	g_assert_cmpmem(f->data + 14, 28,
-	                "\0\1\x08\0\6\4\0\3\x52\x54\0\0\0\1\0\0\0\0\x52\x54\0\0\0\1\0\0\0\0", 28);
-	g_assert_cmpuint(f->len, ==, 60);
-	list = f->next;
-	frame_free(f);
-	for (int i = 1; i <= 2; i++) {
-		uint8_t want[29] =
-		        "\0\1\x08\0\6\4\0\1\x52\x54\0\0\0\1\xc0\0\2\0\0\0\0\0\0\0\xc0\0\2";
-
-		want[17] = want[27] = (uint8_t)i;
-		f = list;
-		g_assert_cmpmem(f->data + 12, 2, "\x08\x06", 2);
-		g_assert_cmpmem(f->data + 14, 28, want, 28);
-		list = f->next;
-		frame_free(f);
-	}
-	f = list;
-	g_assert_null(f->next);
-	g_assert_cmpuint(f->len, ==, 86);
+	g_assert_cmpuint(f->len, ==, ip + 72);
 	g_assert_cmpmem(f->data, 6, "\x33\x33\0\0\0\1", 6);
-	g_assert_cmpint(f->data[14 + 7], ==, 255);
-	na = f->data + 54;
+	g_assert_cmpint(f->data[ip + 7], ==, 255);
 	g_assert_cmpmem(na, 2, "\x88\0", 2);
 	g_assert_cmpmem(na + 4, 4, "\x20\0\0\0", 4);
-	g_assert_cmpmem(na + 8, 16, &v6, 16);
+	g_assert_cmpmem(na + 8, 16, address, 16);
 	g_assert_cmpmem(na + 24, 8, "\2\1\x52\x54\0\0\0\1", 8);
-	for (int i = 22; i < 54; i += 2)
+	for (uint32_t i = ip + 8; i < ip + 40; i += 2)
 		pseudo += (uint32_t)f->data[i] << 8 | f->data[i + 1];
 	g_assert_cmpint(checksum(na, 32, pseudo), ==, 0);
+}
+
+/* Without a tag, in VLAN 5, and in VLAN 7 of a provider's 100. */
+static void test_announce(void)
+{
+	struct announce what = {.vlan_count = 2,
+	                        .vlan = {{PACKET_TAG_CUSTOMER | 5},
+	                                 {PACKET_TAG_SERVICE | 100, PACKET_TAG_CUSTOMER | 7}},
+	                        .ipv4_count = 2,
+	                        .ipv6_count = 2};
+	struct frame *list = NULL;
+	struct frame *f;
+
+	memcpy(what.mac, vm_mac, 6);
+	inet_pton(AF_INET, "192.0.2.1", &what.ipv4[0].address);
+	inet_pton(AF_INET, "192.0.2.2", &what.ipv4[1].address);
+	what.ipv4[1].tag[0] = what.vlan[0][0];
+	inet_pton(AF_INET6, "2001:db8::7", &what.ipv6[0].address);
+	inet_pton(AF_INET6, "2001:db8::8", &what.ipv6[1].address);
+	memcpy(what.ipv6[1].tag, what.vlan[1], sizeof(what.ipv6[1].tag));
+	g_assert_cmpint(announce_build(&what, &list), ==, 7);
+	f = announced(&list, ARP_HEAD "\x80\x35" RARP_BODY, 42);
+	g_assert_cmpuint(f->len, ==, 60);
 	frame_free(f);
+	f = announced(&list, ARP_HEAD "\x81\0\0\5\x80\x35" RARP_BODY, 46);
+	g_assert_cmpuint(f->len, ==, 64);
+	frame_free(f);
+	f = announced(&list, ARP_HEAD "\x88\xa8\0\x64\x81\0\0\7\x80\x35" RARP_BODY, 50);
+	g_assert_cmpuint(f->len, ==, 68);
+	frame_free(f);
+	f = announced(&list,
+	              ARP_HEAD "\x08\x06\0\1\x08\0\6\4\0\1\x52\x54\0\0\0\1\xc0\0\2\1"
+	                       "\0\0\0\0\0\0\xc0\0\2\1",
+	              42);
+	frame_free(f);
+	f = announced(&list,
+	              ARP_HEAD "\x81\0\0\5\x08\x06\0\1\x08\0\6\4\0\1\x52\x54\0\0\0\1\xc0\0\2\2"
+	                       "\0\0\0\0\0\0\xc0\0\2\2",
+	              46);
+	frame_free(f);
+	f = announced(&list, "\x33\x33", 2);
+	check_neighbour(f, &what.ipv6[0].address, 14);
+	frame_free(f);
+	f = announced(&list, "\x33\x33", 2);
+	g_assert_cmpmem(f->data + 12, 10, "\x88\xa8\0\x64\x81\0\0\7\x86\xdd", 10);
+	check_neighbour(f, &what.ipv6[1].address, 22);
+	frame_free(f);
+	g_assert_null(list);
+}
+
+/* Several at once for the clients, and again for as long as a switch remembers, less and less. */
+static void test_announce_times(void)
+{
+	const uint64_t second = 1000000000u;
+	uint64_t at = 0, last = 0, wait;
+	uint32_t sent = 1, early = 1;
+
+	for (; (wait = announce_wait_ns(sent)) != 0; sent++) {
+		g_assert_cmpuint(wait, >=, last);
+		g_assert_cmpuint(wait, <=, at + second / 2);
+		last = wait;
+		at += wait;
+		early += at <= second;
+	}
+	g_assert_cmpuint(early, >=, 5);
+	g_assert_cmpuint(at, >=, 300 * second);
+	g_assert_cmpuint(sent, <=, 20);
 }
 
 static void test_capture(void)
@@ -1417,6 +1469,7 @@ int main(int argc, char **argv)
 		add("secondary", all[i], test_secondary);
 	}
 	g_test_add_func("/datapath/announce", test_announce);
+	g_test_add_func("/datapath/announce-times", test_announce_times);
 	g_test_add_func("/datapath/capture", test_capture);
 	g_test_add_func("/datapath/errors", test_errors);
 	g_test_add_func("/datapath/silent-tap", test_silent_tap);

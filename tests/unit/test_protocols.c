@@ -531,12 +531,30 @@ static void test_sources(void)
 	pair_svm(p, build_udp(false, 53, 2000, "x", 1));
 	f = build_udp(false, 53, 2000, "x", 1);
 	f->data[29] = 99; /* another network's address */
+	f->data[11] = 7;
 	pair_svm(p, build_tagged(f, 0x8100, 5));
+	f = build_udp6(false, 53, 2000, "x", 1);
+	pair_svm(p, build_tagged(build_tagged(f, 0x8100, 6), 0x88a8, 0x2007)); /* with a priority */
+	for (int i = 0; i < 2; i++) /* the same address in another VLAN is another one */
+		pair_svm(p, build_tagged(build_udp(false, 53, 2000, "x", 1), 0x8100, 8));
+	f = build_udp(false, 68, 67, "x", 1);
+	memset(f->data + 26, 0, 4); /* from 0.0.0.0, as DHCP */
+	pair_svm(p, build_tagged(f, 0x8100, 9));
 	g_assert_true(sources->mac_known && sources->mac[5] == 1);
-	g_assert_cmpuint(sources->ipv4_count, ==, 1);
-	g_assert_cmphex(sources->ipv4[0], ==, BUILD_VM_IP);
-	g_assert_cmpuint(sources->ipv6_count, ==, 1);
-	g_assert_cmpuint(sources->ipv6[0][15], ==, BUILD_VM_IP & 255);
+	g_assert_cmpuint(sources->ipv4_count, ==, 3);
+	g_assert_cmphex(sources->ipv4[0].address, ==, BUILD_VM_IP);
+	g_assert_cmphex(sources->ipv4[0].tag[0], ==, 0);
+	g_assert_cmphex(sources->ipv4[1].address & 255, ==, 99);
+	g_assert_cmphex(sources->ipv4[1].tag[0], ==, PACKET_TAG_CUSTOMER | 5);
+	g_assert_cmphex(sources->ipv4[2].address, ==, BUILD_VM_IP);
+	g_assert_cmphex(sources->ipv4[2].tag[0], ==, PACKET_TAG_CUSTOMER | 8);
+	g_assert_cmpuint(sources->ipv6_count, ==, 2);
+	g_assert_cmpuint(sources->ipv6[0].address[15], ==, BUILD_VM_IP & 255);
+	g_assert_cmphex(sources->ipv6[1].tag[0], ==, PACKET_TAG_SERVICE | 7);
+	g_assert_cmphex(sources->ipv6[1].tag[1], ==, PACKET_TAG_CUSTOMER | 6);
+	g_assert_cmpuint(sources->vlan_count, ==, 4);
+	g_assert_cmphex(sources->vlan[0][0], ==, PACKET_TAG_CUSTOMER | 5);
+	g_assert_cmphex(sources->vlan[3][0], ==, PACKET_TAG_CUSTOMER | 9);
 	pair_free(p);
 }
 
