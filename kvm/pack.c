@@ -105,9 +105,14 @@ void pack_choice_init(struct pack_choice *c, enum pack_method fixed)
 	c->by[PACK_NONE].seen = 1;
 }
 
+static double wire_ns(uint64_t link_rate)
+{
+	return 1e9 / (double)(link_rate ? link_rate : LINK_UNKNOWN);
+}
+
 static enum pack_method cheapest(const struct pack_choice *c, uint64_t link_rate)
 {
-	double wire = 1e9 / (double)(link_rate ? link_rate : LINK_UNKNOWN);
+	double wire = wire_ns(link_rate);
 	enum pack_method best = PACK_NONE;
 	double least = wire;
 
@@ -120,6 +125,14 @@ static enum pack_method cheapest(const struct pack_choice *c, uint64_t link_rate
 		}
 	}
 	return best;
+}
+
+double pack_choice_ns(const struct pack_choice *c, uint64_t link_rate)
+{
+	enum pack_method m = c->fixed == PACK_AUTO ? cheapest(c, link_rate) : c->fixed;
+
+	return c->by[m].seen ? c->by[m].ns + c->by[m].ratio * wire_ns(link_rate)
+	                     : wire_ns(link_rate);
 }
 
 enum pack_method pack_choice_pick(struct pack_choice *c, size_t len, uint64_t link_rate)

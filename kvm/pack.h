@@ -56,6 +56,9 @@ struct pack_choice {
 void pack_choice_init(struct pack_choice *c, enum pack_method fixed);
 /* For a block of `len` bytes on a link of so many bytes per second (0: not known). */
 enum pack_method pack_choice_pick(struct pack_choice *c, size_t len, uint64_t link_rate);
+/* What a byte of a large block costs by what would be picked: packing it, and what is left on the
+ * link; ns. */
+double pack_choice_ns(const struct pack_choice *c, uint64_t link_rate);
 /* What came of it: `in` bytes became `out` in `ns`. */
 void pack_choice_note(struct pack_choice *c, enum pack_method method, size_t in, size_t out,
                       uint64_t ns);

@@ -11,6 +11,7 @@
 struct slot {
 	uint64_t key; /* 0: not in use */
 	uint32_t round;
+	uint32_t agreed; /* round */
 };
 
 struct page_cache {
@@ -122,6 +123,16 @@ enum page_cache_result page_cache_find(struct page_cache *c, uint64_t block, uin
 	c->slots[oldest] = (struct slot){.key = key, .round = round};
 	*ret_slot = oldest;
 	return PAGE_CACHE_NEW;
+}
+
+void page_cache_agree(struct page_cache *c, uint32_t slot, uint32_t round)
+{
+	c->slots[slot].agreed = round;
+}
+
+bool page_cache_agreed(const struct page_cache *c, uint32_t slot, uint32_t round)
+{
+	return c->slots[slot].agreed == round;
 }
 
 void page_cache_take(struct page_cache *c, uint32_t slot)

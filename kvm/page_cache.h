@@ -58,6 +58,13 @@ enum page_cache_result {
 enum page_cache_result page_cache_find(struct page_cache *c, uint64_t block, uint64_t page,
                                        uint32_t round, uint32_t *ret_slot);
 
+/*
+ * Both sides: the slot's page was said to be what the receiver's VM has (page_codec.h, AGREE), in
+ * this round; whether it was. What the slot holds is certain only when the round is over.
+ */
+void page_cache_agree(struct page_cache *c, uint32_t slot, uint32_t round);
+bool page_cache_agreed(const struct page_cache *c, uint32_t slot, uint32_t round);
+
 /* The receiver's side: takes a slot into use; whether it is. False for a slot that is none. */
 void page_cache_take(struct page_cache *c, uint32_t slot);
 bool page_cache_taken(const struct page_cache *c, uint32_t slot);

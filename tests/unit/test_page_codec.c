@@ -312,7 +312,7 @@ static void test_reset(void)
 	pair_fini(&p);
 }
 
-/* ---- what must be refused ---- */
+/* ---- pages that the peer's VM has, too ---- */
 
 /* A block with operations of the test's own, in the clear. */
 static GByteArray *block_of(uint64_t offset, uint32_t raw, const uint8_t *ops, size_t n)
@@ -326,6 +326,405 @@ static GByteArray *block_of(uint64_t offset, uint32_t raw, const uint8_t *ops, s
 	g_byte_array_append(b, ops, (guint)n);
 	return b;
 }
+
+static const uint8_t secret[PAGE_SECRET_LEN] = {1, 2, 3};
+
+/* The secondary's VM. */
+struct svm {
+	uint8_t pages[GUEST_PAGES][PAGE_CACHE_PAGE];
+	int reads;
+	bool unreadable;
+};
+
+static int svm_block(void *ctx, const char *name, size_t len)
+{
+	(void)ctx;
+	return len == 0 || (len == 6 && memcmp(name, "pc.ram", 6) == 0) ? 3 : -1;
+}
+
+static bool svm_read(void *ctx, int block, uint64_t offset, uint8_t *page)
+{
+	struct svm *svm = ctx;
+
+	g_assert_cmpint(block, ==, 3);
+	svm->reads++;
+	if (svm->unreadable || offset >= sizeof(svm->pages))
+		return false;
+	memcpy(page, svm->pages[offset >> 12], PAGE_CACHE_PAGE);
+	return true;
+}
+
+static void offer(struct pair *p, struct svm *svm)
+{
+	struct page_memory memory = {.block = svm_block, .read = svm_read, .ctx = svm};
+
+	page_decoder_memory(p->decoder, &memory, secret);
+}
+
+/* Gives the encoder the last block's answer; true: there was one. */
+static bool answer(struct pair *p)
+{
+	uint8_t message[PAGE_HOLES_MAX];
+	size_t len = page_decoder_holes(p->decoder, message);
+
+	if (len == 0)
+		return false;
+	g_assert_cmpint(page_encoder_holes(p->encoder, message, len), ==, 0);
+	return true;
+}
+
+static int fill(struct pair *p, const uint8_t *message, size_t len)
+{
+	uint8_t *copy = malloc(len ? len : 1);
+	int rc;
+
+	g_assert_nonnull(copy);
+	memcpy(copy, message, len);
+	rc = page_decoder_fill(p->decoder, copy, len, &p->buf);
+	free(copy);
+	return rc;
+}
+
+/*
+ * As pass(), with answers, some of which come late (bit i of `late`: that of the i-th block waits
+ * for the next one's). Returns the bytes.
+ */
+static size_t pass_agreeing(struct pair *p, const GByteArray *b, enum pack_method method,
+                            uint32_t late)
+{
+	uint8_t waiting[32][PAGE_HOLES_MAX];
+	size_t waiting_len[32];
+	unsigned int waits = 0;
+	unsigned int blocks = 0;
+	size_t sent = 0;
+
+	ckpt_buf_reset(&p->buf);
+	g_assert_cmpint(page_encoder_agree(p->encoder, PAGE_AGREE_ALWAYS, secret), ==, 0);
+	page_encoder_begin(p->encoder, b->data, b->len);
+	page_decoder_begin(p->decoder);
+	for (;;) {
+		const uint8_t *message;
+		size_t len;
+		int rc;
+
+		if (page_encoder_gather(p->encoder) == 0) {
+			if (waits == 0)
+				break;
+			late = 0;
+		} else {
+			bool fills = page_encoder_fills(p->encoder);
+
+			(void)page_encoder_pack(p->encoder, method, &message, &len);
+			rc = fills ? fill(p, message, len) : decode(p, message, len, b->len);
+			if (rc < 0)
+				g_error("%s", page_decoder_error(p->decoder));
+			sent += len;
+			g_assert_cmpuint(page_decoder_solid(p->decoder, &p->buf), <=, p->buf.len);
+			g_assert_cmpmem(p->buf.base, page_decoder_solid(p->decoder, &p->buf),
+			                b->data, page_decoder_solid(p->decoder, &p->buf));
+			if (!fills) {
+				waiting_len[waits] = page_decoder_holes(p->decoder, waiting[waits]);
+				waits += waiting_len[waits] > 0;
+				blocks++;
+			}
+		}
+		if (late >> blocks % 32 & 1 && waits < 31)
+			continue;
+		for (unsigned int i = 0; i < waits; i++)
+			g_assert_cmpint(page_encoder_holes(p->encoder, waiting[i], waiting_len[i]),
+			                ==, 0);
+		waits = 0;
+	}
+	g_assert_true(page_encoder_settled(p->encoder));
+	g_assert_cmpuint(page_decoder_solid(p->decoder, &p->buf), ==, p->buf.len);
+	g_assert_cmpmem(p->buf.base, p->buf.len, b->data, b->len);
+	return sent;
+}
+
+/* The other VM has done the same with so many of a hundred pages. */
+static void svm_follows(struct svm *svm, struct guest *g, int percent)
+{
+	for (unsigned int n = 0; n < GUEST_PAGES; n++)
+		if (g_rand_int_range(g->rand, 0, 100) < percent)
+			memcpy(svm->pages[n], g->pages[n], PAGE_CACHE_PAGE);
+}
+
+static void agreeing(enum pack_method method, size_t cache, int percent, uint32_t seed)
+{
+	struct svm *svm = g_new0(struct svm, 1);
+	struct guest *g = guest_new(seed);
+	struct page_codec_stats stats;
+	struct pair p;
+
+	pair_init(&p, cache);
+	offer(&p, svm);
+	for (int i = 0; i < 25; i++) {
+		g_autoptr(GByteArray) b = guest_checkpoint(g, i == 0);
+
+		svm_follows(svm, g, percent);
+		svm->unreadable = percent && i % 8 == 7;
+		(void)pass_agreeing(&p, b, method, (uint32_t)g_rand_int(g->rand));
+		g_assert_cmpuint(page_cache_bytes(page_encoder_cache(p.encoder)), ==,
+		                 page_cache_bytes(page_decoder_cache(p.decoder)));
+	}
+	page_encoder_stats(p.encoder, &stats);
+	if (percent)
+		g_assert_cmpuint(stats.agreed, >, 20);
+	else
+		g_assert_cmpuint(stats.agreed, ==, 0);
+	g_assert_cmpuint(stats.holes, >, 20);
+	g_assert_cmpuint(stats.whole + stats.compressed, >=, stats.holes);
+	guest_free(g);
+	g_free(svm);
+	pair_fini(&p);
+}
+
+static void test_agreeing(void)
+{
+	static const size_t caches[] = {0, 8 * PAGE_CACHE_PAGE, CACHE, 256 * PAGE_CACHE_PAGE};
+	static const int percent[] = {0, 10, 60, 100};
+
+	for (enum pack_method m = PACK_NONE; m < PACK_METHODS; m++)
+		for (size_t i = 0; i < G_N_ELEMENTS(caches); i++)
+			for (size_t j = 0; j < G_N_ELEMENTS(percent); j++)
+				agreeing(m, caches[i], percent[j], 100 + (uint32_t)(i + j));
+}
+
+/* What it is for: new pages that are the same cost some bytes each. */
+static void test_agreed_bytes(void)
+{
+	struct svm *svm = g_new0(struct svm, 1);
+	struct guest *g = guest_new(31);
+	g_autoptr(GByteArray) b = g_byte_array_new();
+	struct page_codec_stats stats;
+	struct pair p;
+
+	pair_init(&p, 2 * GUEST_PAGES * PAGE_CACHE_PAGE);
+	offer(&p, svm);
+	build_section(b, 0x03, RAM_SECTION);
+	for (unsigned int n = 0; n < GUEST_PAGES; n++) {
+		scribble(g, g->pages[n], PAGE_CACHE_PAGE);
+		add_page(b, g, n, n ? NULL : "pc.ram");
+	}
+	build_section_end(b, RAM_SECTION);
+	build_state(b, 100);
+	svm_follows(svm, g, 100);
+	g_assert_cmpuint(pass_agreeing(&p, b, PACK_NONE, 0), <, 4500 + GUEST_PAGES * 18);
+	page_encoder_stats(p.encoder, &stats);
+	g_assert_cmpuint(stats.agreed, ==, GUEST_PAGES - 1); /* the first one names its block */
+	g_assert_cmpuint(stats.holes, ==, 0);
+	/* Settled, they are what differences are told to. */
+	g_assert_cmpuint(pass_agreeing(&p, b, PACK_NONE, 0), <, 250 + GUEST_PAGES * 2);
+	page_encoder_stats(p.encoder, &stats);
+	g_assert_cmpuint(stats.unchanged, ==, GUEST_PAGES);
+	guest_free(g);
+	g_free(svm);
+	pair_fini(&p);
+}
+
+/* A page that comes twice: its slot is not settled, and no base for the second time. */
+static void agreed_twice(bool alike)
+{
+	struct svm *svm = g_new0(struct svm, 1);
+	struct guest *g = guest_new(37);
+	struct page_codec_stats stats;
+	struct pair p;
+
+	pair_init(&p, CACHE);
+	offer(&p, svm);
+	for (int round = 0; round < 3; round++) {
+		g_autoptr(GByteArray) b = g_byte_array_new();
+
+		build_section(b, 0x03, RAM_SECTION);
+		scribble(g, g->pages[1], PAGE_CACHE_PAGE);
+		add_page(b, g, 0, "pc.ram");
+		add_page(b, g, 1, NULL);
+		if (alike)
+			memcpy(svm->pages[1], g->pages[1], PAGE_CACHE_PAGE);
+		scribble(g, g->pages[1], 8);
+		add_page(b, g, 1, NULL);
+		add_page(b, g, 1, NULL);
+		build_section_end(b, RAM_SECTION);
+		build_state(b, 100);
+		(void)pass_agreeing(&p, b, PACK_LZ4, 0);
+		/* And the next one builds on the first of them, on both sides. */
+		(void)pass_agreeing(&p, b, PACK_LZ4, 0);
+	}
+	page_encoder_stats(p.encoder, &stats);
+	g_assert_cmpuint(stats.agreed, ==, alike ? 3 : 0);
+	guest_free(g);
+	g_free(svm);
+	pair_fini(&p);
+}
+
+static void test_agreed_twice(void)
+{
+	agreed_twice(true);
+	agreed_twice(false);
+}
+
+/* Whole pages are compared now and then, for what the sender wants to know. */
+static void test_samples(void)
+{
+	struct svm *svm = g_new0(struct svm, 1);
+	struct guest *g = guest_new(41);
+	uint32_t looked, alike;
+	struct pair p;
+
+	pair_init(&p, 0);
+	offer(&p, svm);
+	for (int round = 0; round < 2; round++) {
+		g_autoptr(GByteArray) b = g_byte_array_new();
+
+		build_section(b, 0x03, RAM_SECTION);
+		for (unsigned int n = 0; n < GUEST_PAGES; n++) {
+			scribble(g, g->pages[n], PAGE_CACHE_PAGE);
+			add_page(b, g, n, n ? NULL : "pc.ram");
+		}
+		build_section_end(b, RAM_SECTION);
+		build_state(b, 100);
+		if (round == 1)
+			svm_follows(svm, g, 100);
+		g_assert_cmpint(page_encoder_agree(p.encoder, PAGE_AGREE_SAMPLE, secret), ==, 0);
+		page_decoder_begin(p.decoder);
+		(void)pass(&p, b, PACK_NONE);
+		page_decoder_samples(p.decoder, &looked, &alike);
+		g_assert_cmpuint(looked, ==, (GUEST_PAGES - 1 + 15) / 16);
+		g_assert_cmpuint(alike, ==, round ? looked : 0);
+		g_assert_false(answer(&p));
+	}
+	guest_free(g);
+	g_free(svm);
+	pair_fini(&p);
+}
+
+/* Answers that lie about more than what is in a page. */
+static void test_hostile_holes(void)
+{
+	static const uint8_t none[] = {0, 0, 0, 0};
+	static const uint8_t many[] = {0, 0, 0, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+	static const uint8_t high[] = {0, 0, 0, 3, 8};
+	static const uint8_t all[] = {0, 0, 0, 3, 7};
+	struct guest *g = guest_new(43);
+	g_autoptr(GByteArray) b = g_byte_array_new();
+	struct page_codec_stats stats;
+	struct pair p;
+
+	pair_init(&p, CACHE);
+	build_section(b, 0x03, RAM_SECTION);
+	for (unsigned int n = 0; n < 4; n++) {
+		scribble(g, g->pages[n], PAGE_CACHE_PAGE);
+		add_page(b, g, n, n ? NULL : "pc.ram");
+	}
+	build_section_end(b, RAM_SECTION);
+	build_state(b, 100);
+	g_assert_cmpint(page_encoder_agree(p.encoder, PAGE_AGREE_ALWAYS, secret), ==, 0);
+	page_encoder_begin(p.encoder, b->data, b->len);
+	g_assert_cmpint(page_encoder_holes(p.encoder, all, sizeof(all)), ==, -EPROTO);
+	while (page_encoder_gather(p.encoder) > 0)
+		;
+	g_assert_false(page_encoder_settled(p.encoder));
+	g_assert_cmpint(page_encoder_holes(p.encoder, none, sizeof(none)), ==, -EPROTO);
+	g_assert_cmpint(page_encoder_holes(p.encoder, many, sizeof(many)), ==, -EPROTO);
+	g_assert_cmpint(page_encoder_holes(p.encoder, high, sizeof(high)), ==, -EPROTO);
+	for (size_t len = 0; len < sizeof(all); len++)
+		g_assert_cmpint(page_encoder_holes(p.encoder, all, len), ==, -EPROTO);
+	g_assert_cmpint(page_encoder_holes(p.encoder, many, 6), ==, -EPROTO);
+	g_assert_cmpint(page_encoder_holes(p.encoder, all, sizeof(all)), ==, 0);
+	g_assert_false(page_encoder_settled(p.encoder));
+	/* Once is enough. */
+	g_assert_cmpint(page_encoder_holes(p.encoder, all, sizeof(all)), ==, -EPROTO);
+	g_assert_cmpuint(page_encoder_gather(p.encoder), ==, 3 * PAGE_CACHE_PAGE);
+	g_assert_true(page_encoder_fills(p.encoder));
+	g_assert_true(page_encoder_settled(p.encoder));
+	g_assert_cmpuint(page_encoder_gather(p.encoder), ==, 0);
+	page_encoder_stats(p.encoder, &stats);
+	g_assert_cmpuint(stats.holes, ==, 3);
+	guest_free(g);
+	pair_fini(&p);
+}
+
+static void fill_head(uint8_t *out, uint32_t first, uint32_t method, uint32_t n)
+{
+	g_autoptr(GByteArray) b = g_byte_array_new();
+
+	build_be32(b, first);
+	build_be32(b, method);
+	build_be32(b, n);
+	memcpy(out, b->data, b->len);
+}
+
+/* Pages that nobody asked for, and operations on a slot that is not settled. */
+static void test_hostile_fills(void)
+{
+	uint8_t message[PAGE_FILL_HEAD + 3 * PAGE_CACHE_PAGE] = {0};
+	struct svm *svm = g_new0(struct svm, 1);
+	g_autoptr(GByteArray) ops = g_byte_array_new();
+	g_autoptr(GByteArray) first = NULL;
+	struct pair p;
+
+	pair_init(&p, CACHE);
+	offer(&p, svm);
+	fill_head(message, 0, 0, 1);
+	g_assert_cmpint(fill(&p, message, PAGE_FILL_HEAD + PAGE_CACHE_PAGE), ==, -EPROTO);
+	/* Two holes: into slot 5, and into none. */
+	g_byte_array_append(ops, (const uint8_t *)"\7\6pc.ram\x4e\5", 10);
+	build_fill(ops, 0x5a, PAGE_HASH_LEN);
+	build_u8(ops, 0x0e);
+	build_fill(ops, 0x5a, PAGE_HASH_LEN);
+	first = block_of(0, 2 * (8 + PAGE_CACHE_PAGE), ops->data, ops->len);
+	g_assert_cmpint(decode(&p, first->data, first->len, LIMIT), ==, 0);
+	g_assert_cmpuint(page_decoder_solid(p.decoder, &p.buf), ==, 8);
+	for (uint32_t i = 0; i < 6; i++) {
+		static const uint32_t bad[6][3] = {{0, 0, 3},        {1, 0, 1}, {0, 0, 0},
+		                                   {0, 3u << 24, 2}, {0, 1, 2}, {0, 1u << 24, 2}};
+
+		fill_head(message, bad[i][0], bad[i][1], bad[i][2]);
+		g_assert_cmpint(fill(&p, message, PAGE_FILL_HEAD + bad[i][2] * PAGE_CACHE_PAGE), ==,
+		                -EPROTO);
+	}
+	fill_head(message, 0, 0, 2);
+	for (size_t len = 0; len < PAGE_FILL_HEAD + 2 * PAGE_CACHE_PAGE; len += len < 16 ? 1 : 999)
+		g_assert_cmpint(fill(&p, message, len), ==, -EPROTO);
+	g_assert_cmpint(fill(&p, message, PAGE_FILL_HEAD + 2 * PAGE_CACHE_PAGE), ==, 0);
+	g_assert_cmpint(fill(&p, message, PAGE_FILL_HEAD + 2 * PAGE_CACHE_PAGE), ==, -EPROTO);
+	g_assert_cmpuint(page_decoder_solid(p.decoder, &p.buf), ==, p.buf.len);
+	g_free(svm);
+	pair_fini(&p);
+}
+
+/* Operations behind an AGREE for slot 5, in the same checkpoint. */
+static void assert_unsettled(uint8_t op, const char *words)
+{
+	struct svm *svm = g_new0(struct svm, 1);
+	g_autoptr(GByteArray) ops = g_byte_array_new();
+	g_autoptr(GByteArray) b = NULL;
+	struct pair p;
+
+	pair_init(&p, CACHE);
+	offer(&p, svm);
+	g_byte_array_append(ops, (const uint8_t *)"\7\6pc.ram\x4e\5", 10);
+	build_fill(ops, 0x5a, PAGE_HASH_LEN);
+	build_u8(ops, op);
+	build_u8(ops, 5);
+	build_fill(ops, 0x01, PAGE_CACHE_PAGE);
+	b = block_of(0, 5 * PAGE_CACHE_PAGE, ops->data, ops->len);
+	g_assert_cmpint(decode(&p, b->data, b->len, LIMIT), ==, -EPROTO);
+	if (!strstr(page_decoder_error(p.decoder), words))
+		g_error("\"%s\" has no \"%s\"", page_decoder_error(p.decoder), words);
+	g_free(svm);
+	pair_fini(&p);
+}
+
+static void test_unsettled_slots(void)
+{
+	assert_unsettled(0x0b, "not settled"); /* STORE */
+	assert_unsettled(0x0c, "not settled"); /* SAME */
+	assert_unsettled(0x0d, "not settled"); /* DELTA */
+	assert_unsettled(0x4e, "not settled"); /* AGREE */
+}
+
+/* ---- what must be refused ---- */
 
 static void assert_refused(const uint8_t *ops, size_t n, uint32_t raw, const char *words)
 {
@@ -356,8 +755,16 @@ static void test_hostile_operations(void)
 	REFUSED(1, "no whole LITERAL", 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
 	        0x02);
 	REFUSED(1, "no whole LITERAL", 0x08, 0x01, 'a');
-	REFUSED(1, "there is none", 0x06);
-	REFUSED(1, "there is none", 0x07);
+	REFUSED(1, "without a head", 0x06);
+	REFUSED(1, "without a head", 0x46);
+	REFUSED(1, "there is none", 0x2e);
+	REFUSED(1, "there is none", 0x8e);
+	REFUSED(4104, "not offered", 0x0e);
+	REFUSED(1, "no whole BLOCK", 0x07);
+	REFUSED(1, "less than the block says", 0x07, 0x00);
+	REFUSED(1, "no whole BLOCK", 0x07, 0x02, 'a');
+	REFUSED(1, "no whole BLOCK", 0x47, 0x01, 'a');
+	REFUSED(1, "less than the block says", 0x07, 0x01, 'a');
 	REFUSED(1, "there is none", 0x43);
 	REFUSED(1, "there is none", 0x22);
 	REFUSED(1, "no whole LITERAL", 0x20, 0x01, 'a');
@@ -585,6 +992,13 @@ int main(int argc, char **argv)
 	g_test_add_func("/page-codec/small-changes", test_small_changes);
 	g_test_add_func("/page-codec/not-a-checkpoint", test_not_a_checkpoint);
 	g_test_add_func("/page-codec/reset", test_reset);
+	g_test_add_func("/page-codec/agreeing", test_agreeing);
+	g_test_add_func("/page-codec/agreed-bytes", test_agreed_bytes);
+	g_test_add_func("/page-codec/agreed-twice", test_agreed_twice);
+	g_test_add_func("/page-codec/samples", test_samples);
+	g_test_add_func("/page-codec/hostile-holes", test_hostile_holes);
+	g_test_add_func("/page-codec/hostile-fills", test_hostile_fills);
+	g_test_add_func("/page-codec/unsettled-slots", test_unsettled_slots);
 	g_test_add_func("/page-codec/hostile-operations", test_hostile_operations);
 	g_test_add_func("/page-codec/hostile-deltas", test_hostile_deltas);
 	g_test_add_func("/page-codec/hostile-heads", test_hostile_heads);
