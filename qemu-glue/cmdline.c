@@ -133,7 +133,7 @@ static void add_machine(GPtrArray *argv, const struct qemu_params *p)
 	const char *machine = p->machine ? p->machine : "pc";
 	bool tcg = p->accel == QEMU_ACCEL_TCG;
 
-	addf(argv, "-machine", "%s%s", machine, p->memory_memfd ? ",memory-backend=ram0" : "");
+	add(argv, "-machine", machine);
 	if (tcg)
 		add(argv, "-accel", "tcg,thread=multi");
 	else if (p->dirty_ring)
@@ -142,9 +142,6 @@ static void add_machine(GPtrArray *argv, const struct qemu_params *p)
 		add(argv, "-accel", "kvm");
 	add(argv, "-cpu", p->cpu ? p->cpu : tcg ? "qemu64" : "host");
 	addf(argv, "-m", "%uM", p->memory_mib);
-	if (p->memory_memfd)
-		addf(argv, "-object", "memory-backend-memfd,id=ram0,size=%uM,share=on",
-		     p->memory_mib);
 	addf(argv, "-smp", "%u", p->smp ? p->smp : 1);
 	addf(argv, "-rtc", "base=utc,clock=%s", p->rtc_follows_vm ? "vm" : "host");
 }

@@ -32,7 +32,6 @@ struct qemu_params {
 	uint32_t dirty_ring;      /* KVM: entries of the dirty ring, a power of two; 0: dirty log */
 	uint32_t memory_mib;      /* required */
 	uint32_t smp;             /* vCPUs, default 1 */
-	bool memory_memfd;        /* guest memory from a shared memfd, so that others can map it */
 	bool net_rom;             /* keep the NIC's boot ROM, for guests that boot by network */
 	bool rtc_follows_vm;      /* the real-time clock stands still while the VM does */
 	bool paused;              /* do not start the guest: `cont`, or COLO, will */

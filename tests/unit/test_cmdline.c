@@ -53,7 +53,6 @@ static void test_primary(void)
 	p.accel = QEMU_ACCEL_KVM;
 	p.dirty_ring = 4096;
 	p.machine = "q35";
-	p.memory_memfd = true;
 	p.smp = 2;
 	p.kernel = "/boot/a,b";
 	p.initrd = "/boot/i";
@@ -64,17 +63,17 @@ static void test_primary(void)
 	p.serial_path = "/run/a,b/serial";
 	p.rtc_follows_vm = true;
 	p.extra = extra;
-	expect(&p, HEAD
-	       "-machine\nq35,memory-backend=ram0\n-accel\nkvm,dirty-ring-size=4096\n"
-	       "-cpu\nhost\n-m\n256M\n-object\nmemory-backend-memfd,id=ram0,size=256M,share=on\n"
-	       "-smp\n2\n-rtc\nbase=utc,clock=vm\n-kernel\n/boot/a,b\n-initrd\n/boot/i\n"
-	       "-append\nconsole=ttyS0 quiet\n"
-	       "-chardev\nfile,id=serial0,path=/run/a,,b/serial,append=on\n"
-	       "-serial\nchardev:serial0\n"
-	       "-chardev\nsocket,id=qmp0,fd=8,server=on,wait=off\n"
-	       "-mon\nchardev=qmp0,id=qmp,mode=control\n-netdev\ntap,id=hn0,fd=9,vhost=off\n"
-	       "-device\nvirtio-net-pci,id=e0,netdev=hn0,mac=52:54:00:12:34:56,romfile=\n"
-	       "-uuid\n0");
+	expect(&p,
+	       HEAD "-machine\nq35\n-accel\nkvm,dirty-ring-size=4096\n"
+	            "-cpu\nhost\n-m\n256M\n"
+	            "-smp\n2\n-rtc\nbase=utc,clock=vm\n-kernel\n/boot/a,b\n-initrd\n/boot/i\n"
+	            "-append\nconsole=ttyS0 quiet\n"
+	            "-chardev\nfile,id=serial0,path=/run/a,,b/serial,append=on\n"
+	            "-serial\nchardev:serial0\n"
+	            "-chardev\nsocket,id=qmp0,fd=8,server=on,wait=off\n"
+	            "-mon\nchardev=qmp0,id=qmp,mode=control\n-netdev\ntap,id=hn0,fd=9,vhost=off\n"
+	            "-device\nvirtio-net-pci,id=e0,netdev=hn0,mac=52:54:00:12:34:56,romfile=\n"
+	            "-uuid\n0");
 	g_assert_cmpuint(qemu_params_fds(&p, fds), ==, 2);
 	g_assert_cmpint(fds[0], ==, 9);
 	g_assert_cmpint(fds[1], ==, 8);
