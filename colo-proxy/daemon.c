@@ -38,6 +38,7 @@
 #include "colo-proxy/stock.h"
 #include "colo-proxy/vm.h"
 #include "qemu-glue/colo.h"
+#include "qemu-glue/guest_memory.h"
 #include "qemu-glue/tcg_rearm.h"
 
 #define QMP_MS          5000
@@ -190,6 +191,24 @@ static char *migration_uri(const struct daemon *daemon, bool secondary)
 	                   NULL);
 }
 
+/* Where the secondary's memory lies, to compare pages with; without it, all are sent. */
+static void find_memory(struct daemon *daemon)
+{
+	struct guest_memory memory;
+	char err[ERR_LEN] = "";
+	int r;
+
+	node_set_guest_memory(daemon->node, NULL);
+	if (is_stock(daemon) || daemon->config->agreeing_pages == CONFIG_AGREEING_OFF)
+		return;
+	r = guest_memory_find(daemon->vm.qmp, qemu_process_pid(daemon->vm.process), QMP_MS, &memory,
+	                      err, sizeof(err));
+	if (r < 0)
+		log_info("agreeing-pages: the VM's memory cannot be read: %s", err);
+	else
+		node_set_guest_memory(daemon->node, &memory);
+}
+
 static void start_vm(struct daemon *daemon, bool secondary)
 {
 	char err[ERR_LEN] = "";
@@ -215,6 +234,8 @@ static void start_vm(struct daemon *daemon, bool secondary)
 	} else {
 		log_info("QEMU runs as pid %d", (int)qemu_process_pid(daemon->vm.process));
 		node_set_tcg_flush(daemon->node, daemon->vm.flush);
+		if (secondary)
+			find_memory(daemon);
 	}
 	node_vm_ready(daemon->node, r == 0, err);
 }

@@ -778,6 +778,14 @@ void node_set_tcg_flush(struct node *node, struct tcg_flush *flush)
 	node->s.flush = flush;
 }
 
+void node_set_guest_memory(struct node *node, const struct guest_memory *memory)
+{
+	if (memory)
+		node->s.memory = *memory;
+	else
+		node->s.memory.n = 0;
+}
+
 /* ---- from the control thread ---- */
 
 struct told {

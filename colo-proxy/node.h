@@ -20,6 +20,7 @@
 
 struct node;
 struct tcg_flush;
+struct guest_memory;
 
 /* What the node orders from the control thread. Each is answered as its comment says. */
 enum order {
@@ -63,6 +64,9 @@ const char *node_migration_path(const struct node *node);
 const char *node_incoming_path(const struct node *node);
 /* S under TCG: what to bump before each load; NULL for none. Before the VM is started. */
 void node_set_tcg_flush(struct node *node, struct tcg_flush *flush);
+/* S: where the VM's memory can be read, copied; NULL: it cannot. Between the VM's start and
+ * node_vm_ready(). */
+void node_set_guest_memory(struct node *node, const struct guest_memory *memory);
 
 /* The answers of the control thread, and the operator's commands. Any thread; none waits. */
 void node_vm_ready(struct node *node, bool ok, const char *text);

@@ -191,6 +191,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 	map_cut(node);
 	if (p->triggered)
 		pacer_asked(&node->pacer, now - p->asked_at);
+	p->ran = p->runs;
 	p->runs = pacer_cut(&node->pacer, p->cause, now);
 	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, node_steady(node));

@@ -12,25 +12,39 @@
  * have when the last block is taken, and whatever ends a checkpoint before comes through
  * encode_stop(), which waits for the block that each has in hand.
  *
+ * Pages that the SVM has in its memory as well are told by their hashes, if that pays (kvm/agree.h)
+ * and the SVM has heard what the PVM has: its epoch was compared. The secondary answers what it has
+ * not (CKPT_HOLES) while the checkpoint goes on, and gets it from the buffer, which stays until
+ * then (CKPT_FILL); CKPT_END comes when nothing is missing. The encoder is the threads' while they
+ * have the checkpoint: answers that come before they are done wait, and this thread fills.
+ *
  * Both sides begin a session, and each protection in it, with an empty cache of the size that both
  * agree on: the smaller one of the two configurations'. What the peer can do it says with the
  * link's HELLO; one that encodes in another way is refused.
  */
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "colo-proxy/control/log.h"
 #include "colo-proxy/node_private.h"
 
-#define SLICE_NS (MS * 3 / 10)
+#define SLICE_NS    (MS * 3 / 10)
+#define ANSWERS_MAX (1u << 20) /* bytes; an AGREE takes 6 at most, being alone in its block */
 
 static const enum pack_method methods[] = {
         [CONFIG_COMPRESSION_AUTO] = PACK_AUTO,
         [CONFIG_COMPRESSION_LZ4] = PACK_LZ4,
         [CONFIG_COMPRESSION_ZSTD] = PACK_ZSTD,
         [CONFIG_COMPRESSION_NONE] = PACK_NONE,
+};
+
+static const enum agree_mode modes[] = {
+        [CONFIG_AGREEING_AUTO] = AGREE_AUTO,
+        [CONFIG_AGREEING_ON] = AGREE_ON,
+        [CONFIG_AGREEING_OFF] = AGREE_OFF,
 };
 
 static struct codec *of(struct node *node)
@@ -80,6 +94,9 @@ void codec_fini(struct node *node)
 	struct codec *c = of(node);
 
 	encode_pool_free(c->pool);
+	free(c->answers);
+	c->answers = NULL;
+	c->answers_len = c->answers_room = 0;
 	c->pool = NULL;
 	c->pooled = false;
 	page_encoder_free(c->encoder);
@@ -164,6 +181,7 @@ int encode_begin_session(struct node *node)
 		page_encoder_free(c->encoder);
 		c->encoder = NULL;
 	}
+	c->peer_reads = false;
 	if (!c->encoder) {
 		int r = page_encoder_new(&c->encoder, c->cache_bytes);
 
@@ -187,6 +205,7 @@ void encode_stop(struct node *node)
 	if (of(node)->pooled)
 		encode_pool_stop(of(node)->pool);
 	of(node)->pooled = false;
+	of(node)->answers_len = 0;
 	of(node)->block = NULL;
 	if (of(node)->encoder)
 		page_encoder_reset(of(node)->encoder);
@@ -210,6 +229,35 @@ static void begin_pool(struct node *node)
 		encode_pool_begin(c->pool, &job);
 }
 
+void encode_peer_ready(struct node *node, uint32_t flags)
+{
+	struct codec *c = of(node);
+
+	c->peer_reads = flags & READY_READS_FLAG;
+	agree_choice_init(&c->agree, modes[node->config->agreeing_pages]);
+	if (c->agree.mode != AGREE_OFF && !c->peer_reads)
+		log_info("checkpoints: the secondary does not read its VM's memory: "
+		         "pages that both VMs have are sent all the same");
+}
+
+/* Before the encoder begins. */
+static void choose_agreeing(struct node *node)
+{
+	const struct stream_stats *stats = &node->p.ckpt.stats;
+	enum page_agree agree = PAGE_AGREE_NEVER;
+	struct codec *c = of(node);
+	struct agree_case now = {
+	        .pages = stats->pages,
+	        .byte_ns = pack_choice_ns(&c->choice, c->link_rate),
+	        .rtt_ns = node->rtt_ns,
+	};
+
+	if (c->peer_reads && node->p.ran && c->agree.mode != AGREE_OFF)
+		agree = agree_choice_pick(&c->agree, &now) ? PAGE_AGREE_ALWAYS : PAGE_AGREE_SAMPLE;
+	if (page_encoder_agree(c->encoder, agree, node->digest_key.secret) < 0)
+		log_warn("no memory for the places of pages told by their hashes: they are sent");
+}
+
 static bool send_begin(struct node *node)
 {
 	struct primary *p = &node->p;
@@ -225,8 +273,9 @@ static bool send_begin(struct node *node)
 	p->begun = true;
 	XXH3_128bits_reset(p->hash);
 	page_encoder_stats(c->encoder, &c->seen);
-	page_encoder_begin(c->encoder, p->ckpt.buf.base, p->ckpt.buf.len);
 	c->link_rate = link_rate(node->link, LINK_BULK);
+	choose_agreeing(node);
+	page_encoder_begin(c->encoder, p->ckpt.buf.base, p->ckpt.buf.len);
 	c->encode_ns = 0;
 	begin_pool(node);
 	return true;
@@ -243,6 +292,7 @@ static bool encode_block(struct node *node)
 	enum pack_method method;
 	size_t offset;
 	size_t span;
+	size_t head;
 
 	if (!ops)
 		return false;
@@ -251,9 +301,34 @@ static bool encode_block(struct node *node)
 	method = pack_choice_pick(&c->choice, ops, c->link_rate);
 	gathered = loop_clock();
 	(void)page_encoder_pack(c->encoder, method, &c->block, &c->block_len);
-	pack_choice_note(&c->choice, method, ops, c->block_len - PAGE_BLOCK_HEAD,
-	                 loop_clock() - gathered);
+	head = page_encoder_fills(c->encoder) ? PAGE_FILL_HEAD : PAGE_BLOCK_HEAD;
+	pack_choice_note(&c->choice, method, ops, c->block_len - head, loop_clock() - gathered);
 	c->encode_ns += loop_clock() - started;
+	return true;
+}
+
+/* A CKPT_HOLES for the encoder. False: it does not fit, and the session is over. */
+static bool take_answer(struct node *node, const uint8_t *answer, size_t len)
+{
+	if (page_encoder_holes(of(node)->encoder, answer, len) == 0)
+		return true;
+	link_drop(node->link, "pages are missing of a checkpoint that does not have them");
+	return false;
+}
+
+/* The threads are done: the encoder is this thread's, and has what came meanwhile. */
+static bool leave_pool(struct node *node)
+{
+	struct codec *c = of(node);
+	size_t len = c->answers_len;
+
+	c->encode_ns = encode_pool_spent(c->pool);
+	c->pooled = false;
+	c->answers_len = 0;
+	for (size_t at = 0; at < len; at += 1u + c->answers[at]) {
+		if (!take_answer(node, c->answers + at + 1, c->answers[at]))
+			return false;
+	}
 	return true;
 }
 
@@ -263,8 +338,14 @@ static enum encode_result next_block(struct node *node)
 
 	if (c->block)
 		return ENCODE_BLOCK;
-	if (c->pooled)
-		return encode_pool_next(c->pool, &c->block, &c->block_len);
+	if (c->pooled) {
+		enum encode_result next = encode_pool_next(c->pool, &c->block, &c->block_len);
+
+		if (next != ENCODE_OVER)
+			return next;
+		if (!leave_pool(node))
+			return ENCODE_LATER; /* never: the session is over */
+	}
 	return encode_block(node) ? ENCODE_BLOCK : ENCODE_OVER;
 }
 
@@ -272,9 +353,10 @@ static bool send_block(struct node *node)
 {
 	struct codec *c = of(node);
 	struct iovec iov = {.iov_base = (void *)c->block, .iov_len = c->block_len};
+	bool fills = !c->pooled && page_encoder_fills(c->encoder);
+	uint8_t type = fills ? MSG_CKPT_FILL : MSG_CKPT_DATA;
 
-	if (link_send(node->link, LINK_BULK, MSG_CKPT_DATA, (uint32_t)node->p.ckpt.epoch, &iov,
-	              1) != 0)
+	if (link_send(node->link, LINK_BULK, type, (uint32_t)node->p.ckpt.epoch, &iov, 1) != 0)
 		return false;
 	c->block = NULL;
 	if (c->pooled)
@@ -287,11 +369,12 @@ static void count(struct node *node)
 {
 	struct codec *c = of(node);
 	struct page_codec_stats now;
+	uint64_t whole, agreed, holes;
 
-	if (c->pooled)
-		c->encode_ns = encode_pool_spent(c->pool);
-	c->pooled = false;
 	page_encoder_stats(c->encoder, &now);
+	whole = now.whole + now.compressed - c->seen.whole - c->seen.compressed;
+	agreed = now.agreed - c->seen.agreed;
+	holes = now.holes - c->seen.holes;
 	node->plain_last = now.raw_bytes - c->seen.raw_bytes;
 	node->bytes_last = now.packed_bytes - c->seen.packed_bytes;
 	node->plain_total += node->plain_last;
@@ -301,6 +384,12 @@ static void count(struct node *node)
 	c->total.delta += now.delta - c->seen.delta;
 	c->total.compressed += now.compressed - c->seen.compressed;
 	c->total.whole += now.whole - c->seen.whole;
+	c->total.agreed += agreed;
+	c->total.holes += holes;
+	if (node->p.ran) {
+		agree_choice_sent(&c->agree, node->p.ckpt.stats.pages, whole + agreed);
+		agree_choice_looked(&c->agree, agreed + holes, agreed);
+	}
 	hist_add(&node->encode_hist, c->encode_ns);
 	figures_encoded(node);
 }
@@ -349,6 +438,51 @@ void primary_pump_checkpoint(struct node *node)
 			return;
 		}
 	}
+	if (!page_encoder_settled(c->encoder)) {
+		link_flush(node->link);
+		return; /* until the secondary has said what it lacks */
+	}
 	(void)send_end(node);
 	link_flush(node->link);
+}
+
+/* Each behind its length in a byte. */
+static void keep_answer(struct node *node, const uint8_t *answer, size_t len)
+{
+	struct codec *c = of(node);
+	size_t room = c->answers_room ? 2 * c->answers_room : 1024;
+
+	if (c->answers_len + 1 + len > c->answers_room) {
+		uint8_t *more = room <= ANSWERS_MAX ? realloc(c->answers, room) : NULL;
+
+		if (!more) {
+			link_drop(node->link, "more answers than a checkpoint can have");
+			return;
+		}
+		c->answers = more;
+		c->answers_room = room;
+	}
+	c->answers[c->answers_len] = (uint8_t)len;
+	memcpy(c->answers + c->answers_len + 1, answer, len);
+	c->answers_len += 1 + len;
+}
+
+void encode_holes(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+{
+	struct primary *p = &node->p;
+
+	if (!p->relay)
+		return; /* the channel has closed: see channel_lost() */
+	if (!p->sending || !p->begun || epoch != p->ckpt.epoch || len > PAGE_HOLES_MAX)
+		link_drop(node->link, "pages are missing of a checkpoint that is not sent");
+	else if (of(node)->pooled)
+		keep_answer(node, payload, len);
+	else if (take_answer(node, payload, len))
+		primary_pump_checkpoint(node);
+}
+
+void encode_looked(struct node *node, uint32_t looked, uint32_t alike)
+{
+	if (node->p.ran)
+		agree_choice_looked(&of(node)->agree, looked, alike);
 }

@@ -171,6 +171,8 @@ static void fill_checkpoints(const struct node *node, struct stats_snapshot *sta
 	stats->encoding.delta = node->codec.total.delta;
 	stats->encoding.compressed = node->codec.total.compressed;
 	stats->encoding.whole = node->codec.total.whole;
+	stats->encoding.agreed = node->codec.total.agreed;
+	stats->encoding.holes = node->codec.total.holes;
 	if (protected_ns)
 		stats->checkpoints.paused_permille = node->p.paused_ns * 1000 / protected_ns;
 }

@@ -446,7 +446,8 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	primary_mirror(node);
 	primary_input_cut(node);
 	primary_input_committed(node);
-	gate_set_comparing(node->gate, pacer_begin(&node->pacer, now));
+	p->runs = pacer_begin(&node->pacer, now);
+	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, 0, node_steady(node));
 	u64_pack(payload, p->input_cut);
 	p->map_told = 0; /* a new secondary has no mapping */
@@ -609,16 +610,19 @@ static void handover_committed(struct node *node)
 
 /* ---- messages ---- */
 
-static void committed(struct node *node, uint32_t epoch)
+static void committed(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
 {
 	struct primary *p = of(node);
+	uint32_t looked, alike;
 
 	if (!p->relay)
 		return; /* the channel has closed: see channel_lost() */
-	if (!p->in_flight || epoch != p->ckpt.epoch || !p->ended || p->committed) {
+	if (!p->in_flight || epoch != p->ckpt.epoch || !p->ended || p->committed ||
+	    committed_unpack(&looked, &alike, payload, len) < 0) {
 		link_drop(node->link, "a commit of a checkpoint that was not sent");
 		return;
 	}
+	encode_looked(node, looked, alike);
 	p->committed = true;
 	node->committed_epoch = epoch;
 	primary_input_committed(node);
@@ -729,13 +733,26 @@ static void stream_back(struct node *node, const uint8_t *payload, size_t len)
 		primary_write_pvm(node);
 }
 
+static void peer_ready(struct node *node, const uint8_t *payload, size_t len)
+{
+	uint32_t flags;
+
+	if (node->role.state != ROLE_JOINING)
+		return;
+	if (ready_unpack(&flags, payload, len) < 0) {
+		link_drop(node->link, "a READY of the wrong length");
+		return;
+	}
+	encode_peer_ready(node, flags);
+	node->ops->order(node->ctx, ORDER_MIGRATE, "");
+}
+
 void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
                      size_t len)
 {
 	switch (type) {
 	case MSG_READY:
-		if (node->role.state == ROLE_JOINING)
-			node->ops->order(node->ctx, ORDER_MIGRATE, "");
+		peer_ready(node, payload, len);
 		return;
 	case MSG_REFUSED:
 		node_event(node, "the secondary has no copy: %.*s", (int)(len < 300 ? len : 300),
@@ -749,7 +766,10 @@ void primary_message(struct node *node, uint8_t type, uint32_t epoch, const uint
 		lineage_0_runs(node);
 		return;
 	case MSG_COMMITTED:
-		committed(node, epoch);
+		committed(node, epoch, payload, len);
+		return;
+	case MSG_CKPT_HOLES:
+		encode_holes(node, epoch, payload, len);
 		return;
 	case MSG_LOADED:
 		loaded(node, epoch, payload, len);

@@ -23,11 +23,13 @@
 #include "colo-proxy/link/messages.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
+#include "kvm/agree.h"
 #include "kvm/encode_pool.h"
 #include "kvm/image.h"
 #include "kvm/page_codec.h"
 #include "kvm/relay_primary.h"
 #include "kvm/relay_secondary.h"
+#include "qemu-glue/guest_memory.h"
 #include "qemu-glue/urgent.h"
 
 /*
@@ -106,6 +108,7 @@ struct primary {
 	bool in_flight, committed;       /* not loaded yet; not committed yet */
 	bool sending, begun, ended;      /* progress of the checkpoint onto the link */
 	bool runs; /* the SVM runs from it: the epoch that it began is compared */
+	bool ran;  /* and the epoch that it ended was: the SVM has done what the PVM did */
 	bool handing_over, silent;
 	struct node_job *handover_job;
 	struct node_job *asked_job,
@@ -142,7 +145,8 @@ struct secondary {
 	struct input_log log;
 	struct input *next_to_feed;
 	uint32_t lineage, primary_epoch;
-	uint64_t input_cut;   /* of the checkpoint in the buffer */
+	struct guest_memory memory; /* the SVM's */
+	uint64_t input_cut;         /* of the checkpoint in the buffer */
 	uint64_t lineage_cut; /* of the one that the lineage began with: it has what is below */
 	uint64_t ckpt_size;
 	bool joined_here; /* the copy was made in this session */
@@ -189,10 +193,15 @@ struct codec {
 	uint64_t link_rate;                  /* bytes/s when the checkpoint began */
 	uint64_t encode_ns;                  /* spent on this checkpoint */
 	struct page_codec_stats seen, total; /* before this checkpoint; in all */
+	bool peer_reads;                     /* its VM's memory */
+	uint8_t *answers;                    /* CKPT_HOLES that wait for the pool's end */
+	size_t answers_len, answers_room;
+	struct agree_choice agree;
 	/* The secondary's. */
 	struct page_decoder *decoder;
 	uint64_t decoder_bytes;
 	void *hash;                   /* XXH3_state_t of what was rebuilt */
+	size_t hashed;                /* of it: up to the first hole at most */
 	struct loop_timer turn_timer; /* the bulk channel goes on */
 	uint64_t turn_ns;             /* spent since it did */
 };
@@ -359,14 +368,26 @@ int encode_begin_session(struct node *node);
 /* What was captured is not sent any further. */
 void encode_stop(struct node *node);
 void primary_pump_checkpoint(struct node *node);
+/* READY's flags have come. */
+void encode_peer_ready(struct node *node, uint32_t flags);
+/* CKPT_HOLES has come. */
+void encode_holes(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len);
+/* With COMMITTED: of the pages that came whole the secondary looked at some. */
+void encode_looked(struct node *node, uint32_t looked, uint32_t alike);
 
 /* node_decode.c */
 int decode_begin_session(struct node *node);
 /* Forgets all pages. */
 void decode_stop(struct node *node);
+/* The SVM's QEMU runs: READY's flags. */
+uint32_t decode_ready(struct node *node);
 void decode_begin(struct node *node);
 /* Adds to the checkpoint in the buffer; false: it cannot be, the session is over. */
 bool decode_block(struct node *node, const uint8_t *payload, size_t len);
+/* Adds what was missing in it, as above. */
+bool decode_fill(struct node *node, const uint8_t *payload, size_t len);
+/* What to tell with COMMITTED. */
+void decode_looked(const struct node *node, uint32_t *ret_looked, uint32_t *ret_alike);
 /* Whether all of it is there and right. */
 bool decode_is_whole(struct node *node, const uint8_t hash[16]);
 

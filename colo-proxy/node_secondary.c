@@ -493,6 +493,7 @@ void secondary_heard(struct node *node, uint32_t epoch, const struct heartbeat *
 
 void secondary_vm_ready(struct node *node, bool ok, const char *text)
 {
+	uint8_t ready[READY_WIRE_LEN];
 	int r;
 
 	/* The answer to an order of an earlier attempt is about a QEMU that the next one ends. */
@@ -514,7 +515,8 @@ void secondary_vm_ready(struct node *node, bool ok, const char *text)
 		give_up(node, words);
 		return;
 	}
-	node_send(node, LINK_FAST, MSG_READY, 0, NULL, 0);
+	ready_pack(ready, decode_ready(node));
+	node_send(node, LINK_FAST, MSG_READY, 0, ready, sizeof(ready));
 	link_flush(node->link);
 }
 
@@ -561,12 +563,15 @@ static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payl
 	decode_begin(node);
 }
 
-static void data_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
+static void data_arrived(struct node *node, uint8_t type, uint32_t epoch, const uint8_t *payload,
+                         size_t len)
 {
 	struct secondary *s = of(node);
 
 	if (!s->ckpt_open || epoch != s->ckpt.epoch)
 		link_drop(node->link, "a part of a checkpoint that did not begin");
+	else if (type == MSG_CKPT_FILL)
+		decode_fill(node, payload, len);
 	else
 		decode_block(node, payload, len);
 }
@@ -622,6 +627,8 @@ void secondary_load(struct node *node)
 static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payload, size_t len)
 {
 	struct secondary *s = of(node);
+	uint8_t committed[COMMITTED_WIRE_LEN];
+	uint32_t looked, alike;
 
 	if (len != 16 || !s->ckpt_open || epoch != s->ckpt.epoch || s->map_open) {
 		link_drop(node->link, "the end of a checkpoint that did not begin");
@@ -634,7 +641,9 @@ static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payloa
 	}
 	s->ckpt_whole = true;
 	node->committed_epoch = epoch;
-	node_send(node, LINK_FAST, MSG_COMMITTED, epoch, NULL, 0);
+	decode_looked(node, &looked, &alike);
+	committed_pack(committed, looked, alike);
+	node_send(node, LINK_FAST, MSG_COMMITTED, epoch, committed, sizeof(committed));
 	link_flush(node->link);
 	if (s->keep || s->kept)
 		still_take(node);
@@ -731,7 +740,8 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 		begin_arrived(node, epoch, payload, len);
 		return;
 	case MSG_CKPT_DATA:
-		data_arrived(node, epoch, payload, len);
+	case MSG_CKPT_FILL:
+		data_arrived(node, type, epoch, payload, len);
 		return;
 	case MSG_CKPT_END:
 		end_arrived(node, epoch, payload, len);

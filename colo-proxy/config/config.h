@@ -41,6 +41,7 @@ enum config_compression {
 	CONFIG_COMPRESSION_ZSTD,
 	CONFIG_COMPRESSION_NONE,
 };
+enum config_agreeing { CONFIG_AGREEING_AUTO, CONFIG_AGREEING_ON, CONFIG_AGREEING_OFF };
 enum config_on_loss { CONFIG_LOSS_CONTINUE, CONFIG_LOSS_HOLD };
 
 /* How a takeover gets the right to speak (rule R6). */
@@ -118,6 +119,7 @@ struct config {
 	enum pacer_policy policy;
 	enum config_compression compression;
 	int encode_threads; /* or ENCODE_THREADS_AUTO (kvm/encode_threads.h) */
+	enum config_agreeing agreeing_pages;
 	enum config_comparator comparator;
 	enum config_transport migration_transport; /* comparator = qemu only */
 	uint64_t qemu_base_port;                   /* see config_port */

@@ -86,6 +86,12 @@ static const struct config_choice thread_counts[] = {
         {"8", 8},
         {NULL, 0},
 };
+static const struct config_choice agreeings[] = {
+        {"auto", CONFIG_AGREEING_AUTO},
+        {"on", CONFIG_AGREEING_ON},
+        {"off", CONFIG_AGREEING_OFF},
+        {NULL, 0},
+};
 static const struct config_choice losses[] = {
         {"continue", CONFIG_LOSS_CONTINUE},
         {"hold", CONFIG_LOSS_HOLD},
@@ -266,6 +272,10 @@ const struct config_key config_table[] = {
 	  .choices = thread_counts, .preset = "auto",
 	  .help = "Threads that compress checkpoints; 0: the thread that carries the VM's packets "
 	          "does; auto: the processors that neither it nor the VM needs, at most 4" },
+	{ KEY("checkpoint", "agreeing-pages", CONFIG_CHOICE, agreeing_pages), .choices = agreeings,
+	  .preset = "auto",
+	  .help = "Pages that would be sent whole are told by a hash while the secondary VM runs, and sent "
+	          "only if it has others; auto: when that takes less time on this link. off on either host: never" },
 	{ KEY("checkpoint", "comparator", CONFIG_CHOICE, comparator), .choices = comparators,
 	  .preset = "proxy",
 	  .help = "proxy: this program; qemu: QEMU's colo-compare and filters; none: the VM is not protected, nothing is held" },

@@ -93,6 +93,8 @@ static const struct field stats_fields[] = {
         STATS(encoding, delta, FIELD_UINT),
         STATS(encoding, compressed, FIELD_UINT),
         STATS(encoding, whole, FIELD_UINT),
+        STATS(encoding, agreed, FIELD_UINT),
+        STATS(encoding, holes, FIELD_UINT),
         STATS(link, rtt_us, FIELD_UINT),
         STATS(link, bytes_sent, FIELD_UINT),
         STATS(link, bytes_received, FIELD_UINT),

@@ -134,6 +134,8 @@ static void print_encoding(FILE *out, const struct stats_snapshot *stats)
 	        "pages sent as", SI(stats->encoding.zero), SI(stats->encoding.unchanged),
 	        SI(stats->encoding.delta), SI(stats->encoding.compressed),
 	        SI(stats->encoding.whole));
+	fprintf(out, "  %-14s %s agreed, %s asked for\n", "by their hash",
+	        SI(stats->encoding.agreed), SI(stats->encoding.holes));
 }
 
 static void print_checkpoints(FILE *out, const struct stats_snapshot *stats)

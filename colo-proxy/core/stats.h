@@ -118,6 +118,8 @@ struct stats_snapshot {
 		uint64_t delta;
 		uint64_t compressed;
 		uint64_t whole;
+		uint64_t agreed; /* told by a hash: the secondary's VM had them */
+		uint64_t holes;  /* it had others: these are compressed or whole ones, too */
 	} encoding;
 
 	struct {

@@ -9,7 +9,7 @@ static const char *const msg_names[] = {
         "HEARTBEAT", "PROTECT", "READY",     "REFUSED", "STREAM",     "STREAM_BACK", "RUNNING",
         "START",     "INPUT",   "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN", "CKPT_DATA",   "CKPT_END",
         "COMMITTED", "LOADED",  "DIGEST",    "BROKEN",  "HANDOVER",   "TAKEN",       "UNPROTECT",
-        "ASK",       "SAID",    "MAP",       "CUT_ASK", "CUT",
+        "ASK",       "SAID",    "MAP",       "CUT_ASK", "CUT",        "CKPT_HOLES",  "CKPT_FILL",
 };
 static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
               "one name for each message");
@@ -66,6 +66,34 @@ int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_
 		return -EPROTO;
 	ret_caps->version = (uint16_t)(u32_unpack(payload) >> 16);
 	ret_caps->cache_bytes = (uint64_t)u32_unpack(payload + 4) << 20;
+	return 0;
+}
+
+void ready_pack(uint8_t out[READY_WIRE_LEN], uint32_t flags)
+{
+	u32_pack(out, flags);
+}
+
+int ready_unpack(uint32_t *ret_flags, const uint8_t *payload, size_t len)
+{
+	if (len != READY_WIRE_LEN)
+		return -EPROTO;
+	*ret_flags = u32_unpack(payload);
+	return 0;
+}
+
+void committed_pack(uint8_t out[COMMITTED_WIRE_LEN], uint32_t looked, uint32_t alike)
+{
+	u32_pack(out, looked);
+	u32_pack(out + 4, alike);
+}
+
+int committed_unpack(uint32_t *ret_looked, uint32_t *ret_alike, const uint8_t *payload, size_t len)
+{
+	if (len != COMMITTED_WIRE_LEN || u32_unpack(payload + 4) > u32_unpack(payload))
+		return -EPROTO;
+	*ret_looked = u32_unpack(payload);
+	*ret_alike = u32_unpack(payload + 4);
 	return 0;
 }
 

@@ -26,7 +26,8 @@
  *   PROTECT              P -> S  fast    0 u32 memory MiB, 4 u8[192] key of the digests,
  *                                        196 char[] what the VM is (machine, CPU,
  *                                        version of QEMU ...), compared by S with its own
- *   READY                S -> P  fast    empty: the SVM's QEMU waits for the stream
+ *   READY                S -> P  fast    0 u32 flags: 1: S reads its VM's memory (AGREE in
+ *                                        kvm/page_codec.h): the SVM's QEMU waits for the stream
  *   REFUSED              S -> P  fast    char[] why: S has no copy (any more) and will not speak
  *   STREAM               P -> S  bulk    bytes of the initial migration, in order
  *   STREAM_BACK          S -> P  bulk    bytes of the return path, in order
@@ -40,7 +41,9 @@
  *                                        flags: 1: the SVM is not to run from it
  *   CKPT_DATA            P -> S  bulk    a block, see kvm/page_codec.h; in order
  *   CKPT_END             P -> S  bulk    0 u8[16] XXH3-128 of all bytes that the blocks rebuild
- *   COMMITTED            S -> P  fast    empty: C(epoch) is whole and verified
+ *   COMMITTED            S -> P  fast    0 u32 pages that came whole and that S compared with its
+ *                                        VM's, 4 u32 those of them that were the same: C(epoch)
+ *                                        is whole and verified
  *   LOADED               S -> P  fast    0 u64 load_ns: the SVM runs in this lineage; 0: the
  *                                        checkpoint is kept, the next one may come
  *   DIGEST               S -> P  fast    records of 56 or 84 bytes, see
@@ -61,6 +64,10 @@
  *                                        has changed since it was last sent
  *   CUT_ASK              P -> S  fast    see cut_ask_pack(): this range of the SVM's stream, in two
  *   CUT                  S -> P  fast    see cut_pack(): the answer. Best effort
+ *   CKPT_HOLES           S -> P  fast    kvm/page_codec.h: the answer to a CKPT_DATA with AGREEs;
+ *                                        one for each, in their order
+ *   CKPT_FILL            P -> S  bulk    likewise: pages for the holes, in their order, before
+ *                                        CKPT_END
  */
 
 enum msg_type {
@@ -90,10 +97,15 @@ enum msg_type {
 	MSG_MAP,
 	MSG_CUT_ASK,
 	MSG_CUT,
+	MSG_CKPT_HOLES,
+	MSG_CKPT_FILL,
 	MSG_TYPE_END,
 };
 
 #define CKPT_KEEP_FLAG     1u
+#define READY_READS_FLAG   1u
+#define READY_WIRE_LEN     4u
+#define COMMITTED_WIRE_LEN 8u
 #define DIGEST_WIRE_LEN    56u
 #define DIGEST_WIRE_MAX    84u
 #define FLOW_OPEN_WIRE_LEN 32u
@@ -164,7 +176,7 @@ int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *p
  * The capabilities in HELLO: what a side can do with checkpoints. 0 u16 version of the encoding, 2
  * u16 zero, 4 u32 MiB of pages that it keeps. A later version may be longer.
  */
-#define CODEC_VERSION  1u
+#define CODEC_VERSION  2u
 #define CODEC_CAPS_LEN 8u
 
 struct codec_caps {
@@ -174,6 +186,12 @@ struct codec_caps {
 
 void codec_caps_pack(uint8_t out[CODEC_CAPS_LEN], const struct codec_caps *caps);
 int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_t len);
+
+void ready_pack(uint8_t out[READY_WIRE_LEN], uint32_t flags);
+int ready_unpack(uint32_t *ret_flags, const uint8_t *payload, size_t len);
+void committed_pack(uint8_t out[COMMITTED_WIRE_LEN], uint32_t looked, uint32_t alike);
+/* -EPROTO also when more were the same than were compared. */
+int committed_unpack(uint32_t *ret_looked, uint32_t *ret_alike, const uint8_t *payload, size_t len);
 
 /* 0 u32 id, 4 u8 kind (0: what this digest was made of, 1: the newest of its flow), 5 zero[3], 8 a
  * record as in DIGEST. Returns the length. */

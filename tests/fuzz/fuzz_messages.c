@@ -139,13 +139,29 @@ static void try_map(const uint8_t *data, size_t size)
 	}
 }
 
+static void try_ready(const uint8_t *data, size_t size)
+{
+	uint8_t wire[COMMITTED_WIRE_LEN];
+	uint32_t flags, looked, alike;
+
+	if (ready_unpack(&flags, data, size) == 0) {
+		ready_pack(wire, flags);
+		require(memcmp(wire, data, size) == 0);
+	}
+	if (committed_unpack(&looked, &alike, data, size) == 0) {
+		require(alike <= looked);
+		committed_pack(wire, looked, alike);
+		require(memcmp(wire, data, size) == 0);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct heartbeat beat;
 
 	if (size < 1)
 		return 0;
-	switch (data[0] & 7) {
+	switch (data[0] & 15) {
 	case 0:
 		try_digest(data + 1, size - 1);
 		break;
@@ -163,6 +179,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 7:
 		try_cut(data + 1, size - 1);
+		break;
+	case 8:
+		try_ready(data + 1, size - 1);
 		break;
 	case 6:
 		try_map(data + 1, size - 1);

@@ -19,7 +19,8 @@
  *				page; 0 stops. ?full=1 rewrites whole pages with random bytes,
  *				?area=MIB sets the size of the memory used (32)
  *	GET /rewrite/MIB	rewrite so many MiB with random bytes (not the same in both
- *				VMs), then answer: the next checkpoint is as large
+ *				VMs), then answer: the next checkpoint is as large. ?alike=1: with
+ *				bytes that are the same in both VMs
  *	GET /log?append=ID	append "SEQ ID" to the log; answers "seq=SEQ\n", SEQ from 1
  *	GET /log		the log, one entry a line
  *	GET /connect/IP/PORT	open a TCP connection to there, echo all that comes on it
@@ -367,9 +368,16 @@ static void serve_dirty(struct conn *c, const char *arg)
 static void serve_rewrite(struct conn *c, const char *arg)
 {
 	static uint64_t *memory;
+	static uint64_t rewrites;
 	uint64_t state = __rdtsc() | 1, mib, page;
+	size_t n = strcspn(arg, "?");
+	char number[8] = "";
 
-	if (!parse_u64(arg, REWRITE_MAX, &mib)) {
+	if (n < sizeof(number))
+		memcpy(number, arg, n);
+	if (!strcmp(arg + n, "?alike=1"))
+		state = ++rewrites * 0x9e3779b97f4a7c15 | 1;
+	if (!parse_u64(number, REWRITE_MAX, &mib)) {
 		answer_bad(c, "400 Bad Request");
 		return;
 	}

@@ -26,7 +26,7 @@
  *
  * exempt: MSG_READY, MSG_STREAM, MSG_STREAM_BACK (parts of the first copy, which is one step here)
  * exempt: MSG_INPUT, MSG_FLOW_OPEN, MSG_TS_LEAD, MSG_BROKEN (input and numbers: R5, R7)
- * exempt: MSG_CKPT_DATA (between MSG_CKPT_BEGIN and MSG_CKPT_END: a half checkpoint has begun)
+ * exempt: MSG_CKPT_DATA, MSG_CKPT_HOLES, MSG_CKPT_FILL (between MSG_CKPT_BEGIN and MSG_CKPT_END: a half checkpoint has begun)
  * exempt: MSG_ASK, MSG_SAID (what is shown of divergences), MSG_MAP (numbers: R7)
  * exempt: MSG_CUT_ASK, MSG_CUT (the inside of a stream: R2)
  * exempt: MSG_TYPE_END (no message), ROLE_EV_HEARD (time), ROLE_ACT_TELL (the status)

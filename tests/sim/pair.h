@@ -133,6 +133,9 @@ void qemu_trigger(struct host *host);
 bool qemu_leave_colo(struct host *host);
 void qemu_end(struct host *host);
 bool qemu_failed_to_copy(const struct host *host);
+/* Where the node may read the machine's memory. NULL: nowhere. */
+const struct guest_memory *qemu_memory(const struct host *host);
+#define QEMU_RAM_AT 0x7f0000000000ull
 uint32_t guest_clock(const struct qemu *qemu);
 uint8_t guest_body(uint32_t serial, uint32_t at);
 
@@ -351,6 +354,9 @@ enum count {
 	COUNT_BOOTS,
 	COUNT_CHECKPOINTS,
 	COUNT_LOADS,
+	COUNT_PAGES_READ,
+	COUNT_AGREED,
+	COUNT_HOLES,
 	COUNT_MATCHED,
 	COUNT_ANSWERS,
 	COUNT_DATAGRAMS,

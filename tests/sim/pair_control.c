@@ -160,6 +160,7 @@ static void carry_out(struct host *host, enum order what)
 			qemu_listen(host);
 		else
 			qemu_end(host);
+		node_set_guest_memory(host->node, qemu_memory(host));
 		node_vm_ready(host->node, starts, "QEMU does not start");
 		break;
 	case ORDER_MIGRATE:

@@ -77,6 +77,15 @@ static struct message *pipe_pop(struct pipe *pipe)
 	return message;
 }
 
+/* Pages told by their hashes: those that the other machine has, and those that it has not. */
+static void count_pages(const struct message *message)
+{
+	uint32_t n = message->type == MSG_CKPT_HOLES ? message->payload[3] : 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		count(message->payload[4 + i / 8] >> i % 8 & 1 ? COUNT_HOLES : COUNT_AGREED);
+}
+
 /* It does not arrive. */
 static void lose(struct message *message)
 {
@@ -423,6 +432,7 @@ static void deliver(struct link *link, enum link_channel c)
 		}
 		link->count[c].received_messages++;
 		link->count[c].received_bytes += message->len;
+		count_pages(message);
 		link->ops->message(link->ctx, c, message->type, message->epoch, message->payload,
 		                   message->len);
 		g_free(message);

@@ -671,6 +671,18 @@ void qemu_listen(struct host *host)
 	begin(host, QEMU_LISTENS);
 }
 
+/* One in eight cannot be read, as where the kernel allows no tracing. */
+const struct guest_memory *qemu_memory(const struct host *host)
+{
+	static struct guest_memory memory = {
+	        .n = 1,
+	        .block = {{.name = "pc.ram", .host = QEMU_RAM_AT, .used = GUEST_PAGES * 4096}},
+	};
+
+	memory.pid = (pid_t)host->qemu.incarnation;
+	return host->qemu.alive && memory.pid % 8 ? &memory : NULL;
+}
+
 void qemu_migrate(struct host *host)
 {
 	struct qemu *qemu = &host->qemu;

@@ -65,6 +65,23 @@ static void vary_times(struct config *config, const struct times *times)
 	config->boot_wait_ns = 500 * MS;
 }
 
+/* How pages are told: by the seed's number, so that nothing else is drawn otherwise. */
+static void vary_pages(struct config *config)
+{
+	static const struct {
+		enum config_agreeing agreeing;
+		uint64_t cache;
+	} pages[4] = {
+	        {CONFIG_AGREEING_OFF, 64u << 20},
+	        {CONFIG_AGREEING_ON, 0},
+	        {CONFIG_AGREEING_ON, 1u << 20},
+	        {CONFIG_AGREEING_AUTO, 0},
+	};
+
+	config->agreeing_pages = pages[world->seed % 4].agreeing;
+	config->page_cache_bytes = pages[world->seed % 4].cache;
+}
+
 /* What a seed has of small limits and other settings. All is drawn, whatever is plain then. */
 static void vary(struct config *configs[2])
 {
@@ -90,6 +107,7 @@ static void vary(struct config *configs[2])
 	for (uint32_t i = 0; i < 2; i++) {
 		vary_limits(configs[i], small && !plain(PLAIN_LIMITS));
 		vary_times(configs[i], &times);
+		vary_pages(configs[i]);
 		configs[i]->policy = policy;
 		configs[i]->fence = fence;
 		configs[i]->encode_threads = threads ? 2 : 0;

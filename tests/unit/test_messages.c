@@ -112,6 +112,33 @@ static void test_wide_key(void)
 	                -EPROTO);
 }
 
+static void test_ready_and_committed(void)
+{
+	static const uint8_t ready[READY_WIRE_LEN] = {1, 2, 3, 4};
+	static const uint8_t committed[COMMITTED_WIRE_LEN] = {0, 0, 1, 2, 0, 0, 1, 1};
+	static const uint8_t more[COMMITTED_WIRE_LEN] = {0, 0, 1, 2, 0, 0, 1, 3};
+	uint8_t wire[COMMITTED_WIRE_LEN + 1] = {0};
+	uint32_t flags = 0, looked = 0, alike = 0;
+
+	ready_pack(wire, 0x01020304);
+	g_assert_cmpmem(wire, READY_WIRE_LEN, ready, sizeof(ready));
+	g_assert_cmpint(ready_unpack(&flags, wire, READY_WIRE_LEN), ==, 0);
+	g_assert_cmpuint(flags, ==, 0x01020304);
+	g_assert_cmpint(ready_unpack(&flags, wire, READY_WIRE_LEN - 1), ==, -EPROTO);
+	g_assert_cmpint(ready_unpack(&flags, wire, READY_WIRE_LEN + 1), ==, -EPROTO);
+	committed_pack(wire, 0x102, 0x101);
+	g_assert_cmpmem(wire, COMMITTED_WIRE_LEN, committed, sizeof(committed));
+	g_assert_cmpint(committed_unpack(&looked, &alike, wire, COMMITTED_WIRE_LEN), ==, 0);
+	g_assert_cmpuint(looked, ==, 0x102);
+	g_assert_cmpuint(alike, ==, 0x101);
+	g_assert_cmpint(committed_unpack(&looked, &alike, wire, COMMITTED_WIRE_LEN - 1), ==,
+	                -EPROTO);
+	g_assert_cmpint(committed_unpack(&looked, &alike, wire, COMMITTED_WIRE_LEN + 1), ==,
+	                -EPROTO);
+	g_assert_cmpint(committed_unpack(&looked, &alike, more, COMMITTED_WIRE_LEN), ==, -EPROTO);
+	g_assert_cmpuint(alike, ==, 0x101);
+}
+
 static void test_codec_caps(void)
 {
 	static const uint8_t expected[CODEC_CAPS_LEN] = {1, 2, 0, 0, 0, 1, 2, 3};
@@ -329,6 +356,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/messages/flow-open", test_flow_open);
 	g_test_add_func("/messages/wide-key", test_wide_key);
 	g_test_add_func("/messages/codec-caps", test_codec_caps);
+	g_test_add_func("/messages/ready-and-committed", test_ready_and_committed);
 	g_test_add_func("/messages/heartbeat", test_heartbeat);
 	g_test_add_func("/messages/map", test_map);
 	g_test_add_func("/messages/input", test_input);
