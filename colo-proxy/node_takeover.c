@@ -87,6 +87,8 @@ static void announce(struct node *node)
 	collect_configured(node, &known);
 	if (node->shadow)
 		collect_heard(shadow_sources(node->shadow), &known);
+	if (of(node)->announcements >= ANNOUNCE_FAST)
+		known.ipv4_count = known.ipv6_count = 0;
 	if (announce_build(&known, &list) < 0)
 		return; /* no memory: the next one comes soon, and the VM speaks itself */
 	while (list) {

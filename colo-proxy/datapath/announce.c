@@ -14,7 +14,6 @@
 #define ARP_REQUEST  1u
 #define TAG_BYTES    4u
 #define NS_PER_MS    1000000ull
-#define FAST_TIMES   5u
 #define FAST_NS      (200 * NS_PER_MS)
 #define AGEING_NS    (300000 * NS_PER_MS)
 
@@ -174,7 +173,7 @@ uint64_t announce_wait_ns(uint32_t sent)
 
 	for (uint32_t i = 1; i < sent; i++) {
 		all += wait;
-		if (i >= FAST_TIMES)
+		if (i >= ANNOUNCE_FAST)
 			wait *= 2;
 	}
 	return all < AGEING_NS ? wait : 0;

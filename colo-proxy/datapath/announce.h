@@ -41,11 +41,13 @@ int announce_build(const struct announce *what, struct frame **ret_list);
 
 /*
  * How long after the `sent`-th announcement (1: the first) the next one is due, in ns; 0: that was
- * the last. The first five come within a second, for the clients; then the time between two
- * doubles, for a network that is cut off, or whose ports do not forward yet (a spanning tree takes
- * 30 s, IEEE 802.1D), until a switch has forgotten by itself where the VM was (300 s, the same
- * standard).
+ * the last. The first ANNOUNCE_FAST come within a second, for the clients; then the time between
+ * two doubles, for a network that is cut off, or whose ports do not forward yet (a spanning tree
+ * takes 30 s, IEEE 802.1D), until a switch has forgotten by itself where the VM was (300 s, the
+ * same standard). Those later ones should name no IP address: switches go by the frame's, and the
+ * VM may have given an address away since it was heard to have it (VRRP, RFC 9568).
  */
+#define ANNOUNCE_FAST 5u
 uint64_t announce_wait_ns(uint32_t sent);
 
 #endif
