@@ -292,11 +292,20 @@ void link_pause(struct link *link, enum link_channel channel, bool pause)
 	link->paused[channel] = pause;
 }
 
+/* Two honest daemons: whatever is lost, neither sends a checkpoint that the other refuses. */
+static bool is_honest(const char *reason)
+{
+	return !g_str_has_prefix(reason, "checkpoint ") &&
+	       !g_str_has_prefix(reason, "pages are missing") &&
+	       strcmp(reason, "a checkpoint that is not what its end says") != 0;
+}
+
 void link_drop(struct link *link, const char *reason)
 {
 	if (!link->up || !acts(link->host))
 		return;
 	trace(link->host, "drops the session: %s", reason);
+	CHECK(is_honest(reason), "the session is dropped: %s (R3)", reason);
 	link_flush(link);
 	tell_other(link, reason);
 	end_session(link, reason);
