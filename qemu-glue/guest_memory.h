@@ -41,7 +41,8 @@ int guest_memory_parse(const char *text, struct guest_memory *ret_memory, char *
 
 /*
  * Asks the QEMU that is process `pid`, and reads a page from each block. 0; -errno with words: its
- * memory cannot be read. A QEMU that has ended is no harm: nothing is read from it any more.
+ * memory cannot be read. When QEMU has ended, nothing can be read; of a process that got its id
+ * since, whatever lies there: who reads compares it with what it expects.
  */
 int guest_memory_find(struct qmp *q, pid_t pid, uint64_t timeout_ms,
                       struct guest_memory *ret_memory, char *err, size_t errlen);
