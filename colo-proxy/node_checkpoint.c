@@ -187,7 +187,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 
 	node_drain_hold(node);
 	primary_input_cut(node);
-	p->taken_back = 0; /* they are the new epoch's */
+	cut_taken(node, (uint32_t)ckpt->epoch);
 	map_cut(node);
 	if (p->triggered)
 		pacer_asked(&node->pacer, now - p->asked_at);

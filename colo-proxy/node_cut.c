@@ -14,9 +14,10 @@
  * back and what was diverted is poured in, in order, when the VM runs on, before the diversion
  * ends. The mirror has numbered what was taken back already, and the tap has counted it as taken,
  * so that it is in front of the cut; poured in, it gets a number behind the cut and reaches the new
- * lineage as the PVM, once. (The old lineage has heard it too early, which nobody learns of: what
- * the SVM says to it waits for the PVM to say the same.) Clients see a few milliseconds more of a
- * pause that they have anyway.
+ * lineage as the PVM, once. The old lineage has heard it by its first number (too early, which
+ * nobody learns of: what the SVM says to it waits for the PVM to say the same), and may survive the
+ * primary; so the second number says since which lineage it is to be heard. Clients see a few
+ * milliseconds more of a pause that they have anyway.
  *
  * A survivor's input is diverted all the time, while connections need their numbers mapped: it is
  * mapped on its way from the diversion into the tap. Around a cut it is only left to wait there.
@@ -66,11 +67,42 @@ static bool pour(struct node *node)
 			frame_queue_unpop(queue, frame);
 			return false;
 		}
+		if (r == 0 && frame->since) {
+			frame_queue_push(&node->p.poured, frame);
+			continue;
+		}
 		if (r < 0)
 			log_warn("input of %u bytes that the kernel refuses: %s", frame->len,
 			         strerror(-r));
 		frame_free(frame);
 	}
+}
+
+void cut_taken(struct node *node, uint32_t epoch)
+{
+	struct primary *p = &node->p;
+	struct frame *frame = p->diverted.head;
+
+	for (; p->taken_back; p->taken_back--, frame = frame->next)
+		frame->since = epoch;
+	/* The mirror has been read to its end: copies that are missing now were lost. */
+	frame_queue_clear(&p->poured);
+}
+
+uint32_t cut_since(struct node *node, const struct frame *frame)
+{
+	struct frame_queue *poured = &node->p.poured;
+	struct frame *first = frame_queue_pop(poured);
+	uint32_t since = 0;
+
+	if (!first)
+		return 0;
+	if (first->len == frame->len && memcmp(first->data, frame->data, frame->len) == 0)
+		since = first->since;
+	else
+		frame_queue_clear(poured); /* a copy was lost: which is which is not known */
+	frame_free(first);
+	return since;
 }
 
 /*

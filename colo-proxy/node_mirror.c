@@ -68,6 +68,7 @@ static void forward_input(struct node *node, struct frame *frame)
 	struct primary *p = of(node);
 	uint64_t index = p->input_index++, limit = node->config->max_input_log_bytes;
 
+	frame->since = cut_since(node, frame);
 	node->copied_packets++;
 	node->copied_bytes += frame->len;
 	node_capture(node, frame);

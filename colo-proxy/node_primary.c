@@ -939,6 +939,7 @@ void primary_fini(struct node *node)
 	}
 	input_log_clear(&p->unsent);
 	frame_queue_clear(&p->diverted);
+	frame_queue_clear(&p->poured);
 	XXH3_freeState(p->hash);
 	ckpt_buf_fini(&p->ckpt.buf);
 	natmap_clear(&p->map);

@@ -90,7 +90,8 @@ struct primary {
 	struct loop_timer read_timer;   /* until the link takes more of the first copy */
 	struct loop_timer cut_timer;    /* node_cut.c */
 	struct frame_queue diverted;
-	unsigned taken_back; /* at its head, of a cut that has not taken place */
+	unsigned taken_back;       /* at its head, of a cut that has not taken place */
+	struct frame_queue poured; /* what was taken back, until the mirror has it again */
 	bool input_diverted, pouring;
 	uint64_t cut_deadline;
 	struct loop_timer gate_timer;    /* late packets */
@@ -476,6 +477,10 @@ void map_clear(struct node *node);
 int cut_init(struct node *node, char *err, size_t errlen);
 /* Diverts the VM's input; primary_let_stop() is called when the VM has taken what was there. */
 void cut_begin(struct node *node);
+/* What was taken back is the new epoch's, and the lineages that will have it begin with it. */
+void cut_taken(struct node *node, uint32_t epoch);
+/* The mirror has this: 0, or the first lineage that has not heard it before. */
+uint32_t cut_since(struct node *node, const struct frame *frame);
 /* Gives the VM what was diverted. */
 void cut_end(struct node *node);
 /* All input goes through the diversion from here on, to be mapped; until cut_unmap(). */

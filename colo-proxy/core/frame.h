@@ -30,9 +30,10 @@ struct frame {
 	uint32_t len;                  /* bytes of data in use */
 	uint32_t room;                 /* bytes of data there are */
 	uint32_t token;                /* the data path back end's own (NFQUEUE packet id) */
-	uint8_t start;                 /* enum frame_start */
-	bool rewritten;                /* bytes were changed on their way out */
-	uint8_t origin;                /* the data path back end's own */
+	uint32_t since; /* input: the first lineage that is to hear it, 0: all (node_cut.c) */
+	uint8_t start;  /* enum frame_start */
+	bool rewritten; /* bytes were changed on their way out */
+	uint8_t origin; /* the data path back end's own */
 	uint8_t *data;
 };
 

@@ -431,6 +431,7 @@ void input_pack_head(uint8_t out[INPUT_HEAD_LEN], uint64_t index, const struct f
 {
 	u64_pack(out, index);
 	memcpy(out + 8, &frame->vnet, sizeof(frame->vnet));
+	u32_pack(out + 20, frame->since);
 }
 
 int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *payload, size_t len)
@@ -443,6 +444,7 @@ int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *p
 	if (!frame)
 		return -ENOMEM;
 	memcpy(&frame->vnet, payload + 8, sizeof(frame->vnet));
+	frame->since = u32_unpack(payload + 20);
 	frame->len = len - INPUT_HEAD_LEN;
 	memcpy(frame->data, payload + INPUT_HEAD_LEN, frame->len);
 	*ret_index = u64_unpack(payload);

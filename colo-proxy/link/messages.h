@@ -33,7 +33,9 @@
  *   STREAM_BACK          S -> P  bulk    bytes of the return path, in order
  *   RUNNING              S -> P  fast    empty: lineage 0 runs
  *   START                P -> S  fast    0 u64 input_cut: epoch 0 has begun (see CKPT_BEGIN)
- *   INPUT                P -> S  fast    0 u64 index, 8 u8[12] virtio_net_hdr_v1, 20 u8[] frame
+ *   INPUT                P -> S  fast    0 u64 index, 8 u8[12] virtio_net_hdr_v1, 20 u32 the first
+ *                                        lineage that is to hear it (older ones have, by another
+ *                                        index: node_cut.c), 0: all, 24 u8[] frame
  *   FLOW_OPEN            P -> S  fast    see flow_open_pack()
  *   TS_LEAD              P -> S  fast    0 u32 ticks
  *   CKPT_BEGIN           P -> S  bulk    0 u64 size, 8 u64 input_cut: input frames with a smaller
@@ -111,7 +113,7 @@ enum msg_type {
 #define FLOW_OPEN_WIRE_LEN 32u
 #define FLOW_OPEN_WIRE_MAX 60u
 #define HEARTBEAT_WIRE_LEN 40u
-#define INPUT_HEAD_LEN     20u
+#define INPUT_HEAD_LEN     24u
 #define ASK_HEAD_LEN       8u
 #define ASK_WIRE_MAX       (ASK_HEAD_LEN + DIGEST_WIRE_MAX)
 #define SAID_HEAD_LEN      8u
@@ -167,7 +169,7 @@ void map_head_pack(uint8_t out[MAP_HEAD_LEN], uint32_t total, uint32_t first);
 int map_head_unpack(uint32_t *ret_total, uint32_t *ret_first, uint32_t *ret_n,
                     const uint8_t *payload, size_t len);
 
-/* The head of an INPUT message; the frame's bytes follow. */
+/* The head of an INPUT message, frame->since included; the frame's bytes follow. */
 void input_pack_head(uint8_t out[INPUT_HEAD_LEN], uint64_t index, const struct frame *frame);
 /* A new frame from an INPUT message. 0, -EPROTO, -ENOMEM. */
 int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *payload, size_t len);

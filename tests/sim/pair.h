@@ -470,7 +470,6 @@ struct world {
 	uint32_t asked[1 << 14];      /* requests that have been executed: a hash table of `who` */
 	uint8_t copies[1 << 12];      /* by datagram: how many the network has delivered */
 	uint8_t answered[1 << 12];    /* and how often it has been executed */
-	bool taken_back[1 << 12];     /* before a cut that is still to come */
 	struct guest image[2];        /* by epoch & 1: what was captured */
 	uint32_t image_epoch[2], image_incarnation[2];
 	uint32_t loaded_epoch; /* the newest that a secondary has loaded */
@@ -583,8 +582,6 @@ void check_captured(struct host *host, uint32_t epoch);
 void check_loaded(struct host *host);
 /* The network has brought it to a tap. */
 void check_delivered(const struct frame *frame);
-/* The daemon has taken it out of the tap again, for the next epoch. */
-void check_taken_back(const struct frame *frame);
 /* It hears a datagram. */
 void check_heard(struct host *host, uint32_t number);
 /* The host's clock has leapt. */

@@ -94,33 +94,12 @@ void check_delivered(const struct frame *frame)
 		world->copies[number]++;
 }
 
-void check_taken_back(const struct frame *frame)
-{
-	uint32_t number;
-
-	if (datagram_number(frame, &number))
-		world->taken_back[number] = true;
-}
-
-/*
- * What was taken back before this cut comes to the tap, and to the secondary, a second time. The
- * lineage that still runs hears both, and it survives when the primary dies before this checkpoint
- * is whole.
- */
-static void count_taken_back(bool captured)
-{
-	for (uint32_t i = 0; captured && i < G_N_ELEMENTS(world->copies); i++)
-		world->copies[i] += world->taken_back[i];
-	memset(world->taken_back, 0, sizeof(world->taken_back));
-}
-
 /* ---- checkpoints ---- */
 
 void check_captured(struct host *host, uint32_t epoch)
 {
 	struct guest *guest = &host->qemu.guest;
 
-	count_taken_back(epoch > 0);
 	if (epoch == 0) {
 		world->input_origin = guest->origin = host->qemu.incarnation;
 		world->input_heard = guest->heard = 0;

@@ -137,8 +137,6 @@ int tapdev_read(struct tapdev_reader *reader, int fd, struct frame **ret_frame)
 	if (!frame)
 		return -EAGAIN;
 	check_input_dropped(here); /* it waits for the next epoch: node_cut.c */
-	if (here->node->is_primary)
-		check_taken_back(frame);
 	*ret_frame = frame;
 	return 0;
 }
