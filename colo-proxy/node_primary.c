@@ -462,7 +462,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	if (r < 0)
 		log_info("QEMU's threads are not found: %s; none runs before others", strerror(-r));
 	node_send(node, LINK_FAST, MSG_START, 0, payload, sizeof(payload));
-	node->committed_epoch = 0;
+	node->committed_epoch = node->peer_lineage = 0;
 	node->by_cause[CKPT_INITIAL]++;
 	p->cut_at = p->protected_at = loop_clock();
 	p->committed = true;
