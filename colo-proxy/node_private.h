@@ -445,6 +445,8 @@ struct stats_queue still_memory(const struct node *node);
 /* node_secondary.c */
 void secondary_begin_lineage(struct node *node);
 void secondary_cut_log(struct node *node);
+/* The SVM's QEMU waits for the stream. */
+void secondary_say_ready(struct node *node, uint32_t flags);
 void secondary_load(struct node *node);
 void secondary_load_into_svm(struct node *node, struct ckpt *ckpt);
 void secondary_svm_failed(struct node *node, const char *why);

@@ -491,9 +491,17 @@ void secondary_heard(struct node *node, uint32_t epoch, const struct heartbeat *
 	node_role(node, has_vm ? ROLE_EV_PEER_LIVES : ROLE_EV_PEER_YIELDED);
 }
 
-void secondary_vm_ready(struct node *node, bool ok, const char *text)
+void secondary_say_ready(struct node *node, uint32_t flags)
 {
 	uint8_t ready[READY_WIRE_LEN];
+
+	ready_pack(ready, flags);
+	node_send(node, LINK_FAST, MSG_READY, 0, ready, sizeof(ready));
+	link_flush(node->link);
+}
+
+void secondary_vm_ready(struct node *node, bool ok, const char *text)
+{
 	int r;
 
 	/* The answer to an order of an earlier attempt is about a QEMU that the next one ends. */
@@ -515,9 +523,7 @@ void secondary_vm_ready(struct node *node, bool ok, const char *text)
 		give_up(node, words);
 		return;
 	}
-	ready_pack(ready, decode_ready(node));
-	node_send(node, LINK_FAST, MSG_READY, 0, ready, sizeof(ready));
-	link_flush(node->link);
+	secondary_say_ready(node, decode_ready(node));
 }
 
 static void epoch_0_begins(struct node *node, const uint8_t *payload, size_t len)

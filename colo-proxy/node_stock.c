@@ -56,8 +56,7 @@ void stock_vm_ready(struct node *node, bool ok, const char *text)
 		return;
 	}
 	node->s.vm_up = true;
-	node_send(node, LINK_FAST, MSG_READY, 0, NULL, 0);
-	link_flush(node->link);
+	secondary_say_ready(node, 0);
 }
 
 /* P: both QEMUs are in COLO and run. */

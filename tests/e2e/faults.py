@@ -29,7 +29,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from freeze import Frozen  # noqa: E402
 from pair import FENCE  # noqa: E402
 import workers  # noqa: E402
 from support import (HERE, MB, URL, Capture, Env, Failed, LabError,  # noqa: E402
-                     build_dir, check, merge, no_fence, stands_still, wait_for)
+                     build_dir, check, keep_files, merge, no_fence, stands_still, wait_for)
 
 OTHER = {"primary": "secondary", "secondary": "primary"}
 HOSTS = tuple(OTHER)
@@ -188,18 +187,8 @@ class Sent(Phase):
     def reach(self, cell):
         cell.up()
         cell.begin_loads()
-        env = cell.env
-        env.quiet()
-        env.tell_valve(f"stall-after {4 * MB}")
-        rewrite = env.load("http", "-n", 1, "--allow-errors", target=URL + "/rewrite/16")
-        asked = []
-
-        def stalled():
-            if rewrite.process.poll() is not None and not asked:
-                asked.append(env.ask_checkpoint())  # if none has come by itself
-            return "stalled" in env.valve.lines[env.valve_mark:]
-
-        wait_for(stalled, 30, "half of a checkpoint is on its way")
+        cell.env.quiet()
+        cell.env.stall_in_checkpoint(16, 4)
 
     def release(self, cell):
         cell.open_valve()
@@ -884,9 +873,7 @@ def speakers(captures):
 
 def keep_logs(cell, logs):
     kept = logs / cell.name.replace(":", "-")
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(cell.env.lab.dir, kept, symlinks=True, ignore=lambda _d, names: [
-        n for n in names if n.endswith(".sock")])
+    keep_files(cell.env.lab.dir, kept)
 
 
 def run_cell(cell, logs):

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -21,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import support  # noqa: E402
-from support import Env, Failed, LabError, Skipped  # noqa: E402
+from support import Env, Failed, LabError, Skipped, keep_files  # noqa: E402
 import workers  # noqa: E402
 from registry import TESTS  # noqa: E402
 import test_cuts  # noqa: E402
@@ -55,9 +54,7 @@ class Runner:
         if not env.lab.dir.exists():
             return
         kept = self.logs / name.replace("/", "-")
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(env.lab.dir, kept, ignore=lambda _d, names: [
-            n for n in names if n.endswith(".sock")])
+        keep_files(env.lab.dir, kept)
         print(f"  logs: {kept}")
         for host, daemon in env.pair.daemon.items():
             lines = [line for line in env.log(host).splitlines()]

@@ -5,8 +5,10 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -350,6 +352,16 @@ def stands_still(pid):
                for task in Path(f"/proc/{pid}/task").iterdir())
 
 
+def keep_files(folder, kept):
+    """A copy of a lab's folder, without what only lives there: sockets."""
+    def others(where, names):
+        return [name for name in names
+                if stat.S_ISSOCK((Path(where) / name).lstat().st_mode)]
+
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(folder, kept, symlinks=True, ignore=others)
+
+
 class Env:
     """A lab with a pair of daemons. `with Env(...) as env:` starts no daemon yet; env.up() does."""
 
@@ -503,6 +515,19 @@ class Env:
     def rewrite(self, mib):
         """The guest has rewritten so much memory: if no checkpoint comes first, the next is as large."""
         self.run("http", "-n", 1, target=f"{URL}/rewrite/{mib}")
+
+    def stall_in_checkpoint(self, mib, after):
+        """A checkpoint of @mib, by itself or asked for, of which @after have crossed the link, and no more."""
+        self.tell_valve(f"stall-after {after * MB}")
+        rewrite = self.load("http", "-n", 1, "--allow-errors", target=f"{URL}/rewrite/{mib}")
+        asked = []
+
+        def stalled():
+            if rewrite.process.poll() is not None and not asked:
+                asked.append(self.ask_checkpoint())
+            return "stalled" in self.valve.lines[self.valve_mark:]
+
+        wait_for(stalled, 30, "a part of a checkpoint is on its way")
 
     def qemu_pid(self, host):
         pid = self.status(host)["qemu_pid"]

@@ -177,11 +177,8 @@ def cut_half_checkpoint(env):
     keep = env.load("keepalive", "--check-log", "-i", 2).reached("requests", 10)
     down = env.load("download", "-b", 20 * MB, "-r", 2 * MB).reached("bytes", MB)
     env.quiet()
-    env.rewrite(16)
     committed = env.status("secondary")["committed"]
-    env.tell_valve(f"stall-after {4 * MB}")
-    env.ask_checkpoint()
-    env.wait_stalled()
+    env.stall_in_checkpoint(16, 4)
     env.cut()
     check("came half and is dropped" in env.log("secondary"), "the secondary says what it dropped")
     lineage = env.status("secondary")["takeover"]["lineage"]
