@@ -381,22 +381,22 @@ unsigned int encode_pool_threads(const struct encode_pool *pool)
 	return pool->started;
 }
 
-uint64_t encode_pool_spent(struct encode_pool *pool)
+static uint64_t read_locked(struct encode_pool *pool, const uint64_t *value)
 {
-	uint64_t spent;
+	uint64_t seen;
 
 	pthread_mutex_lock(&pool->lock);
-	spent = pool->spent;
+	seen = *value;
 	pthread_mutex_unlock(&pool->lock);
-	return spent;
+	return seen;
+}
+
+uint64_t encode_pool_spent(struct encode_pool *pool)
+{
+	return read_locked(pool, &pool->spent);
 }
 
 uint64_t encode_pool_cache_bytes(struct encode_pool *pool)
 {
-	uint64_t bytes;
-
-	pthread_mutex_lock(&pool->lock);
-	bytes = pool->cache_bytes;
-	pthread_mutex_unlock(&pool->lock);
-	return bytes;
+	return read_locked(pool, &pool->cache_bytes);
 }

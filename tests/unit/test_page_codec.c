@@ -490,6 +490,18 @@ static void test_agreeing(void)
 				agreeing(m, caches[i], percent[j], 100 + (uint32_t)(i + j));
 }
 
+/* A checkpoint of the guest with each page written anew. */
+static void build_new_pages(GByteArray *b, struct guest *g)
+{
+	build_section(b, 0x03, RAM_SECTION);
+	for (unsigned int n = 0; n < GUEST_PAGES; n++) {
+		scribble(g, g->pages[n], PAGE_CACHE_PAGE);
+		add_page(b, g, n, n ? NULL : "pc.ram");
+	}
+	build_section_end(b, RAM_SECTION);
+	build_state(b, 100);
+}
+
 /* What it is for: new pages that are the same cost some bytes each. */
 static void test_agreed_bytes(void)
 {
@@ -501,13 +513,7 @@ static void test_agreed_bytes(void)
 
 	pair_init(&p, 2 * GUEST_PAGES * PAGE_CACHE_PAGE);
 	offer(&p, svm);
-	build_section(b, 0x03, RAM_SECTION);
-	for (unsigned int n = 0; n < GUEST_PAGES; n++) {
-		scribble(g, g->pages[n], PAGE_CACHE_PAGE);
-		add_page(b, g, n, n ? NULL : "pc.ram");
-	}
-	build_section_end(b, RAM_SECTION);
-	build_state(b, 100);
+	build_new_pages(b, g);
 	svm_follows(svm, g, 100);
 	g_assert_cmpuint(pass_agreeing(&p, b, PACK_NONE, 0), <, 4500 + GUEST_PAGES * 18);
 	page_encoder_stats(p.encoder, &stats);
@@ -576,13 +582,7 @@ static void test_samples(void)
 	for (int round = 0; round < 2; round++) {
 		g_autoptr(GByteArray) b = g_byte_array_new();
 
-		build_section(b, 0x03, RAM_SECTION);
-		for (unsigned int n = 0; n < GUEST_PAGES; n++) {
-			scribble(g, g->pages[n], PAGE_CACHE_PAGE);
-			add_page(b, g, n, n ? NULL : "pc.ram");
-		}
-		build_section_end(b, RAM_SECTION);
-		build_state(b, 100);
+		build_new_pages(b, g);
 		if (round == 1)
 			svm_follows(svm, g, 100);
 		g_assert_cmpint(page_encoder_agree(p.encoder, PAGE_AGREE_SAMPLE, secret), ==, 0);
