@@ -302,10 +302,11 @@ static void check_threads(struct check *check)
 {
 	const struct config *config = check->config;
 	struct encode_threads_choice choice;
-	struct encode_threads_facts facts = {.processors = encode_threads_processors()};
+	struct encode_threads_facts facts = {0};
 
 	if (!config)
 		return;
+	processors_find("", &facts.processors);
 	facts.vcpus = (unsigned int)config->smp;
 	facts.packs = config->compression != CONFIG_COMPRESSION_NONE;
 	encode_threads_choose(&facts, config->encode_threads, &choice);

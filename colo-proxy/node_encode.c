@@ -150,8 +150,7 @@ static void wake(void *ctx)
 static void start_pool(struct node *node)
 {
 	const struct config *config = node->config;
-	const struct encode_threads_facts facts = {
-	        .processors = encode_threads_processors(),
+	struct encode_threads_facts facts = {
 	        .vcpus = (unsigned int)config->smp,
 	        .packs = config->compression != CONFIG_COMPRESSION_NONE,
 	};
@@ -162,6 +161,7 @@ static void start_pool(struct node *node)
 
 	if (c->pool)
 		return;
+	processors_find("", &facts.processors);
 	encode_threads_choose(&facts, config->encode_threads, &choice);
 	params.threads = choice.threads;
 	if (params.threads == 0)

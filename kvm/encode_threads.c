@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "kvm/encode_threads.h"
 
-#include <sched.h>
 #include <stdio.h>
 
 #define AUTO_MAX 4u
@@ -10,9 +9,11 @@ static unsigned int spare(const struct encode_threads_facts *facts)
 {
 	unsigned int needed = facts->vcpus + 1; /* the data thread */
 
-	if (facts->processors <= 2 || facts->processors <= needed)
+	unsigned int have = facts->processors.usable;
+
+	if (have <= 2 || have <= needed)
 		return 0;
-	return facts->processors - needed < AUTO_MAX ? facts->processors - needed : AUTO_MAX;
+	return have - needed < AUTO_MAX ? have - needed : AUTO_MAX;
 }
 
 void encode_threads_choose(const struct encode_threads_facts *facts, int wish,
@@ -29,17 +30,11 @@ void encode_threads_choose(const struct encode_threads_facts *facts, int wish,
 		c->threads = (unsigned int)wish;
 		snprintf(c->why, sizeof(c->why), "%u, as configured", c->threads);
 	} else {
+		char have[80];
+
 		c->threads = spare(facts);
-		snprintf(c->why, sizeof(c->why), "%u: %u processors for %u vCPUs and a data thread",
-		         c->threads, facts->processors, facts->vcpus);
+		processors_text(&facts->processors, have, sizeof(have));
+		snprintf(c->why, sizeof(c->why), "%u: %s for %u vCPUs and a data thread",
+		         c->threads, have, facts->vcpus);
 	}
-}
-
-unsigned int encode_threads_processors(void)
-{
-	cpu_set_t set;
-
-	if (sched_getaffinity(0, sizeof(set), &set) < 0)
-		return 1; /* more processors than fit: nobody has tried it there */
-	return (unsigned int)CPU_COUNT(&set);
 }

@@ -4,13 +4,15 @@
 
 #include <stdbool.h>
 
+#include "kvm/processors.h"
+
 /* How many threads encode checkpoints (kvm/encode_pool.h), and why so many. */
 
 #define ENCODE_THREADS_MAX  8u
 #define ENCODE_THREADS_AUTO (-1)
 
 struct encode_threads_facts {
-	unsigned int processors; /* that the daemon may run on */
+	struct processors processors; /* that the daemon may run on */
 	unsigned int vcpus;
 	bool packs; /* compression is not none */
 };
@@ -27,8 +29,5 @@ struct encode_threads_choice {
  */
 void encode_threads_choose(const struct encode_threads_facts *facts, int wish,
                            struct encode_threads_choice *ret_choice);
-
-/* Processors that this process may run on; at least 1. */
-unsigned int encode_threads_processors(void);
 
 #endif
