@@ -254,8 +254,12 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 	note_limits(gate);
 	if (packet.why == PACKET_WHY_FRAGMENT)
 		flow = gate_fragment_join(gate, gate->newest);
-	if (!flow)
+	if (!flow) {
+		/* Only a commit can release it; but a fragment's packet may still become whole. */
+		if (gate->compared && packet.why != PACKET_WHY_FRAGMENT)
+			gate_request_held(gate, gate->newest);
 		return 0;
+	}
 	if (packet.class == PACKET_TCP) {
 		gate_flow_note_sent(flow, &packet); /* not what was lost: it was never said */
 		gate_verify(gate, flow, gate_view_get(gate, flow, gate->epoch));
@@ -432,56 +436,6 @@ void gate_unprotect(struct gate *gate, uint64_t now)
 
 /* ---- what is due ---- */
 
-/* A fragment waits for the SVM when its packet is whole. */
-static enum ckpt_cause late_cause(const struct held *held)
-{
-	return held->flow || held->joined ? CKPT_LATE : CKPT_UNCOMPARED;
-}
-
-/* Why the packet has no flow. */
-static const char *uncompared_words(const struct packet *packet)
-{
-	return packet->why != PACKET_WHY_NONE
-	               ? packet_why_name(packet->why)
-	               : "held for commit by a rule, or the flow table was full";
-}
-
-/* What the oldest packet of the epoch waits for, and how far the SVM is. */
-static void request_late(struct gate *gate, const struct held *held)
-{
-	struct divergence why = {
-	        .cause = late_cause(held),
-	        .epoch = gate->epoch,
-	        .what = uncompared_words(&held->packet),
-	};
-
-	gate->requested |= 1u << why.cause;
-	if (held->joined)
-		why.what = "the SVM has not said it in time";
-	why.packet[0] = &held->packet;
-	why.arrived[0] = held->arrived;
-	why.packets = !held->flow;
-	why.has_key = packet_flow_key(&held->packet, PACKET_FROM_VM, &why.key) == 0;
-	if (held->flow) {
-		const struct view *view = &held->flow->view[held->epoch & 1];
-
-		why.what = "the SVM has not said it in time";
-		if (held->packet.class == PACKET_TCP && view->epoch == held->epoch) {
-			bool covered = gate_match_covered(view, held);
-
-			why.what = !covered       ? "the SVM has not sent it in time"
-			           : held->looked ? "not known to be what it repeats"
-			                          : "the SVM has not acknowledged it in time";
-			why.seq = held->packet.tcp.seq;
-			why.wanted = covered ? held->packet.tcp.ack : held->end;
-			why.seen = covered ? view->ack : view->covered_end;
-			why.len = held->end - why.seq;
-		}
-		gate_evidence(held->flow, held->epoch, &why);
-	}
-	gate->ops->request(gate->ctx, &why);
-}
-
 static uint64_t late_due(struct gate *gate, uint64_t now)
 {
 	const struct held *first = gate->first_of_epoch;
@@ -490,7 +444,7 @@ static uint64_t late_due(struct gate *gate, uint64_t now)
 
 	if (!first || !gate->compared)
 		return UINT64_MAX;
-	cause = late_cause(first);
+	cause = gate_held_cause(first);
 	if (gate->requested & (1u << cause))
 		return UINT64_MAX;
 	/* The lineage that could say it does not run before its checkpoint is committed. */
@@ -504,7 +458,7 @@ static uint64_t late_due(struct gate *gate, uint64_t now)
 		return due;
 	if (cause == CKPT_LATE)
 		lag_gave_up(&gate->lag);
-	request_late(gate, first);
+	gate_request_held(gate, first);
 	return UINT64_MAX;
 }
 

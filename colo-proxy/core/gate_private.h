@@ -174,6 +174,14 @@ struct flow *gate_flow_of(struct gate *gate, struct packet *packet);
 /* Fills in the flow, and the PVM's packets of the epoch that have a part of [seq, seq + len). */
 void gate_evidence(const struct flow *flow, uint32_t epoch, struct divergence *why);
 
+/* What a packet that the SVM does not release asks for: LATE when the SVM could still say it. A
+ * fragment waits for the SVM when its packet is whole. */
+enum ckpt_cause gate_held_cause(const struct held *held);
+
+/* Asks for a checkpoint, once for its cause and epoch, and tells what the packet waits for and how
+ * far the SVM is. */
+void gate_request_held(struct gate *gate, const struct held *held);
+
 /* ---- gate_flow.c ---- */
 
 extern const struct flow_table_ops gate_flow_ops;
