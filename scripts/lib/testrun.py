@@ -53,11 +53,11 @@ class Runner:
         self.children = Children()
         self._lock = threading.Lock()
 
-    def run(self, name, argv, seconds=600, env=None, cwd=TOP):
+    def run(self, name, argv, seconds=600, env=None, cwd=TOP, patient=False):
         """Run a command to its end; (exit status, output). TOO_LONG: it was ended."""
         log = LOGS / f"{name}.log"
         with open(log, "wb") as out:
-            status = self.children.run(argv, out, seconds, env, cwd)
+            status = self.children.run(argv, out, seconds, env, cwd, patient)
             if status == TOO_LONG:
                 out.write(f"\nnot finished after {seconds} s: ended\n".encode())
         return status, log.read_text(errors="replace")
@@ -209,7 +209,8 @@ def check_tidy(run):
         if mark.exists():
             return Result(passed=1)
         name = "tidy-" + source.replace("/", "-")
-        result = run.one(name, ["clang-tidy", "--quiet", "-p", BUILD, source])
+        result = run.one(name, ["clang-tidy", "--quiet", "-p", BUILD, source], seconds=3600,
+                         patient=True)
         if not result.failed:
             mark.touch()
         return result
@@ -386,6 +387,10 @@ STEPS = (
 )
 
 
+# Takes the processor time that the steps behind it leave: they wait for timers and guests.
+BESIDE = "tidy"
+
+
 def chosen(args):
     names = [name for name, *_ in STEPS]
     if args.only:
@@ -398,32 +403,44 @@ def chosen(args):
     return [step for step in STEPS if step[3] or not args.quick]
 
 
+def run_step(run, name, function, needs, broken):
+    """One step and its line; a build that fails is put into @broken."""
+    began = time.monotonic()
+    why = "its build failed" if broken & set(needs) else ""
+    result = Result()
+    if not why:
+        try:
+            result = function(run)
+            if not result.passed + result.failed:
+                why = "no test ran"
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            why = str(error) or repr(error)
+    if why:
+        result = Result(failed=1, words=why)
+        run.failures.append(name)
+    if result.failed and name.startswith("build"):
+        broken.add(name)
+    skipped = f", {result.skipped} skipped" if result.skipped else ""
+    print(f"{name:<11} {'FAILED' if result.failed else 'ok':<7} "
+          f"{time.monotonic() - began:6.1f} s  {result.passed} passed, {result.failed} failed"
+          f"{skipped}{'  (' + result.words + ')' if result.words else ''}", flush=True)
+    return result
+
+
 def run_steps(run, steps):
-    total = Result()
-    broken = set()
-    for name, function, needs, _ in steps:
-        began = time.monotonic()
-        if broken & set(needs):
-            result = Result(failed=1)
-            run.failures.append(name)
-            words = "its build failed"
-        else:
-            try:
-                result = function(run)
-                words = result.words
-            except (OSError, subprocess.SubprocessError, ValueError) as error:
-                result, words = Result(failed=1), str(error)
-                run.failures.append(name)
-        if result.failed and name.startswith("build"):
-            broken.add(name)
-        if not result.passed + result.failed:
-            result.failed, words = 1, "no test ran"
-            run.failures.append(name)
-        total += result
-        skipped = f", {result.skipped} skipped" if result.skipped else ""
-        print(f"{name:<11} {'FAILED' if result.failed else 'ok':<7} "
-              f"{time.monotonic() - began:6.1f} s  {result.passed} passed, {result.failed} failed"
-              f"{skipped}{'  (' + words + ')' if words else ''}", flush=True)
+    total, broken, beside = Result(), set(), None
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for name, function, needs, _ in steps:
+                if name == BESIDE:
+                    beside = pool.submit(run_step, run, name, function, needs, broken)
+                else:
+                    total += run_step(run, name, function, needs, broken)
+            if beside:
+                total += beside.result()
+        except BaseException:
+            run.children.end_all()  # or the pool would wait for them
+            raise
     return total
 
 
