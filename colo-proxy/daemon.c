@@ -33,11 +33,13 @@
 #include "colo-proxy/control/report.h"
 #include "colo-proxy/control/report_divergence.h"
 #include "colo-proxy/control/report_history.h"
+#include "colo-proxy/core/dirty_rate.h"
 #include "colo-proxy/loop/loop.h"
 #include "colo-proxy/node.h"
 #include "colo-proxy/stock.h"
 #include "colo-proxy/vm.h"
 #include "qemu-glue/colo.h"
+#include "qemu-glue/dirty_sample.h"
 #include "qemu-glue/guest_memory.h"
 #include "qemu-glue/tcg_rearm.h"
 
@@ -45,6 +47,8 @@
 #define COPY_POLL_MS    50
 #define COPY_TELL_MS    200
 #define HANDOVER_MAX_MS 15000
+#define SAMPLE_LATE_MS  20 /* QEMU is asked again for what a sample says, so often at most: */
+#define SAMPLE_TRIES    100
 #define ERR_LEN         400
 
 struct daemon {
@@ -55,7 +59,8 @@ struct daemon {
 	struct stock stock; /* comparator = qemu; with either: what QEMU's events say */
 	struct control_server *server;
 	int lock_fd;
-	guint vm_watch, qmp_watch, copy_timer, fence_watch, fence_timer, stop_timer;
+	guint vm_watch, qmp_watch, copy_timer, sample_timer, fence_watch, fence_timer, stop_timer;
+	unsigned sample_tries; /* left */
 	GPid fence_pid;
 	struct colo_progress copy; /* the first copy's, while there is one */
 	gint64 copy_told_at;       /* us: when it was published last */
@@ -100,6 +105,7 @@ static void unwatch_vm(struct daemon *daemon)
 {
 	g_clear_handle_id(&daemon->vm_watch, g_source_remove);
 	g_clear_handle_id(&daemon->qmp_watch, g_source_remove);
+	g_clear_handle_id(&daemon->sample_timer, g_source_remove);
 	end_copy(daemon);
 	daemon->in_colo = false;
 }
@@ -325,6 +331,41 @@ static void trigger_checkpoint(struct daemon *daemon)
 		log_warn("QEMU does not take the request for a checkpoint: %s", err);
 }
 
+/* What has the sample said? */
+static gboolean take_sample(gpointer data)
+{
+	struct daemon *daemon = data;
+	uint64_t window = dirty_rate_window_ms(daemon->config->memory_mib), rate = 0;
+	char err[ERR_LEN] = "it takes too long";
+	int r = dirty_sample_take(daemon->vm.qmp, window, QMP_MS, &rate, err, sizeof(err));
+
+	if (r == -EINPROGRESS && daemon->sample_tries-- > 0) {
+		daemon->sample_timer = g_timeout_add(SAMPLE_LATE_MS, take_sample, daemon);
+		return G_SOURCE_REMOVE;
+	}
+	daemon->sample_timer = 0;
+	node_dirty_sample(daemon->node, r, rate, err);
+	return G_SOURCE_REMOVE;
+}
+
+static void begin_sample(struct daemon *daemon)
+{
+	uint64_t memory = daemon->config->memory_mib, window = dirty_rate_window_ms(memory);
+	char err[ERR_LEN] = "no VM";
+	int r = -ESRCH;
+
+	g_clear_handle_id(&daemon->sample_timer, g_source_remove);
+	if (daemon->vm.qmp)
+		r = dirty_sample_begin(daemon->vm.qmp, window, dirty_rate_pages_per_gib(memory),
+		                       QMP_MS, err, sizeof(err));
+	if (r < 0) {
+		node_dirty_sample(daemon->node, r, 0, err);
+		return;
+	}
+	daemon->sample_tries = SAMPLE_TRIES;
+	daemon->sample_timer = g_timeout_add((guint)window + SAMPLE_LATE_MS, take_sample, daemon);
+}
+
 static int leave_colo_once(struct daemon *daemon, bool primary, char *err, size_t errlen)
 {
 	if (is_stock(daemon))
@@ -517,6 +558,9 @@ static gboolean carry_out(gpointer data)
 		break;
 	case ORDER_CHECKPOINT:
 		trigger_checkpoint(daemon);
+		break;
+	case ORDER_DIRTY_SAMPLE:
+		begin_sample(daemon);
 		break;
 	case ORDER_LEAVE_COLO:
 		leave_colo(daemon);

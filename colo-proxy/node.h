@@ -31,6 +31,7 @@ enum order {
 	ORDER_REARM,           /* P: log what the VM dirties, it stands still: node_rearmed() */
 	ORDER_ABORT_COPY,      /* P: end the migration or COLO, the VM runs on: node_left_colo() */
 	ORDER_CHECKPOINT,      /* P: ask QEMU for a checkpoint */
+	ORDER_DIRTY_SAMPLE,    /* P: a sample of what the VM writes to: node_dirty_sample() */
 	ORDER_LEAVE_COLO,      /* lost heartbeat, the VM runs on: node_left_colo() */
 	ORDER_KILL_VM,         /* S: the copy is worthless. P: the VM is the peer's now */
 	ORDER_FENCE,           /* run the fence: node_fenced() */
@@ -81,6 +82,9 @@ void node_fenced(struct node *node, bool granted, const char *text);
  * With either comparator this is what the figures of pauses are made of: the relay sees less.
  */
 void node_checkpoint_seen(struct node *node, uint64_t stopped_at, uint64_t pause_ns);
+
+/* P: MiB a second; or a negative errno with words: -EOPNOTSUPP when that QEMU has none. */
+void node_dirty_sample(struct node *node, int error, uint64_t mib_per_s, const char *text);
 
 /*
  * comparator = qemu: what QEMU itself reports of COLO. Both QEMUs are in it; QEMU has left it by

@@ -36,7 +36,7 @@ void primary_want(struct node *node, enum ckpt_cause cause)
 		return;
 	p->wanted = true;
 	p->cause = cause;
-	if (cause == CKPT_TIMER || cause == CKPT_COMMAND)
+	if (cause == CKPT_TIMER || cause == CKPT_COMMAND || cause == CKPT_DIRTY)
 		node_note_cause(node, cause);
 	/* One is in flight: QEMU is asked when that is loaded. */
 	if (p->in_flight)
@@ -100,6 +100,7 @@ void primary_pace(struct node *node)
 		loop_timer_clear(node->loop, &p->epoch_timer);
 	else
 		loop_timer_set(node->loop, &p->epoch_timer, due);
+	dirty_pace(node);
 }
 
 /* ---- the checkpoint ---- */
@@ -193,6 +194,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 		pacer_asked(&node->pacer, now - p->asked_at);
 	p->ran = p->runs;
 	p->runs = pacer_cut(&node->pacer, p->cause, now);
+	dirty_rate_cut(&node->dirty, now);
 	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, node_steady(node));
 	loop_timer_clear(node->loop, &p->trigger_timer);
@@ -224,6 +226,7 @@ void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 	node->pages_total += node->pages_last;
 	figures_captured(node);
 	pacer_captured(&node->pacer, p->last_pause_ns, node->pages_last);
+	dirty_rate_captured(&node->dirty, node->pages_last);
 	p->sending = true;
 	primary_pace(node);
 }

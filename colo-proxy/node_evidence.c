@@ -87,8 +87,9 @@ void node_note_cause(struct node *node, enum ckpt_cause cause)
 	        .at_ns = node_realtime(),
 	        .cause = cause,
 	        .epoch = gate_epoch(node->gate),
-	        .what = cause == CKPT_TIMER ? "the longest epoch is over"
-	                                    : "asked for by the operator",
+	        .what = cause == CKPT_TIMER   ? "the longest epoch is over"
+	                : cause == CKPT_DIRTY ? "the VM writes to much memory"
+	                                      : "asked for by the operator",
 	};
 
 	if (node->evidence)

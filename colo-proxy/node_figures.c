@@ -74,6 +74,7 @@ static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
         [CKPT_LATE] = STATS_CAUSE_LATE,       [CKPT_UNCOMPARED] = STATS_CAUSE_UNCOMPARED,
         [CKPT_TIMER] = STATS_CAUSE_TIMER,     [CKPT_PRESSURE] = STATS_CAUSE_PRESSURE,
         [CKPT_COMMAND] = STATS_CAUSE_COMMAND, [CKPT_POLICY] = STATS_CAUSE_POLICY,
+        [CKPT_DIRTY] = STATS_CAUSE_DIRTY,
 };
 
 /* ---- the last checkpoints ---- */
@@ -177,6 +178,18 @@ static void fill_checkpoints(const struct node *node, struct stats_snapshot *sta
 		stats->checkpoints.paused_permille = node->p.paused_ns * 1000 / protected_ns;
 }
 
+static void fill_dirty(const struct node *node, struct stats_snapshot *stats)
+{
+	const struct dirty_rate *d = &node->dirty;
+	uint64_t now = loop_clock();
+
+	stats->dirty.samples = d->samples;
+	stats->dirty.refused = d->refused;
+	stats->dirty.rate = d->rate * PAGE_CACHE_PAGE;
+	stats->dirty.age_ms = d->rate_at ? (now - d->rate_at) / MS : 0;
+	stats->dirty.expected_bytes = dirty_rate_expected(d, now) * PAGE_CACHE_PAGE;
+}
+
 static void fill_stats(struct node *node, struct stats_snapshot *stats)
 {
 	struct gate_stats gate = {0};
@@ -192,6 +205,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	fill_traffic(node, &gate, stats);
 	fill_queues(node, &gate, stats);
 	fill_checkpoints(node, stats);
+	fill_dirty(node, stats);
 	stats->comparison.lag_us = gate.lag_ns / 1000;
 	stats->comparison.late_wait_us = gate.late_wait_ns / 1000;
 	stats->comparison.ranges_cut = gate.ranges_cut;

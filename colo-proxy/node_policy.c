@@ -17,6 +17,7 @@ void policy_init(struct node *node)
 	};
 
 	pacer_init(&node->pacer, &params);
+	dirty_init(node);
 }
 
 void policy_status(const struct node *node, struct status_policy *status)

@@ -180,6 +180,7 @@ static void close_pvm(struct node *node)
 	loop_timer_clear(node->loop, &p->read_timer);
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	loop_timer_clear(node->loop, &p->epoch_timer);
+	loop_timer_clear(node->loop, &p->dirty_timer);
 	if (p->pvm.added) {
 		loop_del(node->loop, &p->pvm);
 		close(p->pvm.fd);
@@ -191,6 +192,7 @@ static void close_pvm(struct node *node)
 	encode_stop(node);
 	p->wanted = p->triggered = p->in_flight = p->sending = false;
 	pacer_end(&node->pacer);
+	dirty_rate_end(&node->dirty);
 }
 
 /* The channel to the PVM's QEMU is of no use any more: the VM goes on, unprotected, if it may. */
@@ -447,6 +449,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	primary_input_cut(node);
 	primary_input_committed(node);
 	p->runs = pacer_begin(&node->pacer, now);
+	dirty_rate_begin(&node->dirty, now);
 	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, 0, node_steady(node));
 	u64_pack(payload, p->input_cut);
@@ -657,6 +660,7 @@ static void loaded(struct node *node, uint32_t epoch, const uint8_t *payload, si
 	node->peer_lineage = epoch;
 	p->in_flight = false;
 	pacer_ready(&node->pacer, loop_clock());
+	dirty_rate_ready(&node->dirty);
 	if (!p->wanted) {
 		primary_pace(node);
 		return;
@@ -872,6 +876,7 @@ void primary_init_timers(struct node *node)
 	p->trigger_timer = (struct loop_timer){.fire = primary_trigger_due, .ctx = node};
 	p->channel_timer = (struct loop_timer){.fire = channel_lost, .ctx = node};
 	p->epoch_timer = (struct loop_timer){.fire = primary_epoch_over, .ctx = node};
+	p->dirty_timer = (struct loop_timer){.fire = dirty_due, .ctx = node};
 	p->urgent_timer = (struct loop_timer){.fire = primary_calm_due, .ctx = node};
 }
 
@@ -881,7 +886,7 @@ void primary_stop_timers(struct node *node)
 	struct loop_timer *timers[] = {
 	        &p->start_timer,   &p->copy_timer,    &p->read_timer,  &p->gate_timer,
 	        &p->trigger_timer, &p->channel_timer, &p->epoch_timer, &p->cut_timer,
-	        &p->boot_timer,    &p->urgent_timer,
+	        &p->boot_timer,    &p->urgent_timer,  &p->dirty_timer,
 	};
 
 	for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++)

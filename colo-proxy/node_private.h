@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <pthread.h>
 
+#include "colo-proxy/core/dirty_rate.h"
 #include "colo-proxy/core/evidence.h"
 #include "colo-proxy/core/gate.h"
 #include "colo-proxy/core/hist.h"
@@ -40,6 +41,7 @@
  *   node_mirror.c      the primary's input, copied to the secondary
  *   node_cut.c         the primary's input around a checkpoint
  *   node_checkpoint.c  a checkpoint from its cause onto the link
+ *   node_dirty.c       how much the VM writes to between checkpoints
  *   node_encode.c      the checkpoint in fewer bytes; what both sides agree on for that
  *   node_decode.c      the same bytes again, on the secondary
  *   node_secondary.c   the secondary: digests, the migration channel, checkpoints and their load
@@ -98,6 +100,7 @@ struct primary {
 	struct loop_timer trigger_timer; /* paces and repeats checkpoint requests */
 	struct loop_timer channel_timer; /* the migration channel has closed: has QEMU died? */
 	struct loop_timer epoch_timer;   /* the policy's next checkpoint */
+	struct loop_timer dirty_timer;   /* the next sample of what the VM writes to */
 	struct loop_timer urgent_timer;  /* the pause is over, or has taken too long */
 	struct urgent urgent;            /* who goes first while the VM stands still */
 	struct input_log unsent;         /* input that the link has not taken */
@@ -248,6 +251,7 @@ struct node {
 	struct secondary s;
 	struct codec codec;
 	struct pacer pacer; /* the policy, on the primary */
+	struct dirty_rate dirty;
 
 	/* figures */
 	struct hist hold_hist[PACKET_CLASS_COUNT];
@@ -335,6 +339,12 @@ void primary_silence(struct node *node);
 /* node_policy.c */
 void policy_init(struct node *node);
 void policy_status(const struct node *node, struct status_policy *status);
+
+/* node_dirty.c */
+void dirty_init(struct node *node);
+/* Arms the timer for the next sample, as things are now. */
+void dirty_pace(struct node *node);
+void dirty_due(void *ctx, uint64_t now);
 
 /* node_boot.c; the marker: 0 when it is on disk */
 int primary_mark(struct node *node);

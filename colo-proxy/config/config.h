@@ -105,6 +105,8 @@ struct config {
 	uint64_t rest_ns;
 	uint64_t max_pause; /* per cent */
 	uint64_t longest_epoch_ns;
+	uint64_t max_dirty_mib;
+	uint64_t dirty_rate_interval_ns;
 	uint64_t late_timeout_ns;
 	uint64_t late_timeout_max_ns;
 	uint64_t min_interval_ns;

@@ -227,6 +227,15 @@ const struct config_key config_table[] = {
 	{ KEY("checkpoint", "longest-epoch", CONFIG_UINT, longest_epoch_ns), MILLISECONDS,
 	  .min = 20, .max = 600000, .preset = "10000",
 	  .help = "A checkpoint is taken when the last one is that old" },
+	{ KEY("checkpoint", "max-dirty", CONFIG_UINT, max_dirty_mib), .unit = "MiB",
+	  .min = 0, .max = 1048576, .preset = "64",
+	  .help = "A checkpoint is taken when the VM has written to that much since the last one, as far "
+	          "as dirty-rate-interval shows, so that its pause and its way over the link have a bound; "
+	          "0, or the VM's memory: never" },
+	{ KEY("checkpoint", "dirty-rate-interval", CONFIG_UINT, dirty_rate_interval_ns), MILLISECONDS,
+	  .min = 0, .max = 60000, .preset = "1000",
+	  .help = "When the last checkpoint, or sample, is that old, QEMU looks how fast the VM writes to "
+	          "its memory; a look takes it a few ms of a processor; 0: never" },
 	{ KEY("checkpoint", "late-timeout", CONFIG_UINT, late_timeout_ns), MILLISECONDS,
 	  .min = 1, .max = 60000, .preset = "250",
 	  .help = "Output that the secondary has not matched for so long asks for a checkpoint; "

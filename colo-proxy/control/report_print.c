@@ -138,6 +138,16 @@ static void print_encoding(FILE *out, const struct stats_snapshot *stats)
 	        SI(stats->encoding.agreed), SI(stats->encoding.holes));
 }
 
+/* What the next one will have. */
+static void print_dirty(FILE *out, const struct stats_snapshot *stats)
+{
+	if (!stats->dirty.samples)
+		return;
+	fprintf(out, "  %-14s %8s bytes/s, %.1f s ago (%s samples), %s bytes expected now\n",
+	        "written to", SI(stats->dirty.rate), (double)stats->dirty.age_ms / 1000,
+	        SI(stats->dirty.samples), SI(stats->dirty.expected_bytes));
+}
+
 static void print_checkpoints(FILE *out, const struct stats_snapshot *stats)
 {
 	fprintf(out, "checkpoints    %" PRIu64 ":", stats->checkpoints.total);
@@ -154,6 +164,7 @@ static void print_checkpoints(FILE *out, const struct stats_snapshot *stats)
 	fprintf(out, "  %-14s %8s last %7s total\n", "bytes", SI(stats->checkpoints.bytes.last),
 	        SI(stats->checkpoints.bytes.total));
 	print_encoding(out, stats);
+	print_dirty(out, stats);
 	fprintf(out, "  %-14s %7.1f%% of the time\n", "paused",
 	        (double)stats->checkpoints.paused_permille / 10);
 }

@@ -14,11 +14,18 @@
  * commit(T) = fixed + rate * T * per_page. So the longest T with T + commit(T) <= latency is
  * (latency - fixed) / (1 + rate * per_page). Rate, fixed and per_page are measured, and so is the
  * time from asking to the cut: it is asked for that much before the epoch is to end. The pause's
- * limit goes before the latency's.
+ * limit goes before the latency's. The rate is that of epochs about as long: in one that is much
+ * longer, pages that are written to again and again count once, so that it shows the least that the
+ * rate can be. That is all that an epoch of seconds, ended by a change of the policy, would tell;
+ * so QEMU's own sample of a short time (dirty_rate.h) is begun with, where there is one.
+ *
+ * Size. Whatever the policy: when the VM has written to as much as one checkpoint is to have, as
+ * far as samples tell, one is due (CKPT_DIRTY).
  *
  * auto. While it compares, it notes of each epoch whether a difference ended it, and how long
  * output waited. When the last four, or most of the last eight, were ended so, and output waited
- * longer than it would if nobody compared (half of the shortest interval, and a commit), it stops
+ * longer than it would if nobody compared (half of the shortest interval, and a commit of what is
+ * written to in that time, which is less than what an epoch of seconds has), it stops
  * comparing; then it takes a checkpoint when there is output, as on-output does. Only comparing
  * shows whether comparing pays, so after a while it tries again: if four epochs of the trial are
  * ended by differences and output waits no less than it did, it gives that up for twice the time.
@@ -37,9 +44,11 @@
 #include <string.h>
 
 #define SECOND      1000000000ull
-#define EPOCHS_SEEN 8u /* bits of pacer.differed */
-#define MOST        6u /* of them */
-#define IN_A_ROW    4u /* these alone decide, too */
+#define EPOCHS_SEEN 8u            /* bits of pacer.differed */
+#define MOST        6u            /* of them */
+#define IN_A_ROW    4u            /* these alone decide, too */
+#define FRESH       (10 * SECOND) /* a sample that is no older says what the VM does */
+#define MUCH_LONGER 4u            /* than latency_ns: such an epoch is no measure for short ones */
 #define BACKOFF_MIN (1 * SECOND)
 #define BACKOFF_MAX (60 * SECOND)
 
@@ -123,6 +132,12 @@ static uint64_t asked_after(const struct pacer *pacer, uint64_t length)
 	return length - (pacer->lead.value < length / 2 ? pacer->lead.value : length / 2);
 }
 
+/* The sample, if there is one of late. */
+static bool has_sample(const struct pacer *pacer, uint64_t now)
+{
+	return pacer->sampled_at && now - pacer->sampled_at <= FRESH;
+}
+
 uint64_t pacer_due(const struct pacer *pacer, enum ckpt_cause *ret_cause)
 {
 	uint64_t longest = pacer->cut_at + pacer->params.longest_ns;
@@ -152,6 +167,10 @@ uint64_t pacer_due(const struct pacer *pacer, enum ckpt_cause *ret_cause)
 		*ret_cause = CKPT_POLICY;
 	else
 		due = longest;
+	if (pacer->full_at < due) {
+		*ret_cause = CKPT_DIRTY;
+		due = pacer->full_at;
+	}
 	return max_u64(due, pacer_earliest(pacer));
 }
 
@@ -163,9 +182,17 @@ static bool is_difference(enum ckpt_cause cause)
 }
 
 /* What output would wait if nothing was compared, before that has been measured. */
-static uint64_t expected_cost(const struct pacer *pacer)
+static uint64_t expected_cost(const struct pacer *pacer, uint64_t now)
 {
-	return shortest_interval(pacer) / 2 + pacer->commit.value;
+	uint64_t interval = shortest_interval(pacer), commit = pacer->commit.value;
+
+	if (has_sample(pacer, now)) {
+		double pages = (double)pacer->sampled * (double)interval / (double)SECOND;
+		uint64_t small = pacer->fixed + (uint64_t)(pages * (double)pacer->per_page.value);
+
+		commit = small < commit ? small : commit;
+	}
+	return interval / 2 + commit;
 }
 
 static void begin_phase(struct pacer *pacer, bool epochs, bool trial, uint64_t now)
@@ -218,7 +245,7 @@ static void stop_comparing(struct pacer *pacer, uint64_t now)
 static void judge_compare(struct pacer *pacer, uint64_t now)
 {
 	uint64_t other = pacer->trial && pacer->cost_epochs.value ? pacer->cost_epochs.value
-	                                                          : expected_cost(pacer);
+	                                                          : expected_cost(pacer, now);
 
 	if (compare_is_lost(pacer, other)) {
 		stop_comparing(pacer, now);
@@ -271,7 +298,7 @@ static void begin_auto(struct pacer *pacer, uint64_t now)
 
 void pacer_init(struct pacer *pacer, const struct pacer_params *params)
 {
-	*pacer = (struct pacer){.params = *params};
+	*pacer = (struct pacer){.params = *params, .full_at = UINT64_MAX};
 	begin_auto(pacer, 0);
 }
 
@@ -289,6 +316,9 @@ void pacer_change(struct pacer *pacer, const struct pacer_change *change, uint64
 		return;
 	params->policy = change->to.policy;
 	begin_auto(pacer, now);
+	/* What short epochs were like, some time ago, is worth less than a look at what is now. */
+	if (has_sample(pacer, now))
+		pacer->rate = (struct pacer_mean){pacer->sampled, true};
 }
 
 bool pacer_begin(struct pacer *pacer, uint64_t now)
@@ -296,6 +326,8 @@ bool pacer_begin(struct pacer *pacer, uint64_t now)
 	pacer->on = true;
 	pacer->in_flight = pacer->output = false;
 	pacer->cut_at = pacer->ready_at = now;
+	pacer->full_at = UINT64_MAX;
+	pacer->sampled_at = 0;
 	pacer->last_pause = pacer->last_pages = 0;
 	begin_auto(pacer, now);
 	pacer->compares = wants_comparison(pacer);
@@ -316,7 +348,8 @@ void pacer_asked(struct pacer *pacer, uint64_t ago_ns)
 
 bool pacer_cut(struct pacer *pacer, enum ckpt_cause cause, uint64_t now)
 {
-	mean_add(&pacer->epoch, now - pacer->cut_at);
+	pacer->length = now - pacer->cut_at;
+	pacer->full_at = UINT64_MAX;
 	if (pacer->params.policy == PACER_AUTO)
 		judge(pacer, cause, now);
 	pacer->compares = wants_comparison(pacer);
@@ -327,14 +360,25 @@ bool pacer_cut(struct pacer *pacer, enum ckpt_cause cause, uint64_t now)
 	return pacer->compares;
 }
 
+static void learn_rate(struct pacer *pacer, uint64_t pages)
+{
+	uint64_t rate;
+
+	if (!pacer->length)
+		return;
+	rate = (uint64_t)((double)pages * (double)SECOND / (double)pacer->length);
+	if (pacer->rate.known && pacer->length > MUCH_LONGER * pacer->params.latency_ns &&
+	    rate < pacer->rate.value)
+		return;
+	mean_add(&pacer->rate, rate);
+}
+
 void pacer_captured(struct pacer *pacer, uint64_t pause_ns, uint64_t pages)
 {
 	pacer->last_pause = pause_ns;
 	pacer->last_pages = pages;
 	mean_add(&pacer->pause, pause_ns);
-	if (pacer->epoch.value)
-		mean_add(&pacer->rate,
-		         (uint64_t)((double)pages * (double)SECOND / (double)pacer->epoch.value));
+	learn_rate(pacer, pages);
 }
 
 void pacer_paused(struct pacer *pacer, uint64_t pause_ns)
@@ -360,6 +404,17 @@ void pacer_ready(struct pacer *pacer, uint64_t now)
 {
 	pacer->in_flight = false;
 	pacer->ready_at = now;
+}
+
+void pacer_sampled(struct pacer *pacer, uint64_t pages_per_s, uint64_t now)
+{
+	pacer->sampled = pages_per_s;
+	pacer->sampled_at = now;
+}
+
+void pacer_full(struct pacer *pacer, uint64_t at)
+{
+	pacer->full_at = at;
 }
 
 void pacer_output(struct pacer *pacer)

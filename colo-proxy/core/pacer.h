@@ -61,11 +61,14 @@ struct pacer {
 	uint64_t cut_at, ready_at;
 	uint64_t last_pause; /* of the checkpoint that began this epoch */
 	uint64_t last_pages;
-	struct pacer_mean pause, commit, epoch; /* ns */
-	struct pacer_mean lead;                 /* ns from asking to the cut */
-	struct pacer_mean rate;                 /* dirty pages a second */
-	uint64_t fixed;                         /* ns of a commit that no page is to blame for */
-	struct pacer_mean per_page;             /* ns of a commit for each page */
+	struct pacer_mean pause, commit; /* ns */
+	uint64_t length;                 /* ns of the epoch that the last cut ended */
+	struct pacer_mean lead;          /* ns from asking to the cut */
+	struct pacer_mean rate;          /* dirty pages a second, of short epochs */
+	uint64_t sampled, sampled_at;    /* the same, by QEMU's sample; 0: none yet */
+	uint64_t full_at;                /* UINT64_MAX: not known */
+	uint64_t fixed;                  /* ns of a commit that no page is to blame for */
+	struct pacer_mean per_page;      /* ns of a commit for each page */
 	/* auto */
 	bool epochs;        /* not comparing at present */
 	bool trial;         /* comparing to see whether that pays again */
@@ -97,6 +100,12 @@ void pacer_paused(struct pacer *pacer, uint64_t pause_ns);
 /* The newest checkpoint is committed; the secondary is ready for the next one. */
 void pacer_committed(struct pacer *pacer, uint64_t now);
 void pacer_ready(struct pacer *pacer, uint64_t now);
+
+/* QEMU has looked how many pages a second the PVM writes to within a short time (dirty_rate.h). */
+void pacer_sampled(struct pacer *pacer, uint64_t pages_per_s, uint64_t now);
+/* The PVM will have written to as much as one checkpoint is to have; UINT64_MAX: not by now. For
+ * the epoch that runs. */
+void pacer_full(struct pacer *pacer, uint64_t at);
 
 /* The PVM has said something in this epoch that is held. */
 void pacer_output(struct pacer *pacer);

@@ -10,7 +10,8 @@
 #endif
 
 static const char *const cause_names[] = {
-        "initial", "mismatch", "late", "uncompared", "timer", "pressure", "command", "policy",
+        "initial",  "mismatch", "late",   "uncompared", "timer",
+        "pressure", "command",  "policy", "dirty",
 };
 static_assert(sizeof(cause_names) / sizeof(cause_names[0]) == CKPT_CAUSE_COUNT,
               "one name for each cause");

@@ -69,6 +69,7 @@ enum ckpt_cause {
 	CKPT_PRESSURE,   /* a queue or table is near its limit */
 	CKPT_COMMAND,
 	CKPT_POLICY, /* the policy's own pace (pacer.h) */
+	CKPT_DIRTY,  /* the VM has written to as much as one is to have */
 	CKPT_CAUSE_COUNT,
 };
 

@@ -13,6 +13,7 @@ static const char *const cause_names[STATS_CAUSES] = {
         [STATS_CAUSE_LATE] = "late",       [STATS_CAUSE_UNCOMPARED] = "uncompared",
         [STATS_CAUSE_TIMER] = "timer",     [STATS_CAUSE_PRESSURE] = "pressure",
         [STATS_CAUSE_COMMAND] = "command", [STATS_CAUSE_POLICY] = "policy",
+        [STATS_CAUSE_DIRTY] = "dirty",
 };
 
 const char *stats_class_name(enum stats_class class)

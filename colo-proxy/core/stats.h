@@ -31,6 +31,7 @@ enum stats_cause {
 	STATS_CAUSE_PRESSURE,   /* a queue or table near its limit (R8) */
 	STATS_CAUSE_COMMAND,    /* asked for by an operator */
 	STATS_CAUSE_POLICY,     /* the policy's own pace */
+	STATS_CAUSE_DIRTY,      /* max-dirty reached, as far as QEMU's samples tell */
 	STATS_CAUSES,
 };
 
@@ -110,6 +111,15 @@ struct stats_snapshot {
 		uint64_t encode_threads;       /* besides the data thread */
 		uint64_t paused_permille;      /* of the time since protection began */
 	} checkpoints;
+
+	/* What the primary's VM writes to between checkpoints, by QEMU's samples. */
+	struct {
+		uint64_t samples;        /* that were of use */
+		uint64_t refused;        /* that said more than can be */
+		uint64_t rate;           /* bytes a second, the last one */
+		uint64_t age_ms;         /* of that */
+		uint64_t expected_bytes; /* of a checkpoint now; 0: not known yet */
+	} dirty;
 
 	/* Pages by how they crossed the link; 4096-byte pieces of device state are among them. */
 	struct {

@@ -318,7 +318,7 @@ class Bench:
         after = self.checkpoints(pair)
         causes = {cause: count - before["cause"][cause]
                   for cause, count in after["cause"].items() if count > before["cause"][cause]}
-        wanted = sum(causes.get(cause, 0) for cause in ("timer", "command", "initial"))
+        wanted = sum(causes.get(cause, 0) for cause in ("timer", "command", "initial", "dirty"))
         return {"requests": report.get("requests", 0), "ok": report.get("ok"),
                 "error": report.get("error"), "seconds": report.get("seconds"),
                 "checkpoints": after["total"] - before["total"], "causes": causes,

@@ -152,3 +152,50 @@ def auto(env):
     env.stall(keep.stop().result())
     frames = sorted((f for c in capture for f in c.frames()), key=lambda f: f.at)
     Continuity().check(frames)
+
+
+def writes(env, arg):
+    env.run("http", "-n", 1, target=f"{URL}/dirty/{arg}")
+
+
+def sampled(env, more=2, seconds=30):
+    """So many samples more of what the VM writes to; the newest figures."""
+    target = env.stats()["dirty"]["samples"] + more
+    wait_for(lambda: env.stats()["dirty"]["samples"] >= target, seconds, "samples by QEMU")
+    return env.stats()["dirty"]
+
+
+def history(env):
+    """The last checkpoints, each with its cause and what it had."""
+    return json.loads(env.pair.cli("primary", "stats", "--json", "--checkpoints", "40").stdout)["history"]
+
+
+@test("dirty-rate", both={"checkpoint": {"longest-epoch": 600000, "max-dirty": 24,
+                                         "dirty-rate-interval": 400}})
+def dirty_rate(env):
+    """QEMU says how fast the VM writes: no checkpoint while it does not, some when it does; epochs begin right"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    idle = sampled(env, 3)
+    check(env.checkpoints("dirty") == 0 and idle["refused"] == 0, f"an idle VM: {idle}")
+    writes(env, "50?area=48")
+    wait_for(lambda: env.checkpoints("dirty") >= 3, 40, "checkpoints because of what it writes to")
+    last = [e for e in history(env) if e["cause"] == "dirty"]
+    check(len(last) >= 3, f"{last}")
+    sizes = [e["pages"] * 4096 / MB for e in last]
+    env.fact("MB: " + ", ".join(f"{size:.0f}" for size in sizes))
+    # Whatever it is on a busy machine, it is not all that can be.
+    check(max(sizes) > 4, f"checkpoints of {sizes} MB")
+    wait_for(lambda: env.stats()["dirty"]["rate"] > 4 * MB, 40, "a sample of more than 4 MB/s")
+    env.fact(f"idle {idle['rate'] / 1e6:.0f} MB/s, then {env.stats()['dirty']['rate'] / 1e6:.0f} MB/s")
+    check("the VM writes to much memory" in
+          env.pair.cli("primary", "divergences", "--all").stdout, "the cause is told")
+    writes(env, "1?area=1")
+    env.checkpoint()
+    wait_for(lambda: sampled(env, 1)["rate"] <= 4 * MB, 30, "a sample of what is left")
+    before = env.checkpoints("dirty")
+    sampled(env, 3)
+    check(env.checkpoints("dirty") == before, "no further one")
+    env.cut()
+    keep.more("requests", 50)
+    env.stall(keep.stop().result())
+    env.answers()

@@ -264,6 +264,8 @@ struct host {
 	} orders[ORDERS_MAX];
 	uint32_t orders_n;
 	bool control_busy, fencing;
+	bool sampling; /* what its machine writes to; until the node is told */
+	uint64_t sample_random;
 	uint64_t fence_due;  /* when the fence that is asked answers */
 	uint64_t bad_since;  /* since when the operator has reason to act; 0: none */
 	struct node_job job; /* the operator's */
@@ -354,6 +356,8 @@ enum count {
 	COUNT_BOOTS,
 	COUNT_CHECKPOINTS,
 	COUNT_LOADS,
+	COUNT_SAMPLED,
+	COUNT_FOR_DIRTY,
 	COUNT_PAGES_READ,
 	COUNT_AGREED,
 	COUNT_HOLES,

@@ -4,6 +4,7 @@
  * its time, some fail), the fence, and an operator who looks at both hosts now and then: starts
  * what does not run, and where nobody can decide, switches the other host off and forces it.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "tests/sim/pair.h"
@@ -11,6 +12,7 @@
 #define COPY_POLL_NS  (50 * MS)
 #define FENCE_TIMEOUT (5 * SEC)
 #define LOOK_NS       (400 * MS)
+#define SAMPLE_NS     (100 * MS)
 
 static void control_event(struct host *host, uint64_t life);
 
@@ -32,6 +34,13 @@ static uint64_t takes(enum order order)
 	}
 }
 
+/* By its own count, so that a schedule's other draws stay as they are. */
+static uint32_t own_number(struct host *host, uint32_t below)
+{
+	host->sample_random = host->sample_random * 6364136223846793005ull + world->seed * 2 + 1;
+	return (uint32_t)(host->sample_random >> 33) % below;
+}
+
 static void go_on(struct host *host)
 {
 	if (host->control_busy || !host->orders_n)
@@ -51,6 +60,13 @@ static void order(void *ctx, enum order what, const char *text)
 		return;
 	}
 	CHECK(host->orders_n < ORDERS_MAX, "orders pile up");
+	if (what == ORDER_DIRTY_SAMPLE) {
+		CHECK(host->node->role.state == ROLE_PROTECTED && !host->node->p.in_flight,
+		      "QEMU is asked for a sample of memory during a checkpoint");
+		count(COUNT_SAMPLED);
+	}
+	if (what == ORDER_CHECKPOINT && strcmp(text, "dirty") == 0)
+		count(COUNT_FOR_DIRTY);
 	host->orders[host->orders_n++].order = what;
 	go_on(host);
 }
@@ -61,6 +77,7 @@ void control_clear(struct host *host)
 {
 	host->orders_n = 0;
 	host->control_busy = host->fencing = host->in_colo = host->job_busy = false;
+	host->sampling = false;
 	host->bad_since = 0;
 }
 
@@ -91,6 +108,25 @@ static void migrate(struct host *host)
 	host->in_colo = false;
 	qemu_migrate(host);
 	at(world->now + COPY_POLL_NS, host, watch_copy, host->life);
+}
+
+/* What QEMU says the machine writes to: anything, now and then nothing or what cannot be. */
+static void sample_ends(struct host *host, uint64_t life)
+{
+	uint32_t kind = own_number(host, 12);
+	uint64_t rate = own_number(host, 60);
+
+	if (host->life != life || !host->node || !host->sampling)
+		return;
+	host->sampling = false;
+	here = host;
+	if (!host->qemu.alive || kind == 0)
+		node_dirty_sample(host->node, -ETIMEDOUT, 0, "no answer");
+	else if (kind == 1 && own_number(host, 8) == 0)
+		node_dirty_sample(host->node, -EOPNOTSUPP, 0, "CommandNotFound");
+	else
+		node_dirty_sample(host->node, 0, kind == 2 ? UINT64_MAX : rate, "");
+	here = NULL;
 }
 
 static void leave_colo(struct host *host)
@@ -178,6 +214,13 @@ static void carry_out(struct host *host, enum order what)
 	case ORDER_CHECKPOINT:
 		if (host->in_colo && host->qemu.alive)
 			qemu_trigger(host);
+		break;
+	case ORDER_DIRTY_SAMPLE:
+		if (host->sampling) /* of a protection that is over */
+			node_dirty_sample(host->node, -EREMOTEIO, 0, "already being measured");
+		else
+			at(world->now + SAMPLE_NS, host, sample_ends, host->life);
+		host->sampling = true;
 		break;
 	case ORDER_KILL_VM:
 	case ORDER_RETIRED:

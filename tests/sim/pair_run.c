@@ -82,6 +82,15 @@ static void vary_pages(struct config *config)
 	config->page_cache_bytes = pages[world->seed % 4].cache;
 }
 
+/* How much may be written to, and when that is looked at; likewise. */
+static void vary_dirty(struct config *config)
+{
+	static const uint64_t most[4] = {0, 2, 8, 16}; /* MiB, of 16 */
+
+	config->dirty_rate_interval_ns = world->seed % 3 ? (world->seed % 5 + 1) * 40 * MS : 0;
+	config->max_dirty_mib = most[world->seed / 4 % 4];
+}
+
 /* What a seed has of small limits and other settings. All is drawn, whatever is plain then. */
 static void vary(struct config *configs[2])
 {
@@ -108,6 +117,7 @@ static void vary(struct config *configs[2])
 		vary_limits(configs[i], small && !plain(PLAIN_LIMITS));
 		vary_times(configs[i], &times);
 		vary_pages(configs[i]);
+		vary_dirty(configs[i]);
 		configs[i]->policy = policy;
 		configs[i]->fence = fence;
 		configs[i]->encode_threads = threads ? 2 : 0;

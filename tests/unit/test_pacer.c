@@ -220,6 +220,78 @@ static void test_epoch_asked_for(void)
 	g_assert_cmpuint(due(&p, CKPT_POLICY), ==, cut + length - length / 2);
 }
 
+/*
+ * Epochs of seconds, in which the VM writes to the same pages again and again, say little about
+ * short ones; QEMU's sample of a short time does, if it is of late.
+ */
+static void test_epoch_begins_with_sample(void)
+{
+	struct pacer_params with = params(PACER_COMPARE);
+	struct pacer_change to_epoch = {.has_policy = true, .to.policy = PACER_EPOCH};
+	uint64_t lengths[3];
+
+	for (int i = 0; i < 3; i++) {
+		uint64_t now = 3000 * MS;
+		struct pacer p;
+
+		with.longest_ns = 10000 * MS;
+		pacer_init(&p, &with);
+		pacer_begin(&p, 0);
+		checkpoint(&p, CKPT_TIMER, now, MS, 10, 4 * MS);
+		for (int j = 0; j < 3; j++) {
+			now += 3000 * MS;
+			checkpoint(&p, CKPT_TIMER, now, MS, 2000, 54 * MS);
+		}
+		if (i > 0) /* 2000 pages, written to 40,000 times a second */
+			pacer_sampled(&p, 40000, now + 100 * MS);
+		now += i == 1 ? 11000 * MS : 3000 * MS;
+		pacer_change(&p, &to_epoch, now);
+		checkpoint(&p, CKPT_POLICY, now, MS, 2000, 54 * MS);
+		lengths[i] = pacer_epoch_length(&p);
+	}
+	/* Within 30 ms: 4 ms, and 25 us for each page: 26 ms of epoch and pages, one to one. */
+	g_assert_cmpuint(lengths[0], >, 20 * MS);
+	g_assert_cmpuint(lengths[1], >, 20 * MS); /* too old */
+	g_assert_cmpuint(lengths[2], <, 14 * MS);
+	g_assert_cmpuint(lengths[2], >, 10 * MS);
+}
+
+/* As much as one checkpoint is to have: whatever the policy, and not before one may be. */
+static void test_full(void)
+{
+	struct pacer_params with = params(PACER_COMPARE);
+	struct pacer p;
+
+	pacer_init(&p, &with);
+	pacer_begin(&p, 0);
+	pacer_full(&p, 700 * MS);
+	g_assert_cmpuint(due(&p, CKPT_DIRTY), ==, 700 * MS);
+	pacer_full(&p, 2 * MS);
+	g_assert_cmpuint(due(&p, CKPT_DIRTY), ==, 5 * MS);
+	pacer_full(&p, 1001 * MS);
+	g_assert_cmpuint(due(&p, CKPT_TIMER), ==, 1000 * MS);
+	pacer_full(&p, 10 * MS);
+	pacer_cut(&p, CKPT_DIRTY, 10 * MS);
+	pacer_captured(&p, MS, 10);
+	g_assert_cmpuint(due(&p, CKPT_TIMER), ==, UINT64_MAX);
+	pacer_committed(&p, 12 * MS);
+	pacer_ready(&p, 12 * MS);
+	g_assert_cmpuint(due(&p, CKPT_TIMER), ==, 1010 * MS); /* it was of the last epoch */
+	pacer_full(&p, 700 * MS);
+	pacer_end(&p);
+	pacer_begin(&p, 2000 * MS);
+	g_assert_cmpuint(due(&p, CKPT_TIMER), ==, 3000 * MS);
+
+	with = params(PACER_ON_OUTPUT);
+	pacer_init(&p, &with);
+	pacer_begin(&p, 0);
+	checkpoint(&p, CKPT_POLICY, 10 * MS, MS, 10, 3 * MS);
+	pacer_full(&p, 700 * MS);
+	g_assert_cmpuint(due(&p, CKPT_DIRTY), ==, 700 * MS);
+	pacer_output(&p);
+	g_assert_cmpuint(due(&p, CKPT_POLICY), ==, 15 * MS);
+}
+
 struct run {
 	struct pacer p;
 	uint64_t now;
@@ -331,6 +403,27 @@ static void test_auto_hysteresis(void)
 	g_assert_cmpuint(pacer_in_force(&run.p), ==, PACER_ON_OUTPUT);
 }
 
+/* What output would wait without comparing is a commit of what a short epoch has, not of this. */
+static void test_auto_with_sample(void)
+{
+	for (int sampled = 0; sampled < 2; sampled++) {
+		bool left = false;
+		struct run run;
+
+		begin_auto(&run);
+		epoch(&run, 900 * MS, CKPT_TIMER, MS);
+		for (int i = 0; i < 8; i++) {
+			if (sampled)
+				pacer_sampled(&run.p, 2000, run.now + 500 * MS);
+			pacer_released(&run.p, 40 * MS);
+			run.now += 900 * MS;
+			checkpoint(&run.p, CKPT_MISMATCH, run.now, MS, 4000, 60 * MS);
+			left |= pacer_in_force(&run.p) == PACER_ON_OUTPUT;
+		}
+		g_assert_cmpint(left, ==, sampled);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -343,6 +436,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/pacer/epoch-follows-dirty-rate", test_epoch_follows_dirty_rate);
 	g_test_add_func("/pacer/change", test_change);
 	g_test_add_func("/pacer/epoch-asked-for", test_epoch_asked_for);
+	g_test_add_func("/pacer/epoch-begins-with-sample", test_epoch_begins_with_sample);
+	g_test_add_func("/pacer/full", test_full);
+	g_test_add_func("/pacer/auto-with-sample", test_auto_with_sample);
 	g_test_add_func("/pacer/auto-stays", test_auto_stays);
 	g_test_add_func("/pacer/auto-leaves-for-most", test_auto_leaves_for_most);
 	g_test_add_func("/pacer/auto-leaves-and-tries", test_auto_leaves_and_tries);

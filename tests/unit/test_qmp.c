@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "qemu-glue/colo.h"
+#include "qemu-glue/dirty_sample.h"
 #include "qemu-glue/qmp.h"
 #include "qemu-glue/tcg_rearm.h"
 
@@ -236,6 +237,59 @@ static void test_errors(void)
 	g_assert_cmpint(qmp_execute(q, "stop", NULL, TIMEOUT_MS, NULL, err, sizeof(err)), ==, 0);
 	qmp_free(q);
 	peer_end(&p);
+}
+
+#define SAMPLED(status, mode, time, unit, rate)                                                    \
+	">{\"return\": {\"status\": \"" status "\", \"sample-pages\": 512, \"mode\": \"" mode      \
+	"\", \"calc-time-unit\": \"" unit                                                          \
+	"\", \"start-time\": 1795358377, \"calc-time\": " time rate "}, \"id\": \"%ID\"}\r\n"
+
+static void test_dirty_sample(void)
+{
+	static const struct {
+		const char *answer;
+		int error;
+		uint64_t rate;
+	} cases[] = {
+	        {SAMPLED("measuring", "page-sampling", "100", "millisecond", ""), -EINPROGRESS, 0},
+	        {SAMPLED("measured", "page-sampling", "100", "millisecond", ", \"dirty-rate\": 12"),
+	         0, 12},
+	        {SAMPLED("measured", "page-sampling", "107", "millisecond", ", \"dirty-rate\": 0"),
+	         0, 0},
+	        {SAMPLED("measured", "page-sampling", "99", "millisecond", ", \"dirty-rate\": 1"),
+	         -EPROTO, 0},
+	        {SAMPLED("measured", "page-sampling", "100", "second", ", \"dirty-rate\": 1"),
+	         -EPROTO, 0},
+	        {SAMPLED("measured", "dirty-ring", "100", "millisecond", ", \"dirty-rate\": 1"),
+	         -EPROTO, 0},
+	        {SAMPLED("measured", "page-sampling", "100", "millisecond", ", \"dirty-rate\": -1"),
+	         -EPROTO, 0},
+	        {SAMPLED("measured", "page-sampling", "100", "millisecond", ""), -EPROTO, 0},
+	        {SAMPLED("unstarted", "page-sampling", "100", "millisecond", ""), -EPROTO, 0},
+	        {SAY_OK, -EPROTO, 0},
+	};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+		const char *const script[] = {SAY_GREETING,    "<",
+		                              SAY_OK,          "<\"sample-pages\":8192",
+		                              SAY_OK,          "<\"execute\":\"query-dirty-rate\"",
+		                              cases[i].answer, NULL};
+		struct peer p = {0};
+		char err[256] = "";
+		uint64_t rate = 77;
+		struct qmp *q;
+
+		peer_start(&p, script);
+		q = must_open(&p);
+		g_assert_cmpint(dirty_sample_begin(q, 100, 8192, TIMEOUT_MS, err, sizeof(err)), ==,
+		                0);
+		g_assert_cmpint(dirty_sample_take(q, 100, TIMEOUT_MS, &rate, err, sizeof(err)), ==,
+		                cases[i].error);
+		g_assert_cmpuint(rate, ==, cases[i].error ? 77 : cases[i].rate);
+		g_assert_cmpint(err[0] != 0, ==, cases[i].error == -EPROTO);
+		qmp_free(q);
+		peer_end(&p);
+	}
 }
 
 /* A command hangs; the one out of band is answered; the late reply is thrown away. */
@@ -683,6 +737,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/qmp/execute", test_execute);
 	g_test_add_func("/qmp/errors", test_errors);
+	g_test_add_func("/qmp/dirty-sample", test_dirty_sample);
 	g_test_add_func("/qmp/oob", test_oob);
 	g_test_add_func("/qmp/no-oob", test_no_oob);
 	g_test_add_func("/qmp/events", test_events);
