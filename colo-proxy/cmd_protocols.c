@@ -41,8 +41,9 @@ static void print_text(void)
 		printf("%-36s %s\n", packet_why_name(i), packet_why_text(i));
 	printf("\ninside: by what it carries. stream: released when the other VM has said the "
 	       "same\n"
-	       "bytes. datagram: when it has said the same, in the flow's order. commit: released\n"
-	       "by the next checkpoint only. Nothing is let through for what it is (rule R1).\n");
+	       "bytes. datagram: when it has said the same, in the flow's order. groups: when its\n"
+	       "newest word on each group is the same. commit: released by the next checkpoint\n"
+	       "only. Nothing is let through for what it is (rule R1).\n");
 }
 
 static json_t *numbers_json(const struct protocol *row)

@@ -6,8 +6,9 @@
 #include "colo-proxy/node_private.h"
 
 static const uint8_t class_in_stats[PACKET_CLASS_COUNT] = {
-        [PACKET_OTHER] = STATS_OTHER, [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
-        [PACKET_ICMP] = STATS_ICMP,   [PACKET_ARP] = STATS_ARP, [PACKET_WHOLE] = STATS_OTHER,
+        [PACKET_OTHER] = STATS_OTHER,      [PACKET_TCP] = STATS_TCP, [PACKET_UDP] = STATS_UDP,
+        [PACKET_ICMP] = STATS_ICMP,        [PACKET_ARP] = STATS_ARP, [PACKET_WHOLE] = STATS_OTHER,
+        [PACKET_MEMBERSHIP] = STATS_OTHER,
 };
 
 static void count_add(struct stats_count *sum, uint64_t packets, uint64_t bytes)

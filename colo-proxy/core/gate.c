@@ -33,7 +33,8 @@
  * in flight. A frame whose view is gone can only be committed.
  *
  * Datagrams (UDP, ICMP, ARP and others: protocols.c) are compared one by one, in order within their
- * flow; what was said in fragments, as the packet that they make.
+ * flow; what was said in fragments, as the packet that they make. Membership reports are compared
+ * by what they say of each group (gate_membership.c).
  *
  * A difference ends the comparison of that flow for the epoch (view->broken) and asks for a
  * checkpoint, once for each cause and epoch; a frame that waits for too long asks, too. How long is
@@ -238,6 +239,7 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 	if (!gate->protected) {
 		if (flow && packet.class == PACKET_TCP)
 			gate_flow_note_sent(flow, &packet);
+		gate_membership_said(gate, &packet);
 		gate_let_out(gate, frame, &packet, RELEASE_UNPROTECTED, 0);
 		return 0;
 	}
@@ -252,6 +254,7 @@ int gate_output(struct gate *gate, struct frame *frame, uint64_t now)
 		return r;
 	}
 	note_limits(gate);
+	gate_membership_said(gate, &packet);
 	if (packet.why == PACKET_WHY_FRAGMENT)
 		flow = gate_fragment_join(gate, gate->newest);
 	if (!flow) {
@@ -344,9 +347,12 @@ int gate_digest(struct gate *gate, uint32_t lineage, const struct digest *digest
 	}
 	if (digest->kind == DIGEST_SEGMENT)
 		note_svm_segment(gate, flow, view, digest, now);
+	else if (digest->key.kind == FLOW_MEMBERSHIP || digest->key.kind == FLOW_GROUP)
+		flow = gate_membership_heard(gate, flow, view, digest);
 	else
 		gate_pending_add(gate, flow, view, digest);
-	gate_match_release(gate, flow, now);
+	if (flow)
+		gate_match_release(gate, flow, now);
 	return 0;
 }
 

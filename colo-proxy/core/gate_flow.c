@@ -58,7 +58,9 @@ struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key)
 	if (!flow || flow->judged)
 		return flow;
 	policy_subject_of_flow(&subject, key);
-	flow->action = policy_decide(gate->policy, &subject);
+	/* The rules are for the packets, and those are of another flow. */
+	flow->action =
+	        key->kind == FLOW_GROUP ? POLICY_COMPARE : policy_decide(gate->policy, &subject);
 	flow->judged = true;
 	return flow;
 }
@@ -72,7 +74,8 @@ void gate_flow_clear_views(struct gate *gate)
 		view_clear(gate, &flow->view[0]);
 		view_clear(gate, &flow->view[1]);
 		gate_spoken_forget(flow);
-		flow->open_epoch = NO_EPOCH;
+		if (entry->key.kind == FLOW_TCP)
+			flow->open_epoch = NO_EPOCH;
 	}
 }
 
@@ -96,6 +99,8 @@ struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch)
 		view->ack_known = true;
 		view->ack = flow->ack_max;
 	}
+	if (flow->word_known)
+		gate_membership_begin(gate, flow, view);
 	return view;
 }
 

@@ -3,7 +3,8 @@
  * Fragments. Each is held by itself, as not comparable. When the last one that was missing has
  * come, in the same epoch, it joins the list of the packet's flow and stands for all of them: they
  * leave together, in the order in which they came. What is not whole at a cut is the commit's, and
- * so is TCP, whose stream is compared by the bytes of held frames.
+ * so is TCP, whose stream is compared by the bytes of held frames, and a membership report, which
+ * no RFC lets a host cut.
  */
 #include "colo-proxy/core/gate_private.h"
 
@@ -38,7 +39,8 @@ struct flow *gate_fragment_join(struct gate *gate, struct held *held)
 		return NULL;
 	}
 	*whole = (struct whole){.frame = frame};
-	if (packet_parse(&whole->packet, frame) == 0 && whole->packet.class != PACKET_TCP)
+	if (packet_parse(&whole->packet, frame) == 0 && whole->packet.class != PACKET_TCP &&
+	    whole->packet.class != PACKET_MEMBERSHIP)
 		flow = gate_flow_of(gate, &whole->packet);
 	if (!flow) {
 		frame_free(frame);

@@ -178,7 +178,9 @@ void gate_match_release(struct gate *gate, struct flow *flow, uint64_t now)
 			    !segment_matches(gate, flow, view, held))
 				return;
 			note_ts_lead(gate, view, &held->packet, now);
-		} else if (view->broken || !datagram_matches(gate, flow, view, held)) {
+		} else if (view->broken || !(held->packet.class == PACKET_MEMBERSHIP
+		                                     ? gate_membership_matches(gate, held)
+		                                     : datagram_matches(gate, flow, view, held))) {
 			return;
 		}
 		gate_held_release(gate, held, RELEASE_MATCH, now);

@@ -23,6 +23,7 @@
  *   gate_cut.c     a range of the SVM's that goes on behind what the PVM has said, in two
  *   gate_spoken.c  which bytes have been said: what only claims to repeat them is not let out
  *   gate_match.c   whether a held frame has been said by the SVM: releases by match
+ *   gate_membership.c  the same of IGMP and MLD reports, group by group
  *   gate_evidence.c  which packets a divergence is shown with
  *
  * Invariants:
@@ -33,7 +34,7 @@
  *    epoch, NULL when there is none.
  *  - stats.now_bytes and stats.now_packets are the sums over the list of all.
  *  - gate->pending is the sum of view->pending over all views.
- *  - A flow that holds a frame is not evicted.
+ *  - A flow that holds a frame is not evicted. One of a group (FLOW_GROUP) holds none.
  *  - Coverage (view->covered_end) begins in gate_flow.c, at what the checkpoint has or at the SYN
  * of a new incarnation, or else at the first digest. From there it moves forward, in gate_verify.c
  *    only, by what a digest has proved.
@@ -90,11 +91,18 @@ struct view {
 	bool rst : 1;
 	bool syn_awaited : 1; /* a connection of this epoch, whose SYN the SVM has not said */
 	bool ts_known : 1;
+	bool word_known : 1;
 	uint32_t pending : 24; /* digests to be verified */
-	uint32_t covered_start, covered_end;
-	uint32_t ack; /* the SVM's */
-	uint32_t rst_seq, rst_ack;
-	uint32_t ts;
+	union {
+		struct {
+			uint32_t covered_start, covered_end;
+			uint32_t ack; /* the SVM's */
+			uint32_t rst_seq, rst_ack;
+			uint32_t ts;
+		};
+		uint8_t word[PACKET_DIGEST_LEN]; /* of a group: the newest one, of the SVM's or in
+		                                    the checkpoint */
+	};
 	uint64_t ts_at;
 	struct pending *last; /* of the digests to be verified, a ring; NULL: none */
 };
@@ -104,12 +112,20 @@ struct flow {
 	struct flow_entry entry; /* first: it is what the table knows */
 	struct flow *touched_next;
 	struct held *head, *tail;
-	uint64_t spoken;      /* what has been said, see gate_spoken.c: its newest piece; 0: none */
-	struct view view[2];  /* of the current epoch and the one before, by parity */
-	uint32_t incarnation; /* counts the connections that used the 4-tuple */
-	uint32_t iss, snd_max, ack_max;
-	uint32_t open_epoch; /* in which the secondary was told of iss */
-	bool iss_known : 1, snd_known : 1, ack_known : 1;
+	uint64_t spoken;     /* what has been said, see gate_spoken.c: its newest piece; 0: none */
+	struct view view[2]; /* of the current epoch and the one before, by parity */
+	union {
+		struct {
+			uint32_t incarnation; /* counts the connections that used the 4-tuple */
+			uint32_t iss, snd_max, ack_max;
+		};
+		uint8_t word[PACKET_DIGEST_LEN]; /* of a group: the PVM's newest */
+	};
+	union {
+		uint32_t open_epoch;   /* in which the secondary was told of iss */
+		uint32_t word_unclear; /* gate->unclear, when the word was said */
+	};
+	bool iss_known : 1, snd_known : 1, ack_known : 1, word_known : 1;
 	bool touched : 1, judged : 1;
 	uint8_t action; /* enum policy_action, once judged; views and frames with COMPARE only */
 };
@@ -142,6 +158,7 @@ struct gate {
 	struct fragments *fragments; /* of the current epoch */
 	struct lag lag;              /* of the SVM since protection began */
 	uint64_t cut_asked_at;       /* when the secondary was last asked for a range in two */
+	uint32_t unclear;            /* counts the PVM's reports of which not all words are known */
 	struct gate_stats stats;     /* but for the flows: the table counts them */
 };
 
@@ -282,6 +299,22 @@ bool gate_spoken_is(struct gate *gate, const struct flow *flow, struct held *hel
 
 /* Nothing that the flow has said is known any more. */
 void gate_spoken_forget(struct flow *flow);
+
+/* ---- gate_membership.c ---- */
+
+/* The PVM has said this: notes what a report says of its groups, or that one is unclear. */
+void gate_membership_said(struct gate *gate, const struct packet *packet);
+
+/* The SVM has said this of a group, or a report that is unclear. Returns the flow whose reports it
+ * is for, NULL when there is none. */
+struct flow *gate_membership_heard(struct gate *gate, struct flow *flow, struct view *view,
+                                   const struct digest *digest);
+
+/* A view begins: the PVM's newest word on the group is in the checkpoint. */
+void gate_membership_begin(const struct gate *gate, const struct flow *flow, struct view *view);
+
+/* Whether the SVM means the same for each group of the report. */
+bool gate_membership_matches(const struct gate *gate, const struct held *held);
 
 /* ---- gate_match.c ---- */
 

@@ -22,6 +22,7 @@
  * for are skipped, whatever options they have (RFC 8200 section 4.2): a client that drops the
  * packet because of one makes of it the loss of a packet.
  */
+#include "colo-proxy/core/membership.h"
 #include "colo-proxy/core/packet_private.h"
 
 #include <endian.h>
@@ -108,6 +109,14 @@ static bool is_echo(const struct packet *p)
 	return p->icmp.type == PACKET_ICMP_ECHO_REQUEST || p->icmp.type == PACKET_ICMP_ECHO_REPLY;
 }
 
+static void parse_report(struct packet *p)
+{
+	if (membership_is_clear(p))
+		p->class = PACKET_MEMBERSHIP;
+	else
+		packet_set_other(p, PACKET_WHY_MEMBERSHIP);
+}
+
 /* Both have type, code and checksum; the checksum of ICMPv6 is one that a NIC can complete. */
 static void parse_icmp(struct packet *p)
 {
@@ -126,7 +135,22 @@ static void parse_icmp(struct packet *p)
 		p->protocol = (uint8_t)protocol_of_icmp6(p->icmp.type);
 	p->payload_off = off + ICMP_LEN;
 	p->payload_len = p->l4_len - ICMP_LEN;
-	set_class(p, PACKET_ICMP, p->version == 6 ? PACKET_ICMP_CSUM_OFF : 0);
+	if (protocols[p->protocol].treatment == TREAT_GROUPS)
+		parse_report(p);
+	else
+		set_class(p, PACKET_ICMP, p->version == 6 ? PACKET_ICMP_CSUM_OFF : 0);
+}
+
+static void parse_igmp(struct packet *p)
+{
+	p->payload_off = p->l4_off;
+	p->payload_len = p->l4_len;
+	if (p->l4_len)
+		p->protocol = (uint8_t)protocol_of_igmp(p->frame->data[p->l4_off]);
+	if (protocols[p->protocol].treatment == TREAT_GROUPS)
+		parse_report(p);
+	else
+		set_class(p, PACKET_WHOLE, 0);
 }
 
 /* What stands behind the IP header, at l4_off. */
@@ -149,9 +173,7 @@ static void parse_transport(struct packet *p)
 	           (p->protocol == PROTOCOL_ICMP6 && p->version == 6)) {
 		parse_icmp(p);
 	} else if (p->protocol == PROTOCOL_IGMP && p->version == 4) {
-		p->payload_off = p->l4_off;
-		p->payload_len = p->l4_len;
-		set_class(p, PACKET_WHOLE, 0);
+		parse_igmp(p);
 	} else { /* of the other IP */
 		p->protocol = PROTOCOL_IP;
 		packet_set_other(p, PACKET_WHY_IP_PROTOCOL);
@@ -424,6 +446,8 @@ static const struct why_words whys[PACKET_WHY_COUNT] = {
         [PACKET_WHY_ARP] = {"ARP not for IPv4 over Ethernet", "unknown; or truncated"},
         [PACKET_WHY_CSUM_START] = {"checksum offload at another place",
                                    "the bytes on the wire would be other ones"},
+        [PACKET_WHY_MEMBERSHIP] = {"unclear membership report",
+                                   "says more than its words, or receivers would not take it"},
         [PACKET_WHY_TCP_FASTOPEN] = {"TCP Fast Open",
                                      "the cookie's secret and use are not part of the stream"},
         [PACKET_WHY_TCP_SYN_DATA] = {"data in a SYN", "said before the mapping is known"},

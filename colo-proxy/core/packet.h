@@ -22,12 +22,13 @@
  */
 
 enum packet_class {
-	PACKET_OTHER, /* not comparable: see enum packet_why */
-	PACKET_TCP,   /* TCP over IPv4 or IPv6 */
-	PACKET_UDP,   /* UDP over IPv4 or IPv6 */
-	PACKET_ICMP,  /* ICMP over IPv4, ICMPv6 over IPv6 */
-	PACKET_ARP,   /* ARP for IPv4 over Ethernet */
-	PACKET_WHOLE, /* compared as it is: IGMP messages, LLDP and STP frames */
+	PACKET_OTHER,      /* not comparable: see enum packet_why */
+	PACKET_TCP,        /* TCP over IPv4 or IPv6 */
+	PACKET_UDP,        /* UDP over IPv4 or IPv6 */
+	PACKET_ICMP,       /* ICMP over IPv4, ICMPv6 over IPv6 */
+	PACKET_ARP,        /* ARP for IPv4 over Ethernet */
+	PACKET_WHOLE,      /* compared as it is: other IGMP messages, LLDP and STP frames */
+	PACKET_MEMBERSHIP, /* a report of IGMP or MLD: see membership.h */
 };
 
 /*
@@ -55,6 +56,7 @@ enum packet_why {
 	PACKET_WHY_ARP,          /* truncated, or not for IPv4 over Ethernet */
 	PACKET_WHY_CSUM_START,   /* the vnet header asks for a checksum at another place than the
 	                            transport header's: the bytes on the wire would not be these */
+	PACKET_WHY_MEMBERSHIP,   /* a report of IGMP or MLD that says more than its words */
 	PACKET_WHY_TCP_FASTOPEN, /* RFC 7413, cookie or cookie request */
 	PACKET_WHY_TCP_SYN_DATA, /* data in a SYN */
 	PACKET_WHY_TCP_URGENT,   /* RFC 9293 section 3.8.5, RFC 6093 */
@@ -161,7 +163,9 @@ struct packet {
  * TCP, UDP: addresses and ports. ICMP echo: the identifier stands at the requester's port, the
  * other port is 0; a request and its reply have the same key. Other ICMP: vm_port is the type,
  * peer_port the code. ARP: sender and target address, peer_port is the operation. IGMP: addresses.
- * LLDP, STP: peer_port is the EtherType or the SAPs.
+ * LLDP, STP: peer_port is the EtherType or the SAPs. Membership reports: those from one address are
+ * one flow, to the address of version 3 of IGMP, or 2 of MLD; each group is a flow of its own,
+ * whose words are compared, but in which no packet is held.
  */
 enum flow_kind {
 	FLOW_TCP = 1,
@@ -172,6 +176,8 @@ enum flow_kind {
 	FLOW_ARP,
 	FLOW_MESSAGE, /* IP, compared as a whole */
 	FLOW_FRAME,   /* Ethernet, compared as a whole */
+	FLOW_MEMBERSHIP,
+	FLOW_GROUP,
 };
 
 #define FLOW_IPV6   1u /* the addresses have 128 bits */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a packet is compared by: its flow's key, and of a datagram the digest; and the words. */
+#include "colo-proxy/core/membership.h"
 #include "colo-proxy/core/packet_private.h"
 
 #include <arpa/inet.h>
@@ -99,6 +100,9 @@ int packet_flow_key(const struct packet *p, enum packet_direction direction,
 		key->peer_ip = from_vm ? p->arp.tpa : p->arp.spa;
 		key->peer_port = p->arp.op;
 		break;
+	case PACKET_MEMBERSHIP:
+		key->kind = FLOW_MEMBERSHIP;
+		break;
 	default: /* PACKET_WHOLE */
 		key->kind = p->version ? FLOW_MESSAGE : FLOW_FRAME;
 		key->peer_port = p->version ? 0 : protocols[p->protocol].number[0].from;
@@ -106,6 +110,8 @@ int packet_flow_key(const struct packet *p, enum packet_direction direction,
 	}
 	if (p->version == 6 || p->tag[0])
 		wide_flow_key(p, from_vm, key);
+	if (p->class == PACKET_MEMBERSHIP)
+		membership_key_of_group(key, key); /* wherever this version's go */
 	return 0;
 }
 
@@ -273,6 +279,10 @@ const char *packet_describe(const struct packet *p, char *buf, size_t len)
 		snprintf(buf, len, "arp %s > %s op %u", ipv4_text(p->arp.spa, src),
 		         ipv4_text(p->arp.tpa, dst), p->arp.op);
 		break;
+	case PACKET_MEMBERSHIP:
+		snprintf(buf, len, "%s %s > %s type %u len %u", protocols[p->protocol].name,
+		         src_text(p, src), dst_text(p, dst), p->frame->data[p->l4_off], p->l4_len);
+		break;
 	case PACKET_WHOLE:
 		snprintf(buf, len, "%s len %u", protocols[p->protocol].name, p->l4_len);
 		break;
@@ -303,6 +313,8 @@ const char *flow_key_text(const struct flow_key *key, char *buf, size_t len)
 	        [FLOW_ARP] = "arp",
 	        [FLOW_MESSAGE] = "ip message",
 	        [FLOW_FRAME] = "frame",
+	        [FLOW_MEMBERSHIP] = "membership report",
+	        [FLOW_GROUP] = "membership",
 	};
 	bool six = key->flags & FLOW_IPV6;
 	char vm[ADDRESS_LEN], peer[ADDRESS_LEN], tags[32] = "";

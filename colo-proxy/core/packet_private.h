@@ -11,6 +11,7 @@
  *   packet_tcp.c   the parser of TCP and its options
  *   packet_map.c   rewriting in place: sequence mapping, cutting in two, checksums
  *   packet_quote.c what an ICMP error quotes
+ *   membership.c   what IGMP and MLD reports mean
  *   packet_flow.c  the flow's key, the digest of a datagram, the words for a log
  */
 

@@ -58,7 +58,8 @@ const struct protocol protocols[PROTOCOL_COUNT] = {
                             TREAT_DATAGRAM,
                             {{58, 58}},
                             "the message without its checksum"},
-        [PROTOCOL_IGMP] = {"IGMP", LAYER_IP, TREAT_DATAGRAM, {{2, 2}}, "the message"},
+        [PROTOCOL_IGMP] =
+                {"IGMP", LAYER_IP, TREAT_DATAGRAM, {{2, 2}}, "the message, unless a report"},
         [PROTOCOL_SCTP] = {"SCTP",
                            LAYER_IP,
                            TREAT_COMMIT,
@@ -82,15 +83,27 @@ const struct protocol protocols[PROTOCOL_COUNT] = {
                           TREAT_DATAGRAM,
                           {{133, 137}},
                           "as ICMPv6; a nonce (RFC 3971) that differs costs a checkpoint"},
-        [PROTOCOL_MLD] =
-                {"MLD", LAYER_ICMP6, TREAT_DATAGRAM, {{130, 132}, {143, 143}}, "as ICMPv6"},
+        [PROTOCOL_MLD_REPORT] = {"MLD report",
+                                 LAYER_ICMP6,
+                                 TREAT_GROUPS,
+                                 {{131, 132}, {143, 143}},
+                                 "as IGMP report"},
+        [PROTOCOL_MLD_QUERY] =
+                {"MLD query", LAYER_ICMP6, TREAT_DATAGRAM, {{130, 130}}, "as ICMPv6"},
+        [PROTOCOL_IGMP_REPORT] = {"IGMP report",
+                                  LAYER_IGMP,
+                                  TREAT_GROUPS,
+                                  {{0x12, 0x12}, {0x16, 0x17}, {0x22, 0x22}},
+                                  "what it says of each group: filter mode and sources"},
 };
 
 static bool has_number(const struct protocol *row, uint16_t number)
 {
-	static_assert(PROTOCOL_RANGES == 2, "each is looked at");
-	return (number >= row->number[0].from && number <= row->number[0].to) ||
-	       (row->number[1].to && number >= row->number[1].from && number <= row->number[1].to);
+	for (unsigned i = 0; i < PROTOCOL_RANGES && row->number[i].to; i++) {
+		if (number >= row->number[i].from && number <= row->number[i].to)
+			return true;
+	}
+	return false;
 }
 
 /* The row from `first` to before `other` that has the number, else `other`. */
@@ -125,16 +138,19 @@ enum protocol_id protocol_of_udp(uint16_t sport, uint16_t dport)
 
 enum protocol_id protocol_of_icmp6(uint8_t type)
 {
-	return find(PROTOCOL_NDP, PROTOCOL_COUNT, PROTOCOL_ICMP6, type);
+	return find(PROTOCOL_NDP, PROTOCOL_IGMP_REPORT, PROTOCOL_ICMP6, type);
+}
+
+enum protocol_id protocol_of_igmp(uint8_t type)
+{
+	return find(PROTOCOL_IGMP_REPORT, PROTOCOL_COUNT, PROTOCOL_IGMP, type);
 }
 
 const char *treatment_name(enum treatment treatment)
 {
 	static const char *const names[TREAT_COUNT] = {
-	        [TREAT_INSIDE] = "inside",
-	        [TREAT_STREAM] = "stream",
-	        [TREAT_DATAGRAM] = "datagram",
-	        [TREAT_COMMIT] = "commit",
+	        [TREAT_INSIDE] = "inside", [TREAT_STREAM] = "stream", [TREAT_DATAGRAM] = "datagram",
+	        [TREAT_GROUPS] = "groups", [TREAT_COMMIT] = "commit",
 	};
 
 	return (unsigned)treatment < TREAT_COUNT ? names[treatment] : "unknown";
@@ -144,7 +160,7 @@ const char *protocol_layer_name(enum protocol_layer layer)
 {
 	static const char *const names[LAYER_COUNT] = {
 	        [LAYER_LINK] = "ethertype", [LAYER_LLC] = "llc",     [LAYER_IP] = "ip",
-	        [LAYER_UDP] = "udp",        [LAYER_ICMP6] = "icmp6",
+	        [LAYER_UDP] = "udp",        [LAYER_ICMP6] = "icmp6", [LAYER_IGMP] = "igmp",
 	};
 
 	return (unsigned)layer < LAYER_COUNT ? names[layer] : "unknown";

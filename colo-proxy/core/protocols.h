@@ -18,6 +18,7 @@ enum treatment {
 	TREAT_INSIDE,   /* by what it carries */
 	TREAT_STREAM,   /* compared as a stream: TCP */
 	TREAT_DATAGRAM, /* compared one by one, in the order of the flow */
+	TREAT_GROUPS,   /* compared by the newest word on each group: gate_membership.c */
 	TREAT_COMMIT,   /* not compared: held for the next commit */
 	TREAT_COUNT,
 };
@@ -29,6 +30,7 @@ enum protocol_layer {
 	LAYER_IP,    /* IPv4 protocol, IPv6 next header */
 	LAYER_UDP,   /* either port */
 	LAYER_ICMP6, /* type */
+	LAYER_IGMP,  /* type */
 	LAYER_COUNT,
 };
 
@@ -55,11 +57,13 @@ enum protocol_id {
 	PROTOCOL_DHCP,
 	PROTOCOL_DHCP6,
 	PROTOCOL_NDP,
-	PROTOCOL_MLD,
+	PROTOCOL_MLD_REPORT,
+	PROTOCOL_MLD_QUERY,
+	PROTOCOL_IGMP_REPORT,
 	PROTOCOL_COUNT,
 };
 
-#define PROTOCOL_RANGES 2u
+#define PROTOCOL_RANGES 3u
 
 /* NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): in the order of reading */
 struct protocol {
@@ -82,9 +86,11 @@ enum protocol_id protocol_of_link(uint16_t ethertype, uint16_t saps);
 /* The row of an IPv4 protocol number, or of the last next-header value of an IPv6 packet. */
 enum protocol_id protocol_of_ip(uint8_t number);
 
-/* The row that says more about a packet of PROTOCOL_UDP or PROTOCOL_ICMP6, or that row itself. */
+/* The row that says more about a packet of PROTOCOL_UDP, PROTOCOL_ICMP6 or PROTOCOL_IGMP, or that
+ * row itself. */
 enum protocol_id protocol_of_udp(uint16_t sport, uint16_t dport);
 enum protocol_id protocol_of_icmp6(uint8_t type);
+enum protocol_id protocol_of_igmp(uint8_t type);
 
 /* "stream", ...; "ethertype", ...; never NULL. */
 const char *treatment_name(enum treatment treatment);

@@ -12,7 +12,7 @@
  * the PVM's number space: the secondary alone knows and applies the PVM <-> SVM mapping.
  */
 
-#define PACKET_CLASS_COUNT (PACKET_WHOLE + 1)
+#define PACKET_CLASS_COUNT (PACKET_MEMBERSHIP + 1)
 
 enum digest_kind {
 	DIGEST_SEGMENT,  /* TCP: [seq, seq + len) and the flags; also a bare acknowledgement (len 0)

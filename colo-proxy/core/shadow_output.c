@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "colo-proxy/core/membership.h"
 #include "colo-proxy/core/seq.h"
 
 #define HOLE_SPAN (1u << 30)
@@ -267,6 +268,29 @@ static void tell_datagram(struct shadow *shadow, const struct packet *packet)
 		shadow->stats.uncompared++;
 }
 
+/* Tells what a membership report says of each group. */
+static void tell_words(struct shadow *shadow, const struct packet *packet)
+{
+	struct membership_word word;
+	uint32_t at = 0;
+
+	while (membership_next(packet, &shadow->key, &at, &word)) {
+		struct digest digest = {.kind = DIGEST_DATAGRAM, .key = word.group};
+
+		memcpy(digest.hash, word.hash, sizeof(digest.hash));
+		shadow_tell(shadow, &digest);
+	}
+}
+
+/* Tells that something was said of groups, and not what. */
+static void tell_unclear(struct shadow *shadow, const struct packet *packet)
+{
+	struct digest digest = {.kind = DIGEST_DATAGRAM};
+
+	membership_key(packet, &digest.key);
+	shadow_tell(shadow, &digest);
+}
+
 /* Tells the packet when its last fragment has come. */
 static void fragment_seen(struct shadow *shadow, const struct packet *packet)
 {
@@ -311,6 +335,8 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		shadow->stats.uncompared++;
 		return;
 	}
+	if (membership_is_unclear(&packet))
+		tell_unclear(shadow, &packet);
 	if (packet.why == PACKET_WHY_FRAGMENT) {
 		fragment_seen(shadow, &packet);
 		return;
@@ -320,6 +346,10 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		return;
 	}
 	shadow_note_source(shadow, &packet);
+	if (packet.class == PACKET_MEMBERSHIP) {
+		tell_words(shadow, &packet);
+		return;
+	}
 	if (packet.class != PACKET_TCP) {
 		tell_datagram(shadow, &packet);
 		return;

@@ -23,7 +23,7 @@
  *	52+N+C	  32	HELLO_REPLY only: proof, see auth.h
  */
 
-#define LINK_PROTOCOL    6u
+#define LINK_PROTOCOL    7u
 #define LINK_NONCE_LEN   32u
 #define LINK_PROOF_LEN   32u
 #define LINK_HELLO_FIXED 52u

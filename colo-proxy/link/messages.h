@@ -148,7 +148,9 @@ int heartbeat_unpack(struct heartbeat *ret_beat, const uint8_t *payload, size_t 
  */
 
 /* 0 u8[16] flow key, 16 u8 kind, 17 u8 TCP flags, 18 u8 bit 0: has tsval, 19 zero, 20 u32 seq,
- * 24 u32 len, 28 u32 ack, 32 u32 tsval, 36 u8[16] hash, 52 zero. */
+ * 24 u32 len, 28 u32 ack, 32 u32 tsval, 36 u8[16] hash, 52 zero. Of a multicast group (FLOW_GROUP)
+ * the hash is a word (membership.h); the flow of an address's reports (FLOW_MEMBERSHIP) tells that
+ * one was unclear. */
 /* Returns the record's length. */
 size_t digest_pack(uint8_t out[DIGEST_WIRE_MAX], const struct digest *digest);
 /* Reads the first record. Returns its length, or -EPROTO. */

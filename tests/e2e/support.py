@@ -562,7 +562,7 @@ class Env:
         return self.run("http", "-n", 1, "--deadline", seconds, target=URL + path,
                         seconds=seconds + 5)
 
-    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET, host="client"):
+    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET, host="client", proto=0):
         """A socket of a host, in this process."""
         libc = ctypes.CDLL(None, use_errno=True)
         here = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -570,7 +570,7 @@ class Env:
         try:
             if libc.setns(there, 0):
                 raise OSError(ctypes.get_errno(), "setns")
-            sock = socket.socket(family, kind)
+            sock = socket.socket(family, kind, proto)
         finally:
             if libc.setns(here, 0):
                 os._exit(3)  # nothing that follows would be where it should be

@@ -2,7 +2,9 @@
 """R1 and R8: nothing of the VM leaves the primary that the secondary is not good for, whatever
 fails and whatever is full."""
 
+import fcntl
 import socket
+import struct
 import time
 
 from registry import Group, test
@@ -10,6 +12,21 @@ from support import (GUEST_IP, GUEST_IP6, MB, PATIENT, URL, Capture, Continuity,
                      wait_for)
 
 SIX = f"[{GUEST_IP6}]"
+
+
+QUERIES = 8
+
+
+def querier(env):
+    """What asks the VM for its groups (MLDv2 general query, RFC 3810 section 5.1), in the client."""
+    sock = env.socket(socket.SOCK_RAW, socket.AF_INET6, proto=socket.IPPROTO_ICMPV6)
+    ifreq = struct.pack("16si", b"br0", 0).ljust(40, b"\0")
+    index = struct.unpack_from("i", fcntl.ioctl(sock, 0x8933, ifreq), 16)[0]  # SIOCGIFINDEX
+    alert = bytes([0, 0, 5, 2, 0, 0, 1, 0])  # hop-by-hop options: router alert, padding
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, alert)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+    query = struct.pack(">BBHHH16sBBH", 130, 0, 0, 1000, 0, bytes(16), 2, 125, 0)
+    return lambda: sock.sendto(query, ("ff02::1", 0, 0, index))
 
 
 def register(datapath):
@@ -63,6 +80,32 @@ def register(datapath):
             check(not capture.said(), "fragments get out")
         for sock, _address in socks:
             check(sock.recv(5000) == bytes([99]) * 4000, "the answer that was held")
+
+    @on("r2-membership")
+    def membership(env):
+        """MLD: each VM answers a querier when it likes, and says all again when it was loaded; what it
+        says of its groups is the same, so no checkpoint is late for it"""
+        ask = querier(env)
+        before = env.stats()
+
+        def left(how, stats):
+            return stats["traffic"]["other"][how]["packets"] - \
+                before["traffic"]["other"][how]["packets"]
+
+        def out():
+            stats = env.stats()
+            return left("released_match", stats) + left("released_commit", stats)
+
+        for number in range(QUERIES):
+            if number == QUERIES // 2:
+                env.checkpoint()
+            ask()
+            wait_for(lambda count=number + 1: out() >= count, 10, f"{number + 1} reports")
+        after = env.stats()
+        late = after["checkpoints"]["cause"]["late"] - before["checkpoints"]["cause"]["late"]
+        matched = left("released_match", after)
+        env.fact(f"{matched} reports by match, {late} late checkpoints")
+        check(matched >= QUERIES - 2 and late <= 1, f"{matched} by match, {late} late")
 
     @on("r1-secondary-frozen")
     def secondary_frozen(env):

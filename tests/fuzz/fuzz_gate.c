@@ -155,6 +155,31 @@ static struct frame *piece_from(const uint8_t *b, bool from_peer)
 	return f;
 }
 
+/* A report of one group: 1 flow, 2 type, 3 group, 6 whether it is clear. */
+static struct frame *report_from(const uint8_t *b)
+{
+	static const uint8_t to4[4] = {224, 0, 0, 22}, to6[16] = {0xff, 2, [15] = 22};
+	bool six = b[0] / 10 & 1;
+	uint32_t address = six ? 16 : 4, len = 12 + address;
+	struct frame *f =
+	        six ? build_ipv6(false, b[0] / 10 & 4, 58, len) : build_ipv4(false, 2, len);
+	uint8_t *ip = f->data + 14, *l4 = f->data + f->len - len;
+	uint64_t sum = 0;
+
+	ip[six ? 7 : 8] = 1 + (b[6] >> 7);
+	ip[six ? 23 : 15] ^= b[1] & 1;
+	memcpy(ip + (six ? 24 : 16), six ? to6 : to4, address);
+	l4[0] = six ? 143 : 0x22;
+	l4[7] = 1;
+	l4[8] = 1 + b[2] % 6;
+	l4[12] = six ? 0xff : 0xef;
+	l4[len - 1] = b[3];
+	if (six)
+		sum = checksum_ipv6_pseudo(ip + 8, 58, len);
+	build_put16(l4 + 2, (uint16_t)~checksum_fold(checksum_add(sum, l4, len)));
+	return f;
+}
+
 static struct frame *bare_frame_from(const uint8_t *b, bool from_peer)
 {
 	uint8_t bytes[1024];
@@ -187,6 +212,8 @@ static struct frame *bare_frame_from(const uint8_t *b, bool from_peer)
 		return piece_from(b, from_peer);
 	if (b[7] == 0xfa)
 		return build_other(b[3] & 1 ? 0x88cc : 0x0026);
+	if (b[7] == 0xf9 && !from_peer)
+		return report_from(b);
 	return build_tcp(&t);
 }
 
@@ -205,7 +232,7 @@ static void forge(struct rig *r, const uint8_t *b)
 	                .vm_port = 80,
 	                .peer_port = 1000 + (b[1] & 3),
 	                .proto = 6,
-	                .kind = 1 + (b[7] & 1)},
+	                .kind = (b[6] == 0xf9 ? FLOW_MEMBERSHIP : FLOW_TCP) + (b[7] & 1)},
 	        .kind = b[7] >> 1 & 3,
 	        .tcp_flags = b[1] >> 2,
 	        .seq = (uint32_t)(b[2] << 8 | b[3]) + 0xffff8000u,

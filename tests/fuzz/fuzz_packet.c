@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "colo-proxy/core/fragments.h"
+#include "colo-proxy/core/membership.h"
 #include "colo-proxy/core/packet.h"
 
 #define HEADER 10u
@@ -44,6 +45,27 @@ static void check_view(const struct packet *p)
 	require(p->tcp.sack_off + p->tcp.sack_count * 8u <= tcp_end);
 }
 
+/* A report has at least one word, and no more than records fit; each group leads to its flow. */
+static void check_words(const struct packet *p, const struct packet_digest_key *key)
+{
+	struct flow_key reports, of_group;
+	struct membership_word word;
+	uint32_t at = 0, words = 0;
+
+	if (membership_is_unclear(p))
+		membership_key(p, &reports);
+	if (p->class != PACKET_MEMBERSHIP)
+		return;
+	membership_key(p, &reports);
+	while (membership_next(p, key, &at, &word)) {
+		words++;
+		require(at <= p->l4_len && word.group.kind == FLOW_GROUP);
+		membership_key_of_group(&word.group, &of_group);
+		require(flow_key_equal(&of_group, &reports));
+	}
+	require(words >= 1 && words <= 255);
+}
+
 static void check_uses(const struct packet *p)
 {
 	static const struct packet_digest_key key;
@@ -58,7 +80,9 @@ static void check_uses(const struct packet *p)
 	require((packet_flow_key(p, PACKET_FROM_VM, &out) == 0) == (p->class != PACKET_OTHER));
 	require((packet_flow_key(p, PACKET_TO_VM, &in) == 0) == (p->class != PACKET_OTHER));
 	require((packet_digest_datagram(p, &key, digest) == 0) ==
-	        (p->class != PACKET_OTHER && p->class != PACKET_TCP));
+	        (p->class != PACKET_OTHER && p->class != PACKET_TCP &&
+	         p->class != PACKET_MEMBERSHIP));
+	check_words(p, &key);
 	(void)packet_l4_checksum(p);
 	require(packet_seq_len(p) <= p->payload_len + 2);
 	if (p->class != PACKET_TCP)

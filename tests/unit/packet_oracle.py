@@ -8,7 +8,8 @@ committed, so the test itself does not need scapy.
 
     packet_oracle.py > data/packets.txt
 
-  start=eth|ip  hex=FRAME  class=tcp|udp|icmp|arp|whole|other  why=WORDS_WITH_UNDERSCORES (other)
+  start=eth|ip  hex=FRAME  class=tcp|udp|icmp|arp|whole|membership|other
+  why=WORDS_WITH_UNDERSCORES (other)
   row=NAME of the protocol's row in the table of protocols.c, with underscores
   tags=VID or VID.VID (VLAN tags)
   src dst plen (payload length) payload (hex)
@@ -17,6 +18,8 @@ committed, so the test itself does not need scapy.
        dseq dts: mapping deltas; out=FRAME in=FRAME setack=FRAME: after packet_map_out,
        packet_map_in, packet_set_ack(dseq), checksums computed by scapy
   udp: sport dport     icmp: type code id     arp: op spa tpa sha tha
+  membership: words=GROUP=MEANING;...: I, E, A or B and sources with commas, of each record of the
+       group with + between
 """
 import logging
 import random
@@ -25,12 +28,13 @@ import sys
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.all import (ARP, BOOTP, DHCP, ICMP, IP, LLC, SNAP, STP, TCP, UDP,  # noqa: E402
                        DHCP6_Solicit, Dot1Q, Ether, HBHOptUnknown, ICMPv6DestUnreach,
-                       ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6MLReport, ICMPv6MLReport2,
-                       ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, ICMPv6NDOptSrcLLAddr, IPv6,
-                       IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop,
-                       IPv6ExtHdrRouting, Jumbo, HAO, PadN, Raw, RouterAlert, bind_bottom_up, conf,
-                       raw)
+                       ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6MLDMultAddrRec, ICMPv6MLDone,
+                       ICMPv6MLQuery, ICMPv6MLReport, ICMPv6MLReport2, ICMPv6ND_NA, ICMPv6ND_NS,
+                       ICMPv6ND_RS, ICMPv6NDOptSrcLLAddr, IPv6, IPv6ExtHdrDestOpt,
+                       IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, Jumbo, HAO, PadN,
+                       Raw, RouterAlert, bind_bottom_up, conf, raw)
 from scapy.contrib.igmp import IGMP  # noqa: E402
+from scapy.contrib.igmpv3 import IGMPv3, IGMPv3gr, IGMPv3mr  # noqa: E402
 from scapy.contrib.lldp import (LLDPDU, LLDPDUChassisID, LLDPDUEndOfLLDPDU,  # noqa: E402
                                 LLDPDUPortID, LLDPDUTimeToLive)
 
@@ -161,6 +165,30 @@ def exempt(tcp, payload):
     return "urgent_data" if "U" in tcp.flags else None
 
 
+def membership(report):
+    """What a report says of each group, in its order; None when it is no report."""
+    records = []
+    if isinstance(report, IGMPv3):  # which is an IGMP, too
+        records = [(r.maddr, "?IEIEAB"[r.rtype], r.srcaddrs) for r in report[IGMPv3mr].records]
+    elif isinstance(report, IGMP):
+        records = [(report.gaddr, "I" if report.type == 0x17 else "E", [])]
+    elif isinstance(report, (ICMPv6MLReport, ICMPv6MLDone)):
+        records = [(report.mladdr, "I" if report.type == 132 else "E", [])]
+    elif isinstance(report, ICMPv6MLReport2):
+        record = report.records[0] if report.records else None
+        while isinstance(record, ICMPv6MLDMultAddrRec):  # read one inside of another
+            records.append((record.dst, "?IEIEAB"[record.rtype], record.sources))
+            record = record.payload
+    groups = []
+    for group, meaning, sources in records:
+        meaning += ",".join(sources)
+        if groups and groups[-1][0] == group:
+            groups[-1][1] += "+" + meaning
+        else:
+            groups.append([group, meaning])
+    return ";".join("%s=%s" % tuple(group) for group in groups) or None
+
+
 def ip_words(packet, data, trailer):
     """What scapy says of TCP, UDP, ICMP, ICMPv6 and IGMP; @data: without padding."""
     network = packet[IPv6] if IPv6 in packet else packet[IP]
@@ -179,8 +207,10 @@ def ip_words(packet, data, trailer):
             words["exempt"] = exempt(inner, payload)
     elif isinstance(inner, UDP):
         words.update({"class": "udp", "sport": inner.sport, "dport": inner.dport, "row": "UDP"})
-    elif isinstance(inner, IGMP):
+    elif isinstance(inner, IGMP) and inner.type == 0x11:
         words.update({"class": "whole", "row": "IGMP"})
+    elif membership(inner):
+        words.update({"class": "membership", "words": membership(inner)})
     elif isinstance(inner, ICMP):
         words.update({"class": "icmp", "type": inner.type, "code": inner.code, "row": "ICMP",
                       "id": inner.id if inner.type in (0, 8) else 0})
@@ -320,13 +350,6 @@ def rows():
          ICMPv6NDOptSrcLLAddr(lladdr=MACS["src"]), row="NDP")
     emit("na", ether / IPv6(src="fe80::1", dst="ff02::1") / ICMPv6ND_NA(tgt="fe80::1"), row="NDP")
     emit("rs", ether / IPv6(src="fe80::1", dst="ff02::2") / ICMPv6ND_RS(), row="NDP")
-    alert = IPv6ExtHdrHopByHop(options=[RouterAlert(value=0)])
-    emit("mld1", ether / IPv6(src="fe80::1", dst="ff02::16", hlim=1) / alert / ICMPv6MLReport(),
-         row="MLD")
-    emit("mld2", ether / IPv6(src="fe80::1", dst="ff02::16", hlim=1) / alert / ICMPv6MLReport2(),
-         row="MLD")
-    emit("igmp", ether / IP(src="10.0.0.1", dst="224.0.0.251", ttl=1, options=b"\x94\x04\0\0") /
-         IGMP(type=0x16, gaddr="224.0.0.251"))
     emit("lldp", Ether(src=MACS["src"], dst="01:80:c2:00:00:0e", type=0x88CC) / LLDPDU() /
          LLDPDUChassisID(subtype=4, id=MACS["src"]) / LLDPDUPortID(subtype=7, id=b"eth0") /
          LLDPDUTimeToLive(ttl=120) / LLDPDUEndOfLLDPDU(), row="LLDP")
@@ -338,6 +361,81 @@ def rows():
     snap = raw(LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP(OUI=0xC, code=0x2000) / Raw(b"cdp"))
     emit("snap", Ether(type=len(snap), **MACS) / Raw(snap), "802.3 length field",
          row="other 802.3")
+
+
+def igmp(number, to, report, **more):
+    alert = {"options": b"\x94\x04\0\0", "ttl": 1}
+    alert.update(more)
+    return Ether(**MACS) / IP(src="10.0.0.%u" % number, dst=to, **alert) / report
+
+
+def mld(to, report, **more):
+    hops = {"hlim": 1}
+    hops.update(more)
+    return (Ether(**MACS) / IPv6(src="fe80::1", dst=to, **hops) /
+            IPv6ExtHdrHopByHop(nh=58, options=[RouterAlert(value=0)]) / report)
+
+
+def records4(*records):
+    return IGMPv3(type=0x22) / IGMPv3mr(
+        records=[IGMPv3gr(rtype=rtype, maddr=group, srcaddrs=sources)
+                 for rtype, group, sources in records])
+
+
+def records6(*records):
+    return ICMPv6MLReport2(records=[ICMPv6MLDMultAddrRec(rtype=rtype, dst=group, sources=sources)
+                                    for rtype, group, sources in records])
+
+
+def reports():
+    """Queries and reports of every version, and reports that say more than their words."""
+    group = "224.0.0.251"
+    emit("igmp-query", igmp(1, "224.0.0.1", IGMP(type=0x11, mrcode=100)))
+    emit("igmp1", igmp(1, group, IGMP(type=0x12, mrcode=0, gaddr=group)), row="IGMP report")
+    emit("igmp2", igmp(1, group, IGMP(type=0x16, mrcode=0, gaddr=group)), row="IGMP report")
+    emit("igmp2-leave", igmp(1, "224.0.0.2", IGMP(type=0x17, mrcode=0, gaddr=group)),
+         row="IGMP report")
+    for rtype in range(1, 7):
+        emit("igmp3-%u" % rtype, igmp(2, "224.0.0.22", records4(
+            (rtype, group, []), (rtype, "232.1.1.%u" % rtype, ["10.0.0.9", "10.0.0.8"]))),
+            row="IGMP report")
+        emit("mld2-%u" % rtype, mld("ff02::16", records6(
+            (rtype, "ff02::fb", []), (rtype, "ff3e::%u" % rtype, ["fd00::9", "fd00::8"]))),
+            row="MLD report")
+    emit("igmp3-changes", igmp(2, "224.0.0.22", records4(
+        (6, "232.1.1.1", ["10.0.0.9"]), (5, "232.1.1.1", ["10.0.0.8"]), (4, group, []))))
+    emit("mld2-changes", mld("ff02::16", records6(
+        (4, "ff02::fb", []), (6, "ff3e::1", ["fd00::9"]), (5, "ff3e::1", ["fd00::8"]))))
+    emit("mld-query", mld("ff02::1", ICMPv6MLQuery()), row="MLD query")
+    emit("mld1", mld("ff02::fb", ICMPv6MLReport(mladdr="ff02::fb")), row="MLD report")
+    emit("mld1-done", mld("ff02::2", ICMPv6MLDone(mladdr="ff02::fb")), row="MLD report")
+
+    why = "unclear membership report"
+    one = (4, group, [])
+    four, six = {"why": why, "row": "IGMP report"}, {"why": why, "row": "MLD report"}
+    emit("igmp-checksum", igmp(1, group, IGMP(type=0x16, mrcode=0, gaddr=group, chksum=1)), **four)
+    emit("igmp-hops", igmp(1, group, IGMP(type=0x16, mrcode=0, gaddr=group), ttl=2), **four)
+    emit("igmp-elsewhere", igmp(1, "224.0.0.9", IGMP(type=0x16, mrcode=0, gaddr=group)), **four)
+    emit("igmp-no-group", igmp(1, "10.0.0.9", IGMP(type=0x16, mrcode=0, gaddr="10.0.0.9")), **four)
+    emit("igmp-tail", igmp(1, group, IGMP(type=0x16, mrcode=0, gaddr=group, chksum=0x0804) /
+                           b"\1\0"), **four)
+    emit("igmp-reserved", igmp(1, group, IGMP(type=0x16, mrcode=3, gaddr=group)), **four)
+    emit("igmp3-none", igmp(1, "224.0.0.22", records4()), **four)
+    emit("igmp3-cut", igmp(1, "224.0.0.22", IGMPv3(type=0x22) / IGMPv3mr(
+        numgrp=2, records=records4(one)[IGMPv3mr].records)), **four)
+    emit("igmp3-behind", igmp(1, "224.0.0.22", IGMPv3(type=0x22) / IGMPv3mr(
+        numgrp=1, records=records4(one, one)[IGMPv3mr].records)), **four)
+    emit("igmp3-type", igmp(1, "224.0.0.22", records4((7, group, []))), **four)
+    emit("igmp3-sources", igmp(1, "224.0.0.22", IGMPv3(type=0x22) / IGMPv3mr(
+        records=[IGMPv3gr(rtype=1, numsrc=9, maddr=group, srcaddrs=["10.0.0.9"])])), **four)
+    emit("igmp3-many", igmp(1, "224.0.0.22", records4(
+        *[(4, "239.0.%u.1" % i, []) for i in range(256)])), **four)
+    emit("mld-aux", mld("ff02::16", ICMPv6MLReport2(records=[ICMPv6MLDMultAddrRec(
+        dst="ff02::fb", auxdata=b"abcd", auxdata_len=1)])), **six)
+    emit("mld-hops", mld("ff02::16", records6((4, "ff02::fb", [])), hlim=255), **six)
+    emit("mld-delay", mld("ff02::fb", ICMPv6MLReport(mladdr="ff02::fb", mrd=5)), **six)
+    emit("mld-short", mld("ff02::fb", Raw(bytes([131, 0, 0x7f, 0x38]) + bytes(4) + b"\xff\2")),
+         **six)
 
 
 def others():
@@ -454,6 +552,7 @@ def main():
     for number in range(80):
         random_tcp_wide(number)
     rows()
+    reports()
     others()
 
 

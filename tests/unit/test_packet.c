@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "colo-proxy/core/checksum.h"
+#include "colo-proxy/core/membership.h"
 #include "colo-proxy/core/packet.h"
 #include "colo-proxy/core/records.h"
 
@@ -294,6 +295,75 @@ static void check_other(const struct oracle *o, const struct packet *p)
 	g_assert_cmpuint(len, ==, 0);
 }
 
+/* Appends the addresses of a list with commas, as they stand in a packet. */
+static void append_addresses(GByteArray *out, const char *list)
+{
+	g_auto(GStrv) texts = g_strsplit(list, ",", -1);
+
+	for (size_t i = 0; texts[i]; i++) {
+		int family = strchr(texts[i], '.') ? AF_INET : AF_INET6;
+		uint8_t address[16];
+
+		g_assert_cmpint(inet_pton(family, texts[i], address), ==, 1);
+		g_byte_array_append(out, address, family == AF_INET ? 4 : 16);
+	}
+}
+
+/* "E" or "A10.0.0.9+B10.0.0.8,10.0.0.7": each record as its letter, the bytes of its sources, them.
+ */
+static void meaning_hash(const char *text, const struct packet_digest_key *key, uint8_t hash[16])
+{
+	g_auto(GStrv) records = g_strsplit(text, "+", -1);
+	GByteArray *all = g_byte_array_new();
+
+	for (size_t i = 0; records[i]; i++) {
+		guint at = all->len;
+
+		g_byte_array_append(all, (const uint8_t *)records[i], 1);
+		g_byte_array_append(all, (const uint8_t[]){0, 0}, 2);
+		append_addresses(all, records[i] + 1);
+		put16(all->data + at + 1, all->len - at - 3);
+	}
+	digest_stream(key, all->data, all->len, hash);
+	g_byte_array_unref(all);
+}
+
+static void check_membership(const struct oracle *o, const struct packet *p)
+{
+	static const struct packet_digest_key key = {{7}};
+	g_auto(GStrv) texts = g_strsplit(word(o, "words"), ";", -1);
+	struct membership_word said;
+	struct flow_key flow;
+	uint32_t at = 0;
+
+	g_assert_cmpint(p->class, ==, PACKET_MEMBERSHIP);
+	for (size_t i = 0; texts[i]; i++) {
+		g_auto(GStrv) parts = g_strsplit(texts[i], "=", 2);
+		struct packet to = *p;
+		struct frame *f = frame_copy(p->frame);
+		struct flow_key group;
+		uint8_t hash[16];
+
+		g_assert_true(membership_next(p, &key, &at, &said));
+		meaning_hash(parts[1], &key, hash);
+		g_assert_cmpmem(said.hash, 16, hash, 16);
+		/* The key of the same packet, if it were something else to that address. */
+		g_assert_cmpint(inet_pton(p->version == 6 ? AF_INET6 : AF_INET, parts[0],
+		                          f->data + p->ip_off + (p->version == 6 ? 24 : 16)),
+		                ==, 1);
+		g_assert_cmpint(packet_parse(&to, f), ==, 0);
+		to.class = PACKET_WHOLE;
+		g_assert_cmpint(packet_flow_key(&to, PACKET_FROM_VM, &group), ==, 0);
+		group.kind = FLOW_GROUP;
+		g_assert_cmpmem(&said.group, sizeof(group), &group, sizeof(group));
+		membership_key_of_group(&said.group, &group);
+		g_assert_cmpint(packet_flow_key(p, PACKET_FROM_VM, &flow), ==, 0);
+		g_assert_cmpmem(&flow, sizeof(flow), &group, sizeof(group));
+		frame_free(f);
+	}
+	g_assert_false(membership_next(p, &key, &at, &said));
+}
+
 static void check_ip(const struct oracle *o, const struct packet *p)
 {
 	const char *class = word(o, "class");
@@ -311,6 +381,8 @@ static void check_ip(const struct oracle *o, const struct packet *p)
 		g_assert_cmpint(p->class, ==, PACKET_UDP);
 		g_assert_cmpuint(p->udp.sport, ==, number(o, "sport"));
 		g_assert_cmpuint(p->udp.dport, ==, number(o, "dport"));
+	} else if (g_str_equal(class, "membership")) {
+		check_membership(o, p);
 	} else if (g_str_equal(class, "whole")) {
 		g_assert_cmpint(p->class, ==, PACKET_WHOLE);
 	} else {

@@ -449,11 +449,12 @@ static struct frame *bpdu(uint8_t age, uint8_t padding)
 	return f;
 }
 
+/* A query; reports are in test_membership. */
 static struct frame *igmp(uint8_t group)
 {
 	struct frame *f = build_ipv4(false, 2, 8);
 
-	f->data[34] = 0x16;
+	f->data[34] = 0x11;
 	f->data[41] = group;
 	return f;
 }
