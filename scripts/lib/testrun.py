@@ -165,7 +165,7 @@ def build_asan(run):
 
 
 def build_fuzz(run):
-    """clang with sanitizers and libFuzzer; also shows clang's warnings"""
+    """clang with sanitizers and libFuzzer; clang's warnings of the tests are clang-tidy's"""
     return build(run, "build-fuzz", "fuzz", FUZZ)
 
 
