@@ -266,6 +266,167 @@ static void test_auto(void)
 	g_rand_free(rand);
 }
 
+/* ---- pages that are told by their hashes ---- */
+
+/* The peer's VM: it has most of the checkpoint's pages, too. */
+struct peer {
+	struct page_decoder *decoder;
+	struct ckpt_buf buf;
+	uint8_t *memory; /* of PAGES */
+	GByteArray *answers;
+	GArray *answer_len;
+};
+
+static const uint8_t secret[PAGE_SECRET_LEN] = "a secret of this test, which is no secret at all";
+
+static int peer_block(void *ctx, const char *name, size_t len)
+{
+	return 0;
+}
+
+static bool peer_read(void *ctx, int block, uint64_t offset, uint8_t *page)
+{
+	if (block != 0 || offset >= PAGES * (uint64_t)PAGE_CACHE_PAGE)
+		return false;
+	memcpy(page, ((struct peer *)ctx)->memory + offset, PAGE_CACHE_PAGE);
+	return true;
+}
+
+static void peer_init(struct peer *p)
+{
+	const struct page_memory memory = {peer_block, peer_read, p};
+
+	p->memory = g_malloc0(PAGES * (size_t)PAGE_CACHE_PAGE);
+	p->answers = g_byte_array_new();
+	p->answer_len = g_array_new(FALSE, FALSE, sizeof(size_t));
+	g_assert_cmpint(page_decoder_new(&p->decoder, CACHE), ==, 0);
+	g_assert_cmpint(ckpt_buf_init(&p->buf, LIMIT, 4096), ==, 0);
+	page_decoder_memory(p->decoder, &memory, secret);
+}
+
+static void peer_fini(struct peer *p)
+{
+	ckpt_buf_fini(&p->buf);
+	page_decoder_free(p->decoder);
+	g_array_unref(p->answer_len);
+	g_byte_array_unref(p->answers);
+	g_free(p->memory);
+}
+
+/* Of the pages, one in `others` is another one in the peer's VM. */
+static GByteArray *shared_checkpoint(GRand *rand, struct peer *p, int others)
+{
+	GByteArray *b = g_byte_array_new();
+
+	build_section(b, 0x03, RAM_SECTION);
+	for (unsigned int n = 0; n < PAGES; n++) {
+		guint before = b->len;
+		uint8_t *page = p->memory + n * (size_t)PAGE_CACHE_PAGE;
+
+		add_page(b, rand, n, n == 0);
+		if (b->len - before < PAGE_CACHE_PAGE)
+			memset(page, 0, PAGE_CACHE_PAGE);
+		else
+			memcpy(page, b->data + b->len - PAGE_CACHE_PAGE, PAGE_CACHE_PAGE);
+		if (g_rand_int_range(rand, 0, others) == 0)
+			page[g_rand_int_range(rand, 0, PAGE_CACHE_PAGE)] ^= 1;
+	}
+	build_section_end(b, RAM_SECTION);
+	build_state(b, 9000);
+	return b;
+}
+
+/* Each block is decoded when it comes, and answered when no thread has the encoder any more. */
+static void send_shared(struct owner *o, struct peer *p, const GByteArray *ckpt)
+{
+	uint8_t message[PAGE_HOLES_MAX];
+	const uint8_t *block, *answer;
+	size_t len;
+
+	ckpt_buf_reset(&p->buf);
+	page_decoder_begin(p->decoder);
+	g_byte_array_set_size(p->answers, 0);
+	g_array_set_size(p->answer_len, 0);
+	begin(o, ckpt->data, ckpt->len);
+	while (next_block(o, &block, &len)) {
+		g_assert_cmpint(page_decoder_block(p->decoder, block, len, &p->buf, ckpt->len), ==,
+		                0);
+		encode_pool_taken(o->pool);
+		len = page_decoder_holes(p->decoder, message);
+		if (!len)
+			continue;
+		g_byte_array_append(p->answers, message, (guint)len);
+		g_array_append_val(p->answer_len, len);
+	}
+	answer = p->answers->data;
+	for (guint i = 0; i < p->answer_len->len; i++) {
+		len = g_array_index(p->answer_len, size_t, i);
+		g_assert_false(page_encoder_settled(o->encoder));
+		g_assert_cmpint(page_encoder_holes(o->encoder, answer, len), ==, 0);
+		answer += len;
+	}
+	while (page_encoder_gather(o->encoder) > 0) {
+		g_assert_true(page_encoder_fills(o->encoder));
+		(void)page_encoder_pack(o->encoder, PACK_LZ4, &block, &len);
+		g_assert_cmpint(page_decoder_fill(p->decoder, block, len, &p->buf), ==, 0);
+	}
+	g_assert_true(page_encoder_settled(o->encoder));
+	g_assert_cmpuint(page_decoder_solid(p->decoder, &p->buf), ==, ckpt->len);
+	g_assert_cmpmem(p->buf.base, p->buf.len, ckpt->data, ckpt->len);
+	g_assert_true(
+	        XXH128_isEqual(XXH3_128bits_digest(o->hash), XXH3_128bits(ckpt->data, ckpt->len)));
+}
+
+/* Threads encode hashes; what the peer lacks is sent by the owner afterwards. */
+static void test_agreeing(void)
+{
+	static const int others[] = {1, 3, 1000};
+
+	for (unsigned int i = 0; i < G_N_ELEMENTS(others); i++) {
+		GRand *rand = g_rand_new_with_seed(11 + i);
+		struct page_codec_stats stats;
+		struct owner o;
+		struct peer p = {0};
+
+		owner_init(&o, 1 + i, i == 1 ? PACK_AUTO : PACK_LZ4);
+		peer_init(&p);
+		g_assert_cmpint(page_encoder_agree(o.encoder, PAGE_AGREE_ALWAYS, secret), ==, 0);
+		for (int round = 0; round < 2 * CHECKPOINT; round++) {
+			GByteArray *ckpt = shared_checkpoint(rand, &p, others[i]);
+
+			if (round == CHECKPOINT) {
+				const uint8_t *block;
+				size_t len;
+
+				/* Given up in its middle, with answers on their way: a new session.
+				 */
+				begin(&o, ckpt->data, ckpt->len);
+				g_assert_true(next_block(&o, &block, &len));
+				encode_pool_taken(o.pool);
+				encode_pool_stop(o.pool);
+				page_encoder_reset(o.encoder);
+				peer_fini(&p);
+				peer_init(&p);
+				g_byte_array_unref(ckpt);
+				ckpt = shared_checkpoint(rand, &p, others[i]);
+				g_assert_cmpint(
+				        page_encoder_agree(o.encoder, PAGE_AGREE_ALWAYS, secret),
+				        ==, 0);
+			}
+			send_shared(&o, &p, ckpt);
+			g_byte_array_unref(ckpt);
+		}
+		page_encoder_stats(o.encoder, &stats);
+		if (others[i] > 1)
+			g_assert_cmpuint(stats.agreed, >, PAGES / 4);
+		if (others[i] < 1000)
+			g_assert_cmpuint(stats.holes, >, PAGES / 4);
+		peer_fini(&p);
+		owner_fini(&o);
+		g_rand_free(rand);
+	}
+}
+
 /* A checkpoint in memory that can be taken away. */
 static uint8_t *mapped(const GByteArray *ckpt)
 {
@@ -393,6 +554,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/encode-pool/same-blocks", test_same_blocks);
 	g_test_add_func("/encode-pool/auto", test_auto);
+	g_test_add_func("/encode-pool/agreeing", test_agreeing);
 	g_test_add_func("/encode-pool/stop", test_stop);
 	g_test_add_func("/encode-pool/free-at-work", test_free_at_work);
 	g_test_add_func("/encode-pool/limits", test_limits);
