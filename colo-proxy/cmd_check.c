@@ -8,6 +8,7 @@
 #include "kvm/encode_threads.h"
 #include "kvm/probe.h"
 #include "kvm/tracking.h"
+#include "qemu-glue/guest_memory.h"
 #include "qemu-glue/versions.h"
 
 #include <errno.h>
@@ -313,6 +314,42 @@ static void check_threads(struct check *check)
 	add(check, "encode-threads", FINDING_OK, NULL, "%s", choice.why);
 }
 
+/* Whether the secondary's VM can be read here, for pages that both have. */
+static void check_agreeing(struct check *check)
+{
+	const struct config *config = check->config;
+	const char *wish;
+	int scope, r;
+
+	if (!config)
+		return;
+	if (config->agreeing_pages == CONFIG_AGREEING_OFF) {
+		add(check, "agreeing-pages", FINDING_OK, NULL, "off: all pages are sent");
+		return;
+	}
+	wish = config->agreeing_pages == CONFIG_AGREEING_ON
+	               ? "always"
+	               : "where that takes less time on the link";
+	r = guest_memory_probe(GUEST_MEMORY_YAMA, &scope);
+	if (r < 0)
+		add(check, "agreeing-pages", FINDING_WARN,
+		    "write agreeing-pages = off, or allow process_vm_readv(2): all pages are sent",
+		    "a child's memory cannot be read here: %s (Yama's ptrace_scope %d)",
+		    strerror(-r), scope);
+	else if (scope >= 2)
+		add(check, "agreeing-pages", FINDING_WARN,
+		    "set kernel.yama.ptrace_scope to 1, or add CAP_SYS_PTRACE to the unit's "
+		    "CapabilityBoundingSet",
+		    "Yama's ptrace_scope %d lets read a child's memory with CAP_SYS_PTRACE only; "
+		    "without it all pages are sent",
+		    scope);
+	else
+		add(check, "agreeing-pages", FINDING_OK, NULL,
+		    "the VM's memory can be read here: as a secondary, pages that both VMs have "
+		    "come as hashes, %s",
+		    wish);
+}
+
 static const char *level_word(enum finding_level level)
 {
 	switch (level) {
@@ -383,6 +420,7 @@ static int run(const char *file, bool offline, bool json)
 		check_qemu(&check);
 		check_kvm(&check);
 		check_threads(&check);
+		check_agreeing(&check);
 	}
 	if (json)
 		print_json(&check);

@@ -47,6 +47,14 @@ int guest_memory_parse(const char *text, struct guest_memory *ret_memory, char *
 int guest_memory_find(struct qmp *q, pid_t pid, uint64_t timeout_ms,
                       struct guest_memory *ret_memory, char *err, size_t errlen);
 
+/*
+ * What becomes of that on this host, tried on a child of this process: 0 or -errno. `ret_scope` is
+ * what `yama` (GUEST_MEMORY_YAMA) says, 0 where there is no such file. With 2 a process needs
+ * CAP_SYS_PTRACE (kernel: admin-guide/LSM/Yama.rst): a daemon may lack what the caller has.
+ */
+#define GUEST_MEMORY_YAMA "/proc/sys/kernel/yama/ptrace_scope"
+int guest_memory_probe(const char *yama, int *ret_scope);
+
 /* The number of the block of that name, of the largest one for an empty name; -1: there is none. */
 int guest_memory_block(const struct guest_memory *memory, const char *name, size_t len);
 

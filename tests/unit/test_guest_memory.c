@@ -122,6 +122,27 @@ static void test_read(void)
 	munmap(bytes, 3 * GUEST_MEMORY_PAGE);
 }
 
+/* A host's own answer, and what Yama's file says. */
+static void test_probe(void)
+{
+	g_autofree char *path = NULL;
+	GError *error = NULL;
+	int scope = 77;
+	int fd = g_file_open_tmp("scope.XXXXXX", &path, &error);
+
+	g_assert_no_error(error);
+	g_assert_cmpint(write(fd, "2\n", 2), ==, 2);
+	(void)close(fd);
+	g_assert_cmpint(guest_memory_probe("/nonexistent", &scope), <=, 0);
+	g_assert_cmpint(scope, ==, 0);
+	/* Where a child may be read at all, what it had at the fork is found. */
+	if (guest_memory_probe(GUEST_MEMORY_YAMA, &scope) == 0)
+		g_assert_cmpint(guest_memory_probe(path, &scope), ==, 0);
+	(void)guest_memory_probe(path, &scope);
+	g_assert_cmpint(scope, ==, 2);
+	g_assert_cmpint(unlink(path), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -129,5 +150,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/guest-memory/refused", test_refused);
 	g_test_add_func("/guest-memory/bounds", test_bounds);
 	g_test_add_func("/guest-memory/read", test_read);
+	g_test_add_func("/guest-memory/probe", test_probe);
 	return g_test_run();
 }
