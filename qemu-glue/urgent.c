@@ -122,7 +122,6 @@ int urgent_begin(struct urgent *urgent)
 			return r;
 		}
 	}
-	urgent->on = urgent->count > 0;
 	return 0;
 }
 
@@ -138,5 +137,4 @@ void urgent_end(struct urgent *urgent)
 {
 	for (unsigned i = 0; i < urgent->count; i++)
 		put_back(&urgent->thread[i]);
-	urgent->on = false;
 }

@@ -28,7 +28,6 @@ struct urgent_thread {
 struct urgent {
 	struct urgent_thread thread[URGENT_THREADS];
 	unsigned count;
-	bool on;
 };
 
 /*

@@ -26,15 +26,10 @@
 /* The range that the head of its flow may wait for, NULL: none. */
 static struct pending *waited_for(const struct gate *gate, const struct held *held)
 {
-	const struct flow *flow = held->flow;
-	const struct view *view;
+	const struct view *view = gate_held_coverage(gate, held);
 	struct pending *first;
 
-	if (!flow || flow->head != held || held->packet.class != PACKET_TCP ||
-	    held->incarnation != flow->incarnation || held->epoch < gate->broken_below)
-		return NULL;
-	view = &flow->view[held->epoch & 1];
-	if (view->epoch != held->epoch || view->broken || !view->covered_known || !view->last)
+	if (!view || view->broken || !view->last)
 		return NULL;
 	first = gate_pending_first(view);
 	if ((first->digest.tcp_flags & PACKET_SYN) || seq_gt(first->digest.seq, view->covered_end))

@@ -165,6 +165,18 @@ static int insert_before(struct gate *gate, struct held *held, struct frame *fra
 	return 0;
 }
 
+const struct view *gate_held_coverage(const struct gate *gate, const struct held *held)
+{
+	const struct flow *flow = held->flow;
+	const struct view *view;
+
+	if (!flow || flow->head != held || held->packet.class != PACKET_TCP ||
+	    held->incarnation != flow->incarnation || held->epoch < gate->broken_below)
+		return NULL;
+	view = &flow->view[held->epoch & 1];
+	return view->epoch == held->epoch && view->covered_known ? view : NULL;
+}
+
 /*
  * A frame, mostly a superframe, of which the SVM has said only the beginning: the SVM's congestion
  * window may be the smaller one, and opens when the client acknowledges what is held here. So the
@@ -172,15 +184,10 @@ static int insert_before(struct gate *gate, struct held *held, struct frame *fra
  */
 static uint32_t covered_part(const struct gate *gate, const struct held *held)
 {
-	const struct view *view;
+	const struct view *view = gate_held_coverage(gate, held);
 	uint32_t part;
 
-	if (!held->flow || held->flow->head != held || held->packet.class != PACKET_TCP ||
-	    held->epoch < gate->broken_below)
-		return 0;
-	view = &held->flow->view[held->epoch & 1];
-	if (view->epoch != held->epoch || !view->covered_known ||
-	    seq_leq(view->covered_end, held->packet.tcp.seq))
+	if (!view || seq_leq(view->covered_end, held->packet.tcp.seq))
 		return 0;
 	part = view->covered_end - held->packet.tcp.seq;
 	return part < held->packet.payload_len ? part : 0;

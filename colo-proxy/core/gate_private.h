@@ -251,6 +251,10 @@ void gate_let_out(struct gate *gate, struct frame *frame, const struct packet *p
 /* Frees one that is in no list any more, its frame not included. */
 void gate_held_free(struct gate *gate, struct held *held);
 
+/* What the SVM has said of the stream in which `held` is the next TCP frame to go; NULL when it is
+ * not that, or nothing is known of it. */
+const struct view *gate_held_coverage(const struct gate *gate, const struct held *held);
+
 /* Splits what has waited for long enough among the oldest. Returns when to look again. */
 uint64_t gate_held_split_stuck(struct gate *gate, uint64_t now);
 

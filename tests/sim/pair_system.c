@@ -444,8 +444,8 @@ int urgent_find(struct urgent *urgent, int sock)
 
 int urgent_begin(struct urgent *urgent)
 {
-	CHECK(!urgent->on, "a pause is urgent, and the one before still is");
-	urgent->on = urgent->count > 0;
+	CHECK(!urgent->thread[0].raised, "a pause is urgent, and the one before still is");
+	urgent->thread[0].raised = urgent->count > 0;
 	here->urgent_since = world->now;
 	return 0;
 }
@@ -458,8 +458,8 @@ void urgent_spare_vcpus(struct urgent *urgent)
 void urgent_end(struct urgent *urgent)
 {
 	/* A daemon that stands still has its timer late. */
-	CHECK(!urgent->on || world->now - here->urgent_since <= URGENT_MOST ||
+	CHECK(!urgent->thread[0].raised || world->now - here->urgent_since <= URGENT_MOST ||
 	              here->stalled_until > here->urgent_since,
 	      "urgent for %lu us", (unsigned long)((world->now - here->urgent_since) / US));
-	urgent->on = false;
+	urgent->thread[0].raised = false;
 }
