@@ -33,6 +33,7 @@ struct frame {
 	uint32_t since; /* input: the first lineage that is to hear it, 0: all (node_cut.c) */
 	uint8_t start;  /* enum frame_start */
 	bool rewritten; /* bytes were changed on their way out */
+	bool gathered;  /* the secondary has been sent it, to say it again (replay.c) */
 	uint8_t origin; /* the data path back end's own */
 	uint8_t *data;
 };

@@ -421,6 +421,16 @@ void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now)
 	}
 }
 
+void gate_each_before(const struct gate *gate, uint32_t epoch,
+                      void (*fn)(void *ctx, const struct packet *packet), void *ctx)
+{
+	if (!gate->protected)
+		return;
+	for (const struct held *held = gate->oldest; held && held->epoch < epoch;
+	     held = held->newer)
+		fn(ctx, &held->packet);
+}
+
 void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint64_t now)
 {
 	(void)now;

@@ -140,6 +140,10 @@ void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now);
 /* C(epoch) is complete and verified on the secondary host: what was said before it goes out. */
 void gate_commit(struct gate *gate, uint32_t epoch, uint64_t now);
 
+/* What the commit of C(epoch) would let out now, oldest first. The packets last for the call. */
+void gate_each_before(const struct gate *gate, uint32_t epoch,
+                      void (*fn)(void *ctx, const struct packet *packet), void *ctx);
+
 /* What was told to S about a lineage no longer counts: comparison in the current epoch is over and
  * only a commit releases (the input did not reach the SVM whole). Asks for a checkpoint. */
 void gate_break(struct gate *gate, enum ckpt_cause cause, const char *what, uint64_t now);
