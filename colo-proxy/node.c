@@ -193,8 +193,10 @@ static void release_again(void *ctx, uint64_t now)
 	if (node->unreleased.head)
 		arm_release(node);
 	hold_flush(node->hold);
-	if (node->is_primary)
-		primary_rearm_gate(node); /* there may be room again */
+	if (!node->is_primary)
+		return;
+	primary_rearm_gate(node); /* there may be room again */
+	primary_say_released(node);
 }
 
 static void route_output(struct node *node, struct frame *frame)

@@ -197,6 +197,7 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now)
 	dirty_rate_cut(&node->dirty, now);
 	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, (uint32_t)ckpt->epoch, node_steady(node));
+	replay_out_cut(&node->replay_out, (uint32_t)ckpt->epoch);
 	loop_timer_clear(node->loop, &p->trigger_timer);
 	p->taken_cause = p->cause;
 	p->wanted = p->triggered = false;

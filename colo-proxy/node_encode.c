@@ -64,7 +64,9 @@ static uint64_t own_cache(const struct node *node)
 
 void codec_caps(const struct node *node, uint8_t out[CODEC_CAPS_LEN])
 {
-	struct codec_caps caps = {.version = CODEC_VERSION, .cache_bytes = own_cache(node)};
+	struct codec_caps caps = {.version = CODEC_VERSION,
+	                          .cache_bytes = own_cache(node),
+	                          .replay_bytes = node->config->replay_bytes};
 
 	codec_caps_pack(out, &caps);
 }
@@ -86,6 +88,9 @@ bool codec_peer(struct node *node, const uint8_t *caps, size_t len)
 	of(node)->cache_bytes = own_cache(node);
 	if (peer.cache_bytes < of(node)->cache_bytes)
 		of(node)->cache_bytes = peer.cache_bytes;
+	node->replay_bytes = node->config->replay_bytes;
+	if (peer.replay_bytes < node->replay_bytes)
+		node->replay_bytes = peer.replay_bytes;
 	return true;
 }
 
@@ -442,7 +447,8 @@ void primary_pump_checkpoint(struct node *node)
 		link_flush(node->link);
 		return; /* until the secondary has said what it lacks */
 	}
-	(void)send_end(node);
+	if (primary_send_replay(node))
+		(void)send_end(node);
 	link_flush(node->link);
 }
 

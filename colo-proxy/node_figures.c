@@ -68,6 +68,8 @@ static void fill_queues(struct node *node, const struct gate_stats *gate,
 	stats->queues.link_bytes.limit = 2 * config->link_buffer_bytes;
 	stats->queues.page_cache = codec_memory(node);
 	stats->queues.kept_state = still_memory(node);
+	stats->queues.replay = (struct stats_queue){node->replay_in.bytes, node->replay_in.high,
+	                                            config->replay_bytes};
 }
 
 static const uint8_t cause_in_stats[CKPT_CAUSE_COUNT] = {
@@ -191,6 +193,21 @@ static void fill_dirty(const struct node *node, struct stats_snapshot *stats)
 	stats->dirty.expected_bytes = dirty_rate_expected(d, now) * PAGE_CACHE_PAGE;
 }
 
+static struct stats_count replay_figure(const struct replay_count *count)
+{
+	return (struct stats_count){count->packets, count->bytes};
+}
+
+static void fill_replay(const struct node *node, struct stats_snapshot *stats)
+{
+	stats->replay.sent = replay_figure(&node->replay_out.sent);
+	stats->replay.left_out = replay_figure(&node->replay_out.left_out);
+	stats->replay.kept = replay_figure(&node->replay_in.kept);
+	stats->replay.not_kept = replay_figure(&node->replay_in.not_kept);
+	stats->replay.replayed = replay_figure(&node->replay_in.replayed);
+	stats->replay.too_old = replay_figure(&node->replay_in.too_old);
+}
+
 static void fill_stats(struct node *node, struct stats_snapshot *stats)
 {
 	struct gate_stats gate = {0};
@@ -207,6 +224,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	fill_queues(node, &gate, stats);
 	fill_checkpoints(node, stats);
 	fill_dirty(node, stats);
+	fill_replay(node, stats);
 	stats->comparison.lag_us = gate.lag_ns / 1000;
 	stats->comparison.late_wait_us = gate.late_wait_ns / 1000;
 	stats->comparison.ranges_cut = gate.ranges_cut;

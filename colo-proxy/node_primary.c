@@ -453,6 +453,7 @@ static void start_epoch_0(void *ctx, uint64_t now)
 	gate_set_comparing(node->gate, p->runs);
 	gate_cut(node->gate, 0, node_steady(node));
 	u64_pack(payload, p->input_cut);
+	primary_begin_replay(node);
 	p->map_told = 0; /* a new secondary has no mapping */
 	map_cut(node);
 	if (!map_send(node, LINK_FAST, 0)) {
@@ -520,6 +521,7 @@ static void protection_over(struct node *node)
 		p->protected_ns += loop_clock() - p->protected_at;
 	p->protected_at = 0;
 	input_log_clear(&p->unsent);
+	replay_out_begin(&node->replay_out, 0);
 	if (node->evidence)
 		evidence_give_up(node->evidence);
 	close_pvm(node);
@@ -641,6 +643,7 @@ static void committed(struct node *node, uint32_t epoch, const uint8_t *payload,
 	node_announce_committed(node);
 	hold_flush(node->hold);
 	primary_rearm_gate(node);
+	primary_say_released(node);
 	if (p->handing_over)
 		handover_committed(node);
 }
@@ -948,6 +951,7 @@ void primary_fini(struct node *node)
 	XXH3_freeState(p->hash);
 	ckpt_buf_fini(&p->ckpt.buf);
 	natmap_clear(&p->map);
+	replay_out_begin(&node->replay_out, 0);
 	gate_free(node->gate);
 	node->gate = NULL;
 }

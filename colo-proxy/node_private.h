@@ -11,6 +11,7 @@
 #include "colo-proxy/core/hist.h"
 #include "colo-proxy/core/history.h"
 #include "colo-proxy/core/pacer.h"
+#include "colo-proxy/core/replay.h"
 #include "colo-proxy/core/role.h"
 #include "colo-proxy/core/shadow.h"
 #include "colo-proxy/core/steady.h"
@@ -50,6 +51,7 @@
  *   node_takeover.c    the secondary becomes the one that speaks
  *   node_reprotect.c   sides change: the survivor becomes a primary, who lost the VM its secondary
  *   node_policy.c      the policy: its parameters, changed at run time, and shown
+ *   node_replay.c      what is said again at a takeover, because nothing else would
  *   node_map.c         the mapping between a survivor and its clients, here and to the secondary
  *   node_stock.c       the other comparators
  *   node_evidence.c    what the two VMs said when they differed
@@ -240,6 +242,9 @@ struct node {
 	uint64_t lapsed_at;            /* when it was seen that this side stood still, or 0 */
 	struct gate *gate;     /* a secondary with a copy has one, too, for when it takes over */
 	struct shadow *shadow; /* the secondary's; a survivor's is its mapping to its clients */
+	struct replay_out replay_out;   /* the primary's */
+	struct replay_in replay_in;     /* the secondary's */
+	uint64_t replay_bytes;          /* agreed on in this session */
 	struct evidence_ring *evidence; /* NULL: none is kept */
 	struct packet_digest_key digest_key;
 
@@ -473,6 +478,20 @@ void secondary_leave_colo(struct node *node);
 /* node_reprotect.c */
 void reprotect_lead(struct node *node);
 void reprotect_follow(struct node *node);
+
+/* node_replay.c */
+/* Epoch 0 begins. */
+void primary_begin_replay(struct node *node);
+/* True when all that goes along with the checkpoint is on the link; call again when there is room.
+ */
+bool primary_send_replay(struct node *node);
+/* Whenever what was let out may have left: tells the secondary, if there is news for it. */
+void primary_say_released(struct node *node);
+void secondary_released(struct node *node, uint32_t epoch, size_t len);
+void secondary_replay_arrived(struct node *node, uint32_t epoch, const uint8_t *payload,
+                              size_t len);
+/* At a takeover: says all that is kept and has not left. */
+void secondary_replay(struct node *node);
 
 /* node_map.c */
 uint64_t map_settles_in(struct node *node);

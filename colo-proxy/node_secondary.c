@@ -538,6 +538,7 @@ static void epoch_0_begins(struct node *node, const uint8_t *payload, size_t len
 	s->lineage = 0;
 	s->yielded = false;
 	s->input_cut = s->lineage_cut = u64_unpack(payload);
+	replay_in_begin(&node->replay_in, node->config->replay_bytes);
 	s->feeding = true;
 	map_begins(node);
 	node->committed_epoch = 0;
@@ -566,6 +567,7 @@ static void begin_arrived(struct node *node, uint32_t epoch, const uint8_t *payl
 	s->keep = u64_unpack(payload + 16) & CKPT_KEEP_FLAG;
 	s->ckpt_open = true;
 	s->map_open = s->map_whole = false;
+	replay_in_ckpt(&node->replay_in, epoch);
 	decode_begin(node);
 }
 
@@ -647,6 +649,7 @@ static void end_arrived(struct node *node, uint32_t epoch, const uint8_t *payloa
 	}
 	s->ckpt_whole = true;
 	node->committed_epoch = epoch;
+	replay_in_commit(&node->replay_in);
 	decode_looked(node, &looked, &alike);
 	committed_pack(committed, looked, alike);
 	node_send(node, LINK_FAST, MSG_COMMITTED, epoch, committed, sizeof(committed));
@@ -672,6 +675,7 @@ void secondary_stop_copy(struct node *node)
 	s->ckpt_open = s->ckpt_whole = s->loading = s->feeding = false;
 	s->taking_over = false;
 	still_clear(node);
+	replay_in_begin(&node->replay_in, 0);
 	s->batch_len = s->batch_count = 0;
 	s->lineage = 0;
 	secondary_forget(node);
@@ -761,6 +765,12 @@ static void copy_message(struct node *node, uint8_t type, uint32_t epoch, const 
 	case MSG_MAP:
 		map_arrived(node, payload, len);
 		return;
+	case MSG_REPLAY:
+		secondary_replay_arrived(node, epoch, payload, len);
+		return;
+	case MSG_RELEASED:
+		secondary_released(node, epoch, len);
+		return;
 	case MSG_HANDOVER:
 		handover_arrived(node, epoch, len);
 		return;
@@ -849,6 +859,7 @@ void secondary_fini(struct node *node)
 	image_free(s->image);
 	s->image = NULL;
 	map_clear(node);
+	replay_in_begin(&node->replay_in, 0);
 	shadow_free(node->shadow);
 	node->shadow = NULL;
 }

@@ -179,6 +179,7 @@ void secondary_left_colo(struct node *node, bool ok, const char *text)
 	input_log_clear(&s->log);
 	s->next_to_feed = NULL;
 	node_announce(node);
+	secondary_replay(node);
 	while ((frame = frame_queue_pop(&s->backlog)))
 		secondary_speak(node, frame);
 	hold_flush(node->hold);

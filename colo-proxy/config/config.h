@@ -102,6 +102,7 @@ struct config {
 
 	/* [checkpoint] */
 	uint64_t latency_target_ns;
+	uint64_t replay_bytes;
 	uint64_t rest_ns;
 	uint64_t max_pause; /* per cent */
 	uint64_t longest_epoch_ns;

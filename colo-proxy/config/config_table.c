@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define MS  1000000ull
+#define KIB 1024ull
 #define MIB 1048576ull
 
 #define SUN_PATH_MAX 107 /* unix(7): sun_path with its terminator is 108 bytes */
@@ -109,6 +110,7 @@ static const struct config_choice levels[] = {
 	.section = (s), .key = (k), .type = (t), .offset = offsetof(struct config, member)
 #define MILLISECONDS .unit = "ms", .scale = MS
 #define MEBIBYTES    .unit = "MiB", .scale = MIB
+#define KIBIBYTES    .unit = "KiB", .scale = KIB
 
 /* clang-format off */
 const struct config_key config_table[] = {
@@ -267,6 +269,11 @@ const struct config_key config_table[] = {
 	{ KEY("checkpoint", "recent-output", CONFIG_UINT, recent_output_bytes), MEBIBYTES,
 	  .min = 0, .max = 1024, .preset = "1",
 	  .help = "How much of its VM's last output a secondary keeps, to show what differed; 0: none" },
+	{ KEY("checkpoint", "replay-limit", CONFIG_UINT, replay_bytes), KIBIBYTES,
+	  .min = 0, .max = 65536, .preset = "256",
+	  .help = "How much of the output that waits for a commit and is not TCP goes along with the "
+	          "checkpoint, so that a takeover can say what had not left; the smaller one of the "
+	          "two hosts' counts, 0: none" },
 	{ KEY("checkpoint", "downtime-limit", CONFIG_UINT, downtime_limit_ns), MILLISECONDS,
 	  .min = 1, .max = 10000, .preset = "20",
 	  .help = "How long the VM may stand still when protection begins" },

@@ -25,6 +25,7 @@ struct status_takeover {
 	uint64_t load_ns;       /* of which: it loaded the newest state; 0: it had it */
 	uint64_t loaded_bytes;  /* that had been kept for it */
 	uint64_t discarded;     /* packets of the dead primary's that had never left */
+	uint64_t replayed;      /* packets of its that were committed, and were said again */
 };
 
 /* The policy (core/pacer.h) and what comes of it at present. */

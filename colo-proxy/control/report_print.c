@@ -114,6 +114,8 @@ static void print_queues(FILE *out, const struct stats_snapshot *stats)
 	print_queue(out, "page cache", &stats->queues.page_cache);
 	if (stats->queues.kept_state.high)
 		print_queue(out, "kept state", &stats->queues.kept_state);
+	if (stats->queues.replay.high)
+		print_queue(out, "replay", &stats->queues.replay);
 }
 
 static void print_times(FILE *out, const char *name, const struct hist_summary *hist)
@@ -178,6 +180,14 @@ static void print_rest(FILE *out, const struct stats_snapshot *stats)
 	fprintf(out, "input          %s frames copied, %s injected, %s lost\n",
 	        SI(stats->input.copied.packets), SI(stats->input.injected.packets),
 	        SI(stats->input.dropped.packets));
+	if (stats->replay.sent.packets || stats->replay.left_out.packets)
+		fprintf(out, "replay         %s packets sent along with checkpoints, %s left out\n",
+		        SI(stats->replay.sent.packets), SI(stats->replay.left_out.packets));
+	if (stats->replay.kept.packets || stats->replay.not_kept.packets)
+		fprintf(out,
+		        "replay         %s packets kept, %s not kept, %s said again, %s too old\n",
+		        SI(stats->replay.kept.packets), SI(stats->replay.not_kept.packets),
+		        SI(stats->replay.replayed.packets), SI(stats->replay.too_old.packets));
 	if (stats->memory.daemon)
 		fprintf(out, "memory         QEMU %.0f MB, daemon %.0f MB resident\n",
 		        (double)stats->memory.qemu / 1e6, (double)stats->memory.daemon / 1e6);
@@ -290,6 +300,8 @@ static void print_takeover(FILE *out, const struct status_takeover *t)
 	if (t->loaded_bytes)
 		fprintf(out, ", of which %.1f MB were loaded in %.0f ms",
 		        (double)t->loaded_bytes / 1e6, (double)t->load_ns / 1e6);
+	if (t->replayed)
+		fprintf(out, "; %s frames that the dead primary held were said", SI(t->replayed));
 	fprintf(out, "\n");
 }
 

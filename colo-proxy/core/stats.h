@@ -86,6 +86,7 @@ struct stats_snapshot {
 		struct stats_queue link_bytes;  /* waiting to be sent to the peer */
 		struct stats_queue page_cache;  /* bytes of pages kept as they were last sent */
 		struct stats_queue kept_state;  /* secondary: the newest state, not loaded */
+		struct stats_queue replay;      /* secondary: bytes to say again at a takeover */
 	} queues;
 
 	struct {
@@ -143,6 +144,16 @@ struct stats_snapshot {
 		struct stats_count injected; /* put into the secondary VM */
 		struct stats_count dropped;  /* lost: the NIC queue was full, or the log was */
 	} input;
+
+	/* Output that goes along with checkpoints, to be said again at a takeover (replay.h). */
+	struct {
+		struct stats_count sent;     /* primary */
+		struct stats_count left_out; /* primary: no room in replay-limit */
+		struct stats_count kept;     /* secondary */
+		struct stats_count not_kept; /* secondary: no room */
+		struct stats_count replayed; /* said again, at takeovers */
+		struct stats_count too_old;  /* not any more: it had waited for minutes */
+	} replay;
 
 	/* Resident on this host, bytes. A secondary's QEMU has the guest's memory twice: COLO's
 	 * cache and the VM's own. 0: not running. */

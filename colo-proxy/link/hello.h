@@ -10,7 +10,7 @@
  * Payloads of HELLO (primary to secondary) and HELLO_REPLY (back). Pure. Big endian:
  *
  *	offset	size
- *	     0	   2	protocol version, 5; a peer with another one reads no further
+ *	     0	   2	protocol version, 7; a peer with another one reads no further
  *	     2	   1	role: 1 primary, 2 secondary
  *	     3	   1	encryption of this connection: 0 none, 1 TLS
  *	     4	   4	0

@@ -6,10 +6,11 @@
 #include <string.h>
 
 static const char *const msg_names[] = {
-        "HEARTBEAT", "PROTECT", "READY",     "REFUSED", "STREAM",     "STREAM_BACK", "RUNNING",
-        "START",     "INPUT",   "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN", "CKPT_DATA",   "CKPT_END",
-        "COMMITTED", "LOADED",  "DIGEST",    "BROKEN",  "HANDOVER",   "TAKEN",       "UNPROTECT",
-        "ASK",       "SAID",    "MAP",       "CUT_ASK", "CUT",        "CKPT_HOLES",  "CKPT_FILL",
+        "HEARTBEAT", "PROTECT",  "READY",      "REFUSED",   "STREAM",  "STREAM_BACK",
+        "RUNNING",   "START",    "INPUT",      "FLOW_OPEN", "TS_LEAD", "CKPT_BEGIN",
+        "CKPT_DATA", "CKPT_END", "COMMITTED",  "LOADED",    "DIGEST",  "BROKEN",
+        "HANDOVER",  "TAKEN",    "UNPROTECT",  "ASK",       "SAID",    "MAP",
+        "CUT_ASK",   "CUT",      "CKPT_HOLES", "CKPT_FILL", "REPLAY",  "RELEASED",
 };
 static_assert(sizeof(msg_names) / sizeof(msg_names[0]) == MSG_TYPE_END - MSG_HEARTBEAT,
               "one name for each message");
@@ -58,6 +59,7 @@ void codec_caps_pack(uint8_t out[CODEC_CAPS_LEN], const struct codec_caps *caps)
 {
 	u32_pack(out, (uint32_t)caps->version << 16);
 	u32_pack(out + 4, (uint32_t)(caps->cache_bytes >> 20));
+	u32_pack(out + 8, (uint32_t)(caps->replay_bytes >> 10));
 }
 
 int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_t len)
@@ -66,6 +68,7 @@ int codec_caps_unpack(struct codec_caps *ret_caps, const uint8_t *payload, size_
 		return -EPROTO;
 	ret_caps->version = (uint16_t)(u32_unpack(payload) >> 16);
 	ret_caps->cache_bytes = (uint64_t)u32_unpack(payload + 4) << 20;
+	ret_caps->replay_bytes = (uint64_t)u32_unpack(payload + 8) << 10;
 	return 0;
 }
 
@@ -450,4 +453,46 @@ int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *p
 	*ret_index = u64_unpack(payload);
 	*ret_frame = frame;
 	return 0;
+}
+
+void replay_pack_head(uint8_t out[REPLAY_HEAD_LEN], uint32_t released)
+{
+	u32_pack(out, released);
+	u32_pack(out + 4, 0);
+}
+
+int replay_unpack_head(uint32_t *ret_released, const uint8_t *payload, size_t len)
+{
+	if (len < REPLAY_HEAD_LEN)
+		return -EPROTO;
+	*ret_released = u32_unpack(payload);
+	return 0;
+}
+
+size_t replay_pack_frame(uint8_t *out, const struct frame *frame)
+{
+	memcpy(out, &frame->vnet, sizeof(frame->vnet));
+	u32_pack(out + 12, frame->len);
+	memcpy(out + REPLAY_FRAME_LEN, frame->data, frame->len);
+	return REPLAY_FRAME_LEN + frame->len;
+}
+
+int replay_unpack_frame(struct frame **ret_frame, const uint8_t *payload, size_t len)
+{
+	struct frame *frame;
+	uint32_t n;
+
+	if (len < REPLAY_FRAME_LEN + 14)
+		return -EPROTO;
+	n = u32_unpack(payload + 12);
+	if (n < 14 || n > FRAME_MAX_LEN || n > len - REPLAY_FRAME_LEN)
+		return -EPROTO;
+	frame = frame_new(n);
+	if (!frame)
+		return -ENOMEM;
+	memcpy(&frame->vnet, payload, sizeof(frame->vnet));
+	frame->len = n;
+	memcpy(frame->data, payload + REPLAY_FRAME_LEN, n);
+	*ret_frame = frame;
+	return (int)(REPLAY_FRAME_LEN + n);
 }

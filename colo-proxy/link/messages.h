@@ -70,6 +70,10 @@
  *                                        one for each, in their order
  *   CKPT_FILL            P -> S  bulk    likewise: pages for the holes, in their order, before
  *                                        CKPT_END
+ *   REPLAY               P -> S  bulk    output that C(epoch) is to say again when it is taken
+ * over: 0 u32 released (as RELEASED says it; 0: nothing), 4 u32 zero, 8 frames, oldest first: 0
+ * u8[12] virtio_net_hdr_v1, 12 u32 n, 16 u8[n]. Before CKPT_END RELEASED             P -> S  fast
+ * empty: what waited for the commits up to C(epoch) has left
  */
 
 enum msg_type {
@@ -101,6 +105,8 @@ enum msg_type {
 	MSG_CUT,
 	MSG_CKPT_HOLES,
 	MSG_CKPT_FILL,
+	MSG_REPLAY,
+	MSG_RELEASED,
 	MSG_TYPE_END,
 };
 
@@ -125,6 +131,9 @@ enum msg_type {
 #define CUT_HEAD_LEN       40u
 #define CUT_WIRE_MAX       (CUT_HEAD_LEN + DIGEST_WIRE_MAX)
 #define MAP_ENTRY_WIRE_LEN 60u
+#define REPLAY_HEAD_LEN    8u
+#define REPLAY_FRAME_LEN   16u
+#define REPLAY_WIRE_MAX    (REPLAY_HEAD_LEN + 2 * (REPLAY_FRAME_LEN + FRAME_MAX_LEN))
 
 const char *msg_type_name(uint8_t type);
 
@@ -178,14 +187,16 @@ int input_unpack(uint64_t *ret_index, struct frame **ret_frame, const uint8_t *p
 
 /*
  * The capabilities in HELLO: what a side can do with checkpoints. 0 u16 version of the encoding, 2
- * u16 zero, 4 u32 MiB of pages that it keeps. A later version may be longer.
+ * u16 zero, 4 u32 MiB of pages that it keeps, 8 u32 KiB of output that it keeps to say it again. A
+ * later version may be longer.
  */
 #define CODEC_VERSION  2u
-#define CODEC_CAPS_LEN 8u
+#define CODEC_CAPS_LEN 12u
 
 struct codec_caps {
 	uint16_t version;
-	uint64_t cache_bytes; /* whole MiB */
+	uint64_t cache_bytes;  /* whole MiB */
+	uint64_t replay_bytes; /* whole KiB */
 };
 
 void codec_caps_pack(uint8_t out[CODEC_CAPS_LEN], const struct codec_caps *caps);
@@ -222,6 +233,15 @@ int cut_ask_unpack(struct digest_cut *ret_cut, const uint8_t *payload, size_t le
  * that was cut. */
 size_t cut_pack(uint8_t out[CUT_WIRE_MAX], const struct digest_cut *cut);
 int cut_unpack(struct digest_cut *ret_cut, const uint8_t *payload, size_t len);
+
+/* REPLAY's head, and one frame behind it, of which pack returns the length. */
+void replay_pack_head(uint8_t out[REPLAY_HEAD_LEN], uint32_t released);
+int replay_unpack_head(uint32_t *ret_released, const uint8_t *payload, size_t len);
+size_t replay_pack_frame(uint8_t *out, const struct frame *frame);
+/* A new frame from what is left of the message. Returns the bytes that it took, or -EPROTO,
+ * -ENOMEM.
+ */
+int replay_unpack_frame(struct frame **ret_frame, const uint8_t *payload, size_t len);
 
 void u64_pack(uint8_t out[8], uint64_t value);
 uint64_t u64_unpack(const uint8_t in[8]);

@@ -91,7 +91,7 @@ class Rogue:
         """True when the session is up; False: refused."""
         secret = hmac.new(self.key, b"colo-proxy link hello 1", hashlib.sha256).digest()
         for one in self.channels:
-            caps = struct.pack(">HHI", ENCODING, 0, 64)
+            caps = struct.pack(">HHII", ENCODING, 0, 64, 256)
             hello = struct.pack(">HBBIQ32sHH", VERSION, 1, 0, 0, self.session,
                                 secrets.token_bytes(32), len(self.name), len(caps)) + \
                 self.name + caps

@@ -139,6 +139,29 @@ static void try_map(const uint8_t *data, size_t size)
 	}
 }
 
+static void try_replay(const uint8_t *data, size_t size)
+{
+	static uint8_t wire[REPLAY_FRAME_LEN + FRAME_MAX_LEN];
+	uint32_t released;
+	size_t at = REPLAY_HEAD_LEN;
+
+	if (replay_unpack_head(&released, data, size) != 0)
+		return;
+	while (at < size) {
+		struct frame *frame = NULL;
+		int r = replay_unpack_frame(&frame, data + at, size - at);
+
+		if (r < 0) {
+			require(frame == NULL);
+			return;
+		}
+		require((size_t)r <= size - at && replay_pack_frame(wire, frame) == (size_t)r);
+		require(memcmp(wire, data + at, (size_t)r) == 0);
+		frame_free(frame);
+		at += (size_t)r;
+	}
+}
+
 static void try_ready(const uint8_t *data, size_t size)
 {
 	uint8_t wire[COMMITTED_WIRE_LEN];
@@ -182,6 +205,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 8:
 		try_ready(data + 1, size - 1);
+		break;
+	case 9:
+		try_replay(data + 1, size - 1);
 		break;
 	case 6:
 		try_map(data + 1, size - 1);

@@ -141,8 +141,11 @@ static void test_ready_and_committed(void)
 
 static void test_codec_caps(void)
 {
-	static const uint8_t expected[CODEC_CAPS_LEN] = {1, 2, 0, 0, 0, 1, 2, 3};
-	struct codec_caps in = {.version = 0x0102, .cache_bytes = 0x010203ull << 20}, out;
+	static const uint8_t expected[CODEC_CAPS_LEN] = {1, 2, 0, 0, 0, 1, 2, 3, 0, 4, 5, 6};
+	struct codec_caps in = {.version = 0x0102,
+	                        .cache_bytes = 0x010203ull << 20,
+	                        .replay_bytes = 0x040506ull << 10},
+	                  out;
 	uint8_t wire[CODEC_CAPS_LEN + 1] = {0};
 
 	codec_caps_pack(wire, &in);
@@ -150,6 +153,7 @@ static void test_codec_caps(void)
 	g_assert_cmpint(codec_caps_unpack(&out, wire, CODEC_CAPS_LEN), ==, 0);
 	g_assert_cmpuint(out.version, ==, in.version);
 	g_assert_cmpuint(out.cache_bytes, ==, in.cache_bytes);
+	g_assert_cmpuint(out.replay_bytes, ==, in.replay_bytes);
 	g_assert_cmpint(codec_caps_unpack(&out, wire, CODEC_CAPS_LEN + 1), ==, 0);
 	g_assert_cmpint(codec_caps_unpack(&out, wire, CODEC_CAPS_LEN - 1), ==, -EPROTO);
 	g_assert_cmpint(codec_caps_unpack(&out, wire, 0), ==, -EPROTO);
@@ -340,6 +344,50 @@ static void test_said(void)
 	g_free(wire);
 }
 
+static void test_replay(void)
+{
+	uint8_t *wire = g_malloc(REPLAY_WIRE_MAX);
+	struct frame *in = frame_new(100), *out = NULL;
+	uint32_t released;
+	size_t len;
+
+	in->len = 100;
+	memset(in->data, 0x5a, in->len);
+	in->vnet.hdr_len = 0x1234;
+	replay_pack_head(wire, 0x01020304);
+	g_assert_cmpint(replay_unpack_head(&released, wire, REPLAY_HEAD_LEN), ==, 0);
+	g_assert_cmpuint(released, ==, 0x01020304);
+	g_assert_cmpuint(wire[0], ==, 1);
+	g_assert_cmpint(replay_unpack_head(&released, wire, REPLAY_HEAD_LEN - 1), ==, -EPROTO);
+	len = replay_pack_frame(wire, in);
+	g_assert_cmpuint(len, ==, REPLAY_FRAME_LEN + 100);
+	g_assert_cmpuint(wire[15], ==, 100);
+	/* What is behind it is the next one's. */
+	g_assert_cmpint(replay_unpack_frame(&out, wire, len + 7), ==, (int)len);
+	g_assert_cmpmem(out->data, out->len, in->data, in->len);
+	g_assert_cmpmem(&out->vnet, sizeof(out->vnet), &in->vnet, sizeof(in->vnet));
+	frame_free(out);
+	out = NULL;
+	g_assert_cmpint(replay_unpack_frame(&out, wire, len - 1), ==, -EPROTO);
+	g_assert_cmpint(replay_unpack_frame(&out, wire, REPLAY_FRAME_LEN), ==, -EPROTO);
+	wire[15] = 13; /* no Ethernet header has room in it */
+	g_assert_cmpint(replay_unpack_frame(&out, wire, len), ==, -EPROTO);
+	wire[12] = 0xff; /* longer than any frame, and than the message */
+	g_assert_cmpint(replay_unpack_frame(&out, wire, len), ==, -EPROTO);
+	g_assert_null(out);
+	frame_free(in);
+	/* The largest frames: two of them are a message. */
+	in = frame_new(FRAME_MAX_LEN);
+	in->len = FRAME_MAX_LEN;
+	memset(in->data, 1, in->len);
+	len = REPLAY_HEAD_LEN;
+	len += replay_pack_frame(wire + len, in);
+	len += replay_pack_frame(wire + len, in);
+	g_assert_cmpuint(len, ==, REPLAY_WIRE_MAX);
+	frame_free(in);
+	g_free(wire);
+}
+
 static void test_names(void)
 {
 	for (int type = 0; type < 256; type++) {
@@ -363,6 +411,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/messages/ask", test_ask);
 	g_test_add_func("/messages/cut", test_cut);
 	g_test_add_func("/messages/said", test_said);
+	g_test_add_func("/messages/replay", test_replay);
 	g_test_add_func("/messages/names", test_names);
 	return g_test_run();
 }
