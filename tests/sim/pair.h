@@ -256,6 +256,8 @@ struct host {
 	struct said said;
 	uint32_t last_state; /* enum role_state + 1 */
 	bool gate_full, link_full, half, whole;
+	bool owes; /* it has taken over, and what it owes the clients may wait for the kernel: */
+	struct said owed;
 	uint64_t last_session,
 	        last_input; /* at the end of its last turn: of the link, of the log */
 	struct qemu qemu;
@@ -362,6 +364,8 @@ enum count {
 	COUNT_AGREED,
 	COUNT_HOLES,
 	COUNT_MATCHED,
+	COUNT_REPLAYED,
+	COUNT_REPLAYED_TWICE,
 	COUNT_ANSWERS,
 	COUNT_DATAGRAMS,
 	COUNT_POLICY, /* one for each: the seeds that began with it */
@@ -375,6 +379,8 @@ enum count {
 	COUNT_R5_SESSION,
 	COUNT_R6,
 	COUNT_R7,
+	COUNT_REPLAY_OWED,
+	COUNT_REPLAY_HEARD,
 	COUNT_R8_KEPT,
 	COUNT_R8,
 	COUNT_TURNS,
@@ -477,6 +483,9 @@ struct world {
 	struct guest image[2];        /* by epoch & 1: what was captured */
 	uint32_t image_epoch[2], image_incarnation[2];
 	uint32_t loaded_epoch; /* the newest that a secondary has loaded */
+	/* Of what was captured: the answers to datagrams that had been said and had not left. */
+	struct said owed[2];
+	uint8_t left[1 << 14]; /* by serial: LEFT, HEARD */
 	/* Datagrams that the primary's VM has heard since the copy began, by number; and where that
 	 * says nothing of the secondary's: lineages up to this one. */
 	uint32_t input_origin, input_heard, input[INPUT_SEEN];
@@ -595,6 +604,7 @@ void check_input_dropped(struct host *host);
 /* It says something, which is held or goes on. */
 void check_said(struct host *host, const struct frame *frame);
 void check_silenced(struct host *host);
+void check_released(uint32_t epoch);
 
 /* ---- clients ---- */
 

@@ -21,6 +21,10 @@
  *      check_shown(): no acknowledgement and no timestamp goes back, whoever speaks. (Of timestamps
  *      it is not asked any more when what the secondary was to know of them was lost with a cut
  *      link, before the primary: a limit of the daemon's.)
+ *  Replay  check_owed(): what a checkpoint's machine had said and had not left by then leaves the
+ *      host that takes it over, before anything else that this machine says; check_again(): it
+ *      may have left before, unless the secondary has been told so; check_released(): what it is
+ *      told is so. (With a small replay-limit, or none, only the last two and the bound.)
  *  R8  check_host(), after every step: queues; check_said(): what the primary's VM has said leaves
  *      the host in order and without a gap, however full queues are.
  *
@@ -32,6 +36,10 @@
 #include "tests/sim/pair.h"
 
 #define HELD_SLACK (512u << 10) /* what the hold has at a cut comes on top */
+
+#define LEFT          1            /* a host */
+#define HEARD         2            /* ... and the secondary was told so */
+#define REPLAY_ENOUGH (128u << 10) /* more than a flood says between two checkpoints */
 
 #define DATAGRAM (1u << 16) /* in `who`, instead of a port */
 
@@ -96,10 +104,109 @@ void check_delivered(const struct frame *frame)
 
 /* ---- checkpoints ---- */
 
+/* What C(epoch) owes the clients; NULL: nothing is known of it. */
+static const struct said *owed_by(uint32_t epoch, uint32_t origin)
+{
+	uint32_t i = epoch & 1;
+
+	if (!epoch || world->image_epoch[i] != epoch || world->image_incarnation[i] != origin)
+		return NULL;
+	return &world->owed[i];
+}
+
+static bool replay_is_small(void)
+{
+	return world->host[0].config->replay_bytes < REPLAY_ENOUGH;
+}
+
+/* The secondary hears that what waited for the commits up to C(epoch) has left. */
+void check_released(uint32_t epoch)
+{
+	const struct said *owed = owed_by(epoch, world->input_origin);
+
+	for (uint32_t i = 0; owed && i < owed->n; i++) {
+		uint32_t serial = owed->serial[i];
+
+		count(COUNT_REPLAY_HEARD);
+		CHECK(world->left[serial], "C(%u) is told to be released, serial %u has not left",
+		      epoch, serial);
+		world->left[serial] |= HEARD;
+	}
+}
+
+/* What the host owes that takes over, or has; else NULL. */
+static const struct said *owed_here(const struct host *host)
+{
+	const struct guest *guest = &host->qemu.guest;
+
+	if (host->owes)
+		return &host->owed;
+	if (host->node->role.state != ROLE_TAKING_OVER)
+		return NULL;
+	return owed_by(guest->lineage, guest->origin);
+}
+
+/* It says what its checkpoint owes, as far as that has not left. */
+static void check_again(struct host *host, uint32_t serial)
+{
+	const struct said *owed = owed_here(host);
+	uint32_t wait = 0;
+	bool is_owed = false;
+
+	CHECK(!host->qemu.alive || serial <= host->qemu.guest.serial,
+	      "serial %u is said by a machine that is at %u", serial, host->qemu.guest.serial);
+	for (uint32_t i = 0; owed && i < owed->n; i++) {
+		is_owed |= owed->serial[i] == serial;
+		wait += !world->left[owed->serial[i]];
+	}
+	CHECK(!(world->left[serial] & HEARD), "serial %u is said again, and was told to have left",
+	      serial);
+	CHECK(!owed || is_owed || !wait || replay_is_small(),
+	      "serial %u is said in front of %u that are owed", serial, wait);
+	if (is_owed)
+		count(world->left[serial] ? COUNT_REPLAYED_TWICE : COUNT_REPLAYED);
+}
+
+/* It has taken over, and nothing waits for the kernel any more. */
+static void check_owed(struct host *host)
+{
+	for (uint32_t i = 0; i < host->owed.n && !replay_is_small(); i++) {
+		count(COUNT_REPLAY_OWED);
+		CHECK(world->left[host->owed.serial[i]],
+		      "a checkpoint is taken over, and serial %u, which it had said, never leaves",
+		      host->owed.serial[i]);
+	}
+	host->owes = false;
+}
+
+static void check_replay(struct host *host)
+{
+	const struct node *node = host->node;
+	const struct said *owed;
+
+	if (host->last_state == ROLE_TAKING_OVER + 1 && node->is_primary) {
+		const struct guest *guest = &host->qemu.guest;
+
+		owed = owed_by(guest->lineage, guest->origin);
+		host->owes = owed != NULL;
+		if (owed)
+			host->owed = *owed;
+	}
+	if (host->owes && !node->unreleased.head)
+		check_owed(host);
+	CHECK(node->replay_in.bytes <= node->config->replay_bytes,
+	      "kept to be said again: %lu (R8)", (unsigned long)node->replay_in.bytes);
+}
+
 void check_captured(struct host *host, uint32_t epoch)
 {
 	struct guest *guest = &host->qemu.guest;
 
+	world->owed[epoch & 1] = (struct said){0};
+	for (uint32_t i = 0; i < host->said.n; i++)
+		world->owed[epoch & 1].serial[i] =
+		        host->said.serial[(host->said.first + i) % SAID_MAX];
+	world->owed[epoch & 1].n = host->said.n;
 	if (epoch == 0) {
 		world->input_origin = guest->origin = host->qemu.incarnation;
 		world->input_heard = guest->heard = 0;
@@ -212,6 +319,8 @@ void check_booted(struct host *host)
 	memset(world->executed, 0, sizeof(world->executed));
 	memset(world->asked, 0, sizeof(world->asked));
 	memset(world->answered, 0, sizeof(world->answered));
+	memset(world->left, 0, sizeof(world->left));
+	memset(world->owed, 0, sizeof(world->owed));
 	world->serials = 0;
 	trace(host, "the VM boots");
 	client_vm_rebooted();
@@ -428,6 +537,7 @@ void check_said(struct host *host, const struct frame *frame)
 void check_silenced(struct host *host)
 {
 	host->said.n = 0;
+	host->owes = false;
 }
 
 static void check_left(struct host *host, const struct frame *frame)
@@ -435,7 +545,11 @@ static void check_left(struct host *host, const struct frame *frame)
 	struct said *said = &host->said;
 	uint32_t serial = answer_of(frame);
 
-	for (uint32_t i = 0; serial && i < said->n; i++) {
+	if (!serial)
+		return;
+	check_again(host, serial);
+	world->left[serial] |= LEFT;
+	for (uint32_t i = 0; i < said->n; i++) {
 		if (said->serial[(said->first + i) % SAID_MAX] != serial)
 			continue;
 		count(COUNT_R8_KEPT);
@@ -554,6 +668,7 @@ void check_host(struct host *host)
 {
 	const struct node *node = host->node;
 
+	check_replay(host);
 	if (host->last_state != (uint32_t)node->role.state + 1) {
 		host->last_state = (uint32_t)node->role.state + 1;
 		count_state(host);

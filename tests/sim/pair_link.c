@@ -295,7 +295,7 @@ void link_pause(struct link *link, enum link_channel channel, bool pause)
 /* Two honest daemons: whatever is lost, neither sends a checkpoint that the other refuses. */
 static bool is_honest(const char *reason)
 {
-	return !g_str_has_prefix(reason, "checkpoint ") &&
+	return !g_str_has_prefix(reason, "checkpoint ") && !g_str_has_prefix(reason, "replay: ") &&
 	       !g_str_has_prefix(reason, "pages are missing") &&
 	       strcmp(reason, "a checkpoint that is not what its end says") != 0;
 }
@@ -442,6 +442,8 @@ static void deliver(struct link *link, enum link_channel c)
 		link->count[c].received_messages++;
 		link->count[c].received_bytes += message->len;
 		count_pages(message);
+		if (message->type == MSG_RELEASED)
+			check_released(message->epoch);
 		link->ops->message(link->ctx, c, message->type, message->epoch, message->payload,
 		                   message->len);
 		g_free(message);

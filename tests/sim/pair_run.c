@@ -91,6 +91,16 @@ static void vary_dirty(struct config *config)
 	config->max_dirty_mib = most[world->seed / 4 % 4];
 }
 
+/* Likewise: mostly more than there ever is to say again. */
+static void vary_replay(struct config *config)
+{
+	static const uint64_t limits[8] = {0, 1 << 10};
+	uint64_t limit = limits[world->seed / 4 % 8];
+	bool small = world->seed / 4 % 8 < 2 && !plain(PLAIN_LIMITS);
+
+	config->replay_bytes = small ? limit : 256 << 10;
+}
+
 /* What a seed has of small limits and other settings. All is drawn, whatever is plain then. */
 static void vary(struct config *configs[2])
 {
@@ -118,6 +128,7 @@ static void vary(struct config *configs[2])
 		vary_times(configs[i], &times);
 		vary_pages(configs[i]);
 		vary_dirty(configs[i]);
+		vary_replay(configs[i]);
 		configs[i]->policy = policy;
 		configs[i]->fence = fence;
 		configs[i]->encode_threads = threads ? 2 : 0;
