@@ -4,10 +4,11 @@ the VM serves. What the client gets is right to the byte, whichever is in force.
 
 import json
 import os
+import socket
 from pathlib import Path
 
 from registry import test
-from support import MB, URL, Capture, Continuity, check, wait_for
+from support import GUEST_IP, MB, PATIENT, URL, Capture, Continuity, check, wait_for
 
 
 def policy(name, **keys):
@@ -86,6 +87,48 @@ def through_a_cut(env, name):
 
 for one, keys in (("epoch", {"latency-target": 40}), ("on-output", {}), ("continuous", {"rest": 5})):
     test(f"policy-{one}", args=(one,), **policy(one, **keys))(through_a_cut)
+
+
+def said_once(env, again):
+    """a datagram's answer is committed, and the power is cut before the primary knows: it is said; without
+    replay-limit it is not"""
+    own = env.socket(socket.SOCK_DGRAM)
+    own.connect((GUEST_IP, 7))
+
+    def echo(words):
+        own.send(words)
+        return own.recv(100)
+
+    def kept():
+        return env.stats("secondary")["replay"]["kept"]["packets"]
+
+    wait_for(lambda: env.checkpoints("policy") >= 1, 15, "the first checkpoint")
+    check(echo(b"before") == b"before", "the VM answers")
+    env.quiet()
+    wait_for(lambda: env.stats("secondary")["queues"]["replay"]["now"] == 0, 15,
+             "the secondary hears that it has left")
+    env.tell_valve("stall-back-after 0")
+    committed, before = env.status("secondary")["committed"], kept()
+    own.send(b"asked once")
+    wait_for(lambda: env.status("secondary")["committed"] > committed, 15, "a commit")
+    held = env.stats()["traffic"]["udp"]["held_now"]["packets"]
+    check(held == 1, f"the primary does not know of the commit and holds the answer: {held}")
+    check(kept() - before == again, f"the secondary keeps it: {kept() - before}")
+    env.cut()
+    # What is said again comes first.
+    check(own.recv(100) == b"asked once" if again else echo(b"after") == b"after",
+          "the answer" if again else "without replay-limit it does not come")
+    check(echo(b"then") == b"then", "once")
+    said = env.status("secondary")["takeover"]["replayed"]
+    replayed = env.stats("secondary")["replay"]["replayed"]["packets"]
+    check(said == replayed == again, f"said again: {said}, {replayed}")
+    if again:
+        env.said("secondary", "said again of checkpoint [0-9]+: 1 frames")
+
+
+for one, keys in (("on", {}), ("off", {"replay-limit": 0})):
+    test(f"policy-replay/{one}", args=(one == "on",), valve=True, primary=PATIENT,
+         **policy("on-output", **keys))(said_once)
 
 
 def in_force(env, name, compares, seconds=30):
