@@ -83,15 +83,15 @@ static uint32_t record_len(const struct packet *p, uint32_t at)
 {
 	const uint8_t *record = p->frame->data + p->l4_off + at;
 	uint32_t address = address_len(p), len;
+	bool group;
 
 	if (p->l4_len - at < RECORD_LEN + address)
 		return 0;
 	len = RECORD_LEN + address * (1 + (uint32_t)(record[2] << 8 | record[3]));
-	if (len > p->l4_len - at || !meaning_of(record[0]) || record[1] != 0)
+	group = address == 16 ? record[RECORD_LEN] == 0xff : record[RECORD_LEN] >> 4 == 0xe;
+	if (len > p->l4_len - at || !meaning_of(record[0]) || record[1] != 0 || !group)
 		return 0;
-	return address == 16                    ? record[RECORD_LEN] == 0xff ? len : 0
-	       : record[RECORD_LEN] >> 4 == 0xe ? len
-	                                        : 0;
+	return len;
 }
 
 static bool records_clear(const struct packet *p)
