@@ -70,10 +70,12 @@
  *                                        one for each, in their order
  *   CKPT_FILL            P -> S  bulk    likewise: pages for the holes, in their order, before
  *                                        CKPT_END
- *   REPLAY               P -> S  bulk    output that C(epoch) is to say again when it is taken
- * over: 0 u32 released (as RELEASED says it; 0: nothing), 4 u32 zero, 8 frames, oldest first: 0
- * u8[12] virtio_net_hdr_v1, 12 u32 n, 16 u8[n]. Before CKPT_END RELEASED             P -> S  fast
- * empty: what waited for the commits up to C(epoch) has left
+ *   REPLAY               P -> S  bulk    what C(epoch) says again when it is taken over, in front
+ *                                        of CKPT_END: 0 u32 released (as RELEASED says it; 0:
+ *                                        nothing), 4 u32 zero, 8 frames, oldest first, each 0
+ *                                        u8[12] virtio_net_hdr_v1, 12 u32 n, 16 u8[n]
+ *   RELEASED             P -> S  fast    empty: what waited for the commits up to C(epoch) has
+ *                                        left
  */
 
 enum msg_type {
