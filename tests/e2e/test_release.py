@@ -38,7 +38,7 @@ def register(datapath):
     @on("r1-ipv6")
     def ipv6(env):
         """IPv6 is compared: datagrams match, and nothing of them is released by a commit"""
-        # A checkpoint that another flow asked for (the guest's MLD reports) releases by commit what
+        # A checkpoint that another flow asked for (a neighbour's probe) releases by commit what
         # is held at that moment: a run without any says what comparing does.
         for _ in range(5):
             before = env.stats()
