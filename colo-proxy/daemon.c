@@ -331,11 +331,17 @@ static void trigger_checkpoint(struct daemon *daemon)
 		log_warn("QEMU does not take the request for a checkpoint: %s", err);
 }
 
+static uint64_t sample_window(const struct daemon *daemon)
+{
+	return dirty_rate_window_ms(daemon->config->memory_mib,
+	                            daemon->config->dirty_rate_interval_ns);
+}
+
 /* What has the sample said? */
 static gboolean take_sample(gpointer data)
 {
 	struct daemon *daemon = data;
-	uint64_t window = dirty_rate_window_ms(daemon->config->memory_mib), rate = 0;
+	uint64_t window = sample_window(daemon), rate = 0;
 	char err[ERR_LEN] = "it takes too long";
 	int r = dirty_sample_take(daemon->vm.qmp, window, QMP_MS, &rate, err, sizeof(err));
 
@@ -350,7 +356,7 @@ static gboolean take_sample(gpointer data)
 
 static void begin_sample(struct daemon *daemon)
 {
-	uint64_t memory = daemon->config->memory_mib, window = dirty_rate_window_ms(memory);
+	uint64_t memory = daemon->config->memory_mib, window = sample_window(daemon);
 	char err[ERR_LEN] = "no VM";
 	int r = -ESRCH;
 

@@ -235,7 +235,7 @@ const struct config_key config_table[] = {
 	          "as dirty-rate-interval shows, so that its pause and its way over the link have a bound; "
 	          "0, or the VM's memory: never" },
 	{ KEY("checkpoint", "dirty-rate-interval", CONFIG_UINT, dirty_rate_interval_ns), MILLISECONDS,
-	  .min = 0, .max = 60000, .preset = "1000",
+	  .min = 0, .max = 60000, .preset = "500",
 	  .help = "When the last checkpoint, or sample, is that old, QEMU looks how fast the VM writes to "
 	          "its memory; a look takes it a few ms of a processor; 0: never" },
 	{ KEY("checkpoint", "late-timeout", CONFIG_UINT, late_timeout_ns), MILLISECONDS,

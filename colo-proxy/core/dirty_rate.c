@@ -9,18 +9,23 @@
  * under every accelerator, touches no dirty log, and a page that is written to often within the
  * window counts once, as it does in an epoch as long as that.
  *
- * When. A sample takes a processor some ms, and those of an epoch that ends soon are of no use. So
- * one is asked for when the last cut is an interval ago, and again an interval later; none while a
- * checkpoint is in flight. One that a cut falls into tells of both epochs and of the pause, and is
- * thrown away.
+ * When. A sample takes a processor some ms, however long its window is, and those of an epoch that
+ * ends soon are of no use. So one is asked for when the last cut is an interval ago, and again an
+ * interval later; none while a checkpoint is in flight. The window is as long as the interval, one
+ * second at most: then samples follow each other, nothing that is written between them has to be
+ * guessed, and a VM that writes 16 MiB at once is not taken for one that writes 160 a second. In a
+ * large memory, of which few pages are looked at, it is no less than a tenth of a ms for each MiB.
+ * One that a cut falls into tells of both epochs and of the pause, and is thrown away.
  *
- * How much. Between two samples the VM is taken to have written as fast as the second one says, and
- * behind the last one as fast as that says. The sum counts a page again that an earlier window has
- * had already; what it is worth is learnt from the checkpoint that ends the epoch, which tells how
- * many there really were: the next sums are taken times that share. A VM that writes to the same 8
- * MiB over and over has one checkpoint too early, and the share then says that it does. When the VM
- * writes at more than twice the rate at which the share was seen it does something else, and the
- * share is forgotten. No sum is more than the memory.
+ * How much. A sample says how fast the VM has written since it was asked for, or since the last
+ * one; behind the last one it writes as fast as that says. Between a cut and the
+ * first sample behind it, it has written as fast as both that and the one before say at least: what
+ * began in between is not guessed. The sum counts a page again that an earlier window
+ * has had already; what it is worth is learnt from the checkpoint that ends the epoch, which tells
+ * how many there really were: the next sums are taken times that share. A VM that writes to the
+ * same 8 MiB over and over has one checkpoint too early, and the share then says that it does. When
+ * the VM writes at more than twice the rate at which the share was seen it does something else, and
+ * the share is forgotten. No sum is more than the memory.
  *
  * A limit that is not less than the memory is none.
  */
@@ -45,10 +50,12 @@ static uint64_t between(uint64_t value, uint64_t least, uint64_t most)
 	return value < least ? least : value > most ? most : value;
 }
 
-/* With few pages looked at in a large memory, one that changed counts for a lot: a longer look. */
-uint64_t dirty_rate_window_ms(uint64_t memory_mib)
+/* As much of an interval as can be: what is not looked at has to be guessed. */
+uint64_t dirty_rate_window_ms(uint64_t memory_mib, uint64_t interval_ns)
 {
-	return between(memory_mib / 10, WINDOW_MIN_MS, WINDOW_MAX_MS);
+	uint64_t least = between(memory_mib / 10, WINDOW_MIN_MS, WINDOW_MAX_MS);
+
+	return between(interval_ns / 1000000, least, WINDOW_MAX_MS);
 }
 
 uint64_t dirty_rate_pages_per_gib(uint64_t memory_mib)
@@ -94,7 +101,6 @@ static double sum(const struct dirty_rate *d, uint64_t now)
 void dirty_rate_cut(struct dirty_rate *d, uint64_t now)
 {
 	d->expected = (uint64_t)sum(d, now);
-	d->span = now - d->cut_at;
 	d->in_flight = true;
 	d->known = false;
 	d->spoilt = d->asked;
@@ -103,10 +109,10 @@ void dirty_rate_cut(struct dirty_rate *d, uint64_t now)
 
 void dirty_rate_captured(struct dirty_rate *d, uint64_t pages)
 {
-	if (d->expected < LEARN_FROM || d->span == 0)
+	if (d->expected < LEARN_FROM)
 		return;
 	d->share = between(pages * WHOLE / d->expected, SHARE_MIN, WHOLE);
-	d->share_rate = (uint64_t)((double)d->expected * (double)SECOND / (double)d->span);
+	d->share_rate = d->rate;
 	d->expected = 0;
 }
 
@@ -131,9 +137,23 @@ void dirty_rate_asked(struct dirty_rate *d, uint64_t now)
 	d->asked_at = now;
 }
 
+/* At the first sample of an epoch; d->rate is still the one before that. */
+static void begin_sum(struct dirty_rate *d, uint64_t rate)
+{
+	uint64_t unseen = d->asked_at - d->cut_at;
+
+	if (d->known)
+		return;
+	d->known = true;
+	if (rate > d->rate)
+		rate = d->rate;
+	d->written = (uint64_t)((double)rate * (double)unseen / (double)SECOND);
+	d->upto = d->asked_at;
+}
+
 int dirty_rate_sampled(struct dirty_rate *d, uint64_t mib_per_s, uint64_t now)
 {
-	uint64_t window = dirty_rate_window_ms(d->params.memory_mib);
+	uint64_t window = dirty_rate_window_ms(d->params.memory_mib, d->params.interval_ns);
 	uint64_t most = d->params.memory_mib * 1000 / window + 1;
 
 	if (!d->on || !d->asked)
@@ -146,16 +166,12 @@ int dirty_rate_sampled(struct dirty_rate *d, uint64_t mib_per_s, uint64_t now)
 	d->failures = 0;
 	if (d->spoilt)
 		return 0;
+	begin_sum(d, mib_per_s * PAGES_PER_MIB);
 	d->samples++;
 	d->rate = mib_per_s * PAGES_PER_MIB;
 	d->rate_at = now;
 	if (d->rate > 2 * d->share_rate)
 		d->share = WHOLE;
-	if (!d->known) {
-		d->known = true;
-		d->written = 0;
-		d->upto = d->cut_at;
-	}
 	d->written = (uint64_t)sum(d, now);
 	d->upto = now;
 	return 0;

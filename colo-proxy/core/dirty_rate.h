@@ -37,7 +37,7 @@ struct dirty_rate {
 
 /* A sample for a VM of that size: how long it takes, ms, and how many pages of a GiB are looked at
  * (QEMU: qapi/migration.json, calc-dirty-rate). */
-uint64_t dirty_rate_window_ms(uint64_t memory_mib);
+uint64_t dirty_rate_window_ms(uint64_t memory_mib, uint64_t interval_ns);
 uint64_t dirty_rate_pages_per_gib(uint64_t memory_mib);
 
 void dirty_rate_init(struct dirty_rate *d, const struct dirty_rate_params *params);

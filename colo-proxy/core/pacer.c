@@ -17,7 +17,7 @@
  * limit goes before the latency's. The rate is that of epochs about as long: in one that is much
  * longer, pages that are written to again and again count once, so that it shows the least that the
  * rate can be. That is all that an epoch of seconds, ended by a change of the policy, would tell;
- * so QEMU's own sample of a short time (dirty_rate.h) is begun with, where there is one.
+ * so QEMU's own sample of a shorter time (dirty_rate.h) is begun with, where there is one.
  *
  * Size. Whatever the policy: when the VM has written to as much as one checkpoint is to have, as
  * far as samples tell, one is due (CKPT_DIRTY).

@@ -101,7 +101,7 @@ void pacer_paused(struct pacer *pacer, uint64_t pause_ns);
 void pacer_committed(struct pacer *pacer, uint64_t now);
 void pacer_ready(struct pacer *pacer, uint64_t now);
 
-/* QEMU has looked how many pages a second the PVM writes to within a short time (dirty_rate.h). */
+/* QEMU has looked how many pages a second the PVM writes to within a second (dirty_rate.h). */
 void pacer_sampled(struct pacer *pacer, uint64_t pages_per_s, uint64_t now);
 /* The PVM will have written to as much as one checkpoint is to have; UINT64_MAX: not by now. For
  * the epoch that runs. */

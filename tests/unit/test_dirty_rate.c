@@ -55,7 +55,7 @@ static void test_when(void)
 	g_assert_cmpuint(dirty_rate_due(&d), ==, UINT64_MAX);
 }
 
-/* What it writes from the cut on, as each sample says of the time in front of it. */
+/* What it writes from the first sample on, as each one says of the time in front of it. */
 static void test_sum(void)
 {
 	struct dirty_rate d = fresh(256, 64);
@@ -75,20 +75,26 @@ static void test_sum(void)
 	g_assert_cmpuint(dirty_rate_expected(&d, 60000 * MS), ==, 256 * MIB); /* all there is */
 	sample(&d, 40, 4000 * MS);
 	g_assert_cmpuint(dirty_rate_full_at(&d), ==, 4100 * MS); /* it is over already */
-	cut(&d, 4200 * MS, 100 * MIB);
+	cut(&d, 4200 * MS, 200 * MIB); /* more than was seen: nothing to learn */
 	g_assert_cmpuint(dirty_rate_expected(&d, 5000 * MS), ==, 0);
 	g_assert_cmpuint(dirty_rate_full_at(&d), ==, UINT64_MAX);
-	g_assert_cmpuint(d.samples, ==, 4);
+	/* In front of the first sample of an epoch: 1 s, at no more than it was before. */
+	sample(&d, 10, 5200 * MS);
+	g_assert_cmpuint(dirty_rate_expected(&d, 5300 * MS), ==, 11 * MIB);
+	cut(&d, 6000 * MS, 200 * MIB);
+	sample(&d, 40, 7000 * MS);
+	g_assert_cmpuint(dirty_rate_expected(&d, 7100 * MS), ==, 14 * MIB);
+	g_assert_cmpuint(d.samples, ==, 6);
 }
 
 static void test_no_limit(void)
 {
 	struct dirty_rate none = fresh(256, 0), all = fresh(256, 256);
 
-	sample(&none, 500, 1000 * MS);
+	sample(&none, 250, 1000 * MS);
 	g_assert_cmpuint(dirty_rate_full_at(&none), ==, UINT64_MAX);
-	g_assert_cmpuint(dirty_rate_expected(&none, 1100 * MS), ==, 256 * MIB);
-	sample(&all, 500, 1000 * MS);
+	g_assert_cmpuint(dirty_rate_expected(&none, 3000 * MS), ==, 256 * MIB);
+	sample(&all, 250, 1000 * MS);
 	g_assert_cmpuint(dirty_rate_full_at(&all), ==, UINT64_MAX);
 }
 
@@ -108,9 +114,9 @@ static void test_again_and_again(void)
 			sample(&d, 50, at);
 		}
 		if (i == 0)
-			g_assert_cmpuint(full - now, ==, 1280 * MS); /* 64 of 50 MiB a second */
+			g_assert_cmpuint(full - now, ==, 2280 * MS); /* 64, at 50 a second */
 		else if (i < 4)
-			g_assert_cmpuint(full - now, >, 3 * length);
+			g_assert_cmpuint(full - now, >, 2 * length);
 		else
 			g_assert_cmpuint(full - now, ==, length); /* a 64th is the least */
 		length = full - now;
@@ -118,7 +124,7 @@ static void test_again_and_again(void)
 		cut(&d, now, 16 * MIB);
 	}
 	sample(&d, 101, now + 1000 * MS);
-	g_assert_cmpuint(dirty_rate_full_at(&d), <=, now + 1100 * MS);
+	g_assert_cmpuint(dirty_rate_full_at(&d), <=, now + 1700 * MS);
 }
 
 /* A checkpoint cut in between, and answers that cannot be. */
@@ -130,16 +136,16 @@ static void test_refused(void)
 	dirty_rate_asked(&d, 1000 * MS);
 	cut(&d, 1050 * MS, 10);
 	g_assert_cmpuint(dirty_rate_due(&d), ==, UINT64_MAX); /* there is one under way */
-	g_assert_cmpint(dirty_rate_sampled(&d, 2000, 1100 * MS), ==, 0);
+	g_assert_cmpint(dirty_rate_sampled(&d, 200, 1100 * MS), ==, 0);
 	g_assert_cmpuint(dirty_rate_full_at(&d), ==, UINT64_MAX);
 	g_assert_cmpuint(d.samples, ==, 0);
 	g_assert_cmpuint(dirty_rate_due(&d), ==, 2050 * MS);
 	dirty_rate_asked(&d, 2050 * MS);
-	g_assert_cmpint(dirty_rate_sampled(&d, 2562, 2150 * MS), ==, -ERANGE);
+	g_assert_cmpint(dirty_rate_sampled(&d, 258, 2150 * MS), ==, -ERANGE);
 	g_assert_cmpuint(d.refused, ==, 1);
 	g_assert_cmpuint(dirty_rate_expected(&d, 2150 * MS), ==, 0);
 	g_assert_cmpint(dirty_rate_sampled(&d, 10, 2150 * MS), ==, -EINVAL); /* twice */
-	sample(&d, 2561, 3050 * MS);
+	sample(&d, 257, 3050 * MS);
 }
 
 static void test_failed(void)
@@ -170,14 +176,16 @@ static void test_failed(void)
 static void test_windows(void)
 {
 	static const struct {
-		uint64_t memory, window, pages;
+		uint64_t memory, interval_ms, window, pages;
 	} cases[] = {
-	        {16, 100, 16384}, {256, 100, 8192},   {1024, 102, 2048},
-	        {4096, 409, 512}, {16384, 1000, 128}, {1048576, 1000, 128},
+	        {16, 1, 100, 16384},      {256, 400, 400, 8192},      {1024, 50, 102, 2048},
+	        {4096, 1000, 1000, 512},  {4096, 300, 409, 512},      {16384, 100, 1000, 128},
+	        {256, 60000, 1000, 8192}, {1048576, 1000, 1000, 128},
 	};
 
 	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-		g_assert_cmpuint(dirty_rate_window_ms(cases[i].memory), ==, cases[i].window);
+		g_assert_cmpuint(dirty_rate_window_ms(cases[i].memory, cases[i].interval_ms * MS),
+		                 ==, cases[i].window);
 		g_assert_cmpuint(dirty_rate_pages_per_gib(cases[i].memory), ==, cases[i].pages);
 	}
 }
