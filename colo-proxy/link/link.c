@@ -2,7 +2,6 @@
 #include "colo-proxy/link/link.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,22 +11,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "colo-proxy/link/conn.h"
+#include "colo-proxy/link/link_private.h"
 
 /*
- * How a session comes up. The primary opens two connections, one for each channel, with a session
- * id of its own choice. On each of them:
- *
- *	primary				secondary
- *	HELLO ------------------------>		checks version, role, name; is there a session?
- *	      <------------------------ HELLO_REPLY with proof
- *	PROOF ------------------------>		takes the place of its channel in the session
- *	      <------------------------ READY	on both, once both have proven themselves
- *
- * The secondary is up when it sends READY, the primary when it has both. Either says REFUSE with a
- * reason instead. Until a connection has proven that it has the key it is a candidate: it holds a
- * few KiB, there are at most MAX_CANDIDATES, each has a deadline, and nothing it does touches the
- * session. Only the secondary has candidates; the primary's two connections are its attempt.
+ * How a session comes up: setup.c.
  *
  * Invariants:
  *  - up() and down() alternate, and the states are final before either is called.
@@ -39,50 +26,8 @@
  *    before up().
  */
 
-#define MAX_CANDIDATES 16
-#define BACKLOG        64           /* more than candidates: who waits here is let in in a moment */
-#define READ_BUDGET    (128u << 10) /* bytes for each event, so that channels take turns */
-#define CORK           (64u << 10)  /* bytes gathered that are written without waiting further */
-#define MS             1000000ull
-
-struct link {
-	struct loop *loop;
-	const struct link_ops *ops;
-	void *ctx;
-
-	enum link_role role;
-	bool encrypt;
-	char *name, *address;
-	uint16_t port;
-	struct link_key key;
-	uint8_t *caps;
-	size_t caps_len;
-	size_t limit[LINK_CHANNELS];
-	uint32_t setup_ms, backoff_min_ms, backoff_max_ms, user_timeout_ms;
-	struct transport_tls *tls;
-
-	bool up, closed;
-	uint64_t session;                  /* of conns[] */
-	struct conn *conns[LINK_CHANNELS]; /* the session, or what is to become it */
-	struct link_counters counters[LINK_CHANNELS];
-
-	/* Primary. */
-	struct loop_timer retry;
-	uint32_t backoff_ms;
-	char last_refusal[512];
-
-	/* Secondary. */
-	int listen_fd;
-	struct loop_source listen_source;
-	struct loop_timer listen_again;
-	struct conn *candidates; /* oldest first */
-	unsigned n_candidates;
-
-	struct loop_timer turn, reaper;
-	struct conn *dead;
-};
-
-static void conn_ready(void *ctx, uint32_t events);
+#define READ_BUDGET (128u << 10) /* bytes for each event, so that channels take turns */
+#define CORK        (64u << 10)  /* bytes gathered that are written without waiting further */
 
 /* Ending connections */
 
@@ -98,7 +43,7 @@ static void reap(void *ctx, uint64_t now)
 	}
 }
 
-static void unlink_conn(struct link *link, struct conn *c)
+void link_unlink_conn(struct link *link, struct conn *c)
 {
 	struct conn **pos;
 	int i;
@@ -116,11 +61,11 @@ static void unlink_conn(struct link *link, struct conn *c)
 	}
 }
 
-static void kill_conn(struct link *link, struct conn *c)
+void link_kill_conn(struct link *link, struct conn *c)
 {
 	if (!c || c->state == CONN_DEAD)
 		return;
-	unlink_conn(link, c);
+	link_unlink_conn(link, c);
 	c->state = CONN_DEAD;
 	loop_del(link->loop, &c->source);
 	loop_timer_clear(link->loop, &c->deadline);
@@ -131,14 +76,14 @@ static void kill_conn(struct link *link, struct conn *c)
 	loop_timer_set(link->loop, &link->reaper, loop_now(link->loop));
 }
 
-static void kill_session(struct link *link)
+void link_kill_session(struct link *link)
 {
-	kill_conn(link, link->conns[LINK_FAST]);
-	kill_conn(link, link->conns[LINK_BULK]);
+	link_kill_conn(link, link->conns[LINK_FAST]);
+	link_kill_conn(link, link->conns[LINK_BULK]);
 	link->session = 0;
 }
 
-static void retry_later(struct link *link)
+void link_retry_later(struct link *link)
 {
 	if (link->closed || link->role != LINK_PRIMARY)
 		return;
@@ -152,14 +97,14 @@ static void end_session(struct link *link, const char *reason)
 	bool was_up = link->up;
 
 	link->up = false;
-	kill_session(link);
+	link_kill_session(link);
 	link->backoff_ms = link->backoff_min_ms;
-	retry_later(link);
+	link_retry_later(link);
 	if (was_up)
 		link->ops->down(link->ctx, reason);
 }
 
-static void report_refusal(struct link *link, const char *text)
+void link_report_refusal(struct link *link, const char *text)
 {
 	if (link->role == LINK_PRIMARY) {
 		if (!strcmp(text, link->last_refusal))
@@ -169,7 +114,7 @@ static void report_refusal(struct link *link, const char *text)
 	link->ops->refused(link->ctx, text);
 }
 
-static void put_own(struct conn *c, enum link_own_type type, const void *payload, size_t len)
+void link_put_own(struct conn *c, enum link_own_type type, const void *payload, size_t len)
 {
 	struct iovec iov = {.iov_base = (void *)payload, .iov_len = len};
 
@@ -187,13 +132,13 @@ static void say_bye(struct link *link, const char *reason)
 
 		if (conn_write(c) || conn_queued(c))
 			continue;
-		put_own(c, LINK_BYE, reason, len < LINK_MAX_OWN ? len : LINK_MAX_OWN);
+		link_put_own(c, LINK_BYE, reason, len < LINK_MAX_OWN ? len : LINK_MAX_OWN);
 		(void)conn_write(c);
 	}
 }
 
 /* The connection is of no more use: ends its session, its attempt or only itself. */
-__attribute__((format(printf, 2, 3))) static void conn_fail(struct conn *c, const char *fmt, ...)
+void link_conn_fail(struct conn *c, const char *fmt, ...)
 {
 	struct link *link = c->link;
 	char text[512];
@@ -212,14 +157,14 @@ __attribute__((format(printf, 2, 3))) static void conn_fail(struct conn *c, cons
 		return;
 	}
 	if (link->conns[c->channel] == c)
-		kill_session(link);
+		link_kill_session(link);
 	else
-		kill_conn(link, c);
-	retry_later(link);
-	report_refusal(link, text);
+		link_kill_conn(link, c);
+	link_retry_later(link);
+	link_report_refusal(link, text);
 }
 
-static void deadline_passed(void *ctx, uint64_t now)
+void link_deadline_passed(void *ctx, uint64_t now)
 {
 	struct conn *c = ctx;
 	static const char *const waits[] = {
@@ -232,11 +177,11 @@ static void deadline_passed(void *ctx, uint64_t now)
 	};
 
 	if (c->state != CONN_UP)
-		conn_fail(c, "no session within %u ms, waited for %s", c->link->setup_ms,
-		          waits[c->state]);
+		link_conn_fail(c, "no session within %u ms, waited for %s", c->link->setup_ms,
+		               waits[c->state]);
 	else if (!c->paused && c->in.head != c->in.tail)
-		conn_fail(c, "the rest of a message has not come within %u ms",
-		          c->link->user_timeout_ms);
+		link_conn_fail(c, "the rest of a message has not come within %u ms",
+		               c->link->user_timeout_ms);
 }
 
 /*
@@ -264,7 +209,7 @@ static void turn_soon(struct link *link)
 		loop_timer_set(link->loop, &link->turn, loop_now(link->loop));
 }
 
-static void update_events(struct conn *c)
+void link_update_events(struct conn *c)
 {
 	uint32_t events = c->blocked ? EPOLLOUT : 0;
 	int error;
@@ -277,18 +222,18 @@ static void update_events(struct conn *c)
 		events |= EPOLLIN;
 	error = loop_set_events(c->link->loop, &c->source, events);
 	if (error)
-		conn_fail(c, "waiting for events: %s", strerror(-error));
+		link_conn_fail(c, "waiting for events: %s", strerror(-error));
 }
 
 /* Writes, from the loop only: fails the connection by itself. */
-static void write_now(struct conn *c)
+void link_write_now(struct conn *c)
 {
 	conn_new_turn(c);
 	if (conn_write(c)) {
-		conn_fail(c, "%s", c->failure);
+		link_conn_fail(c, "%s", c->failure);
 		return;
 	}
-	update_events(c);
+	link_update_events(c);
 }
 
 static void tell_room(struct conn *c)
@@ -301,21 +246,9 @@ static void tell_room(struct conn *c)
 	link->ops->room(link->ctx, c->channel);
 }
 
-/* Tells the peer why, as well as can be done without waiting, and gives the connection up. */
-static void refuse(struct conn *c, const char *reason)
-{
-	put_own(c, LINK_REFUSE, reason, strlen(reason));
-	if (conn_write(c))
-		conn_fail(c, "refused: %s (and could not say so: %s)", reason, c->failure);
-	else
-		conn_fail(c, "refused: %s", reason);
-}
-
-/* Setting a session up */
-
 static void drain(struct conn *c);
 
-static void go_up(struct link *link, const struct link_hello *peer_hello)
+void link_go_up(struct link *link, const struct link_hello *peer_hello)
 {
 	struct conn *conns[LINK_CHANNELS];
 	struct link_peer peer = {
@@ -336,200 +269,10 @@ static void go_up(struct link *link, const struct link_hello *peer_hello)
 	link->ops->up(link->ctx, &peer);
 	/* From here on either may be dead: the functions below look. */
 	for (i = 0; i < LINK_CHANNELS; i++) {
-		update_events(conns[i]);
+		link_update_events(conns[i]);
 		drain(conns[i]);
 	}
 	turn_soon(link);
-}
-
-/* A connection has done its part; the last of the two brings the session up. */
-static void conn_done(struct conn *c, bool tell_peer)
-{
-	struct link *link = c->link;
-	struct link_hello hello;
-	char err[160];
-	int i, error;
-
-	c->state = CONN_WAIT;
-	update_events(c);
-	for (i = 0; i < LINK_CHANNELS; i++) {
-		if (!link->conns[i] || link->conns[i]->state != CONN_WAIT)
-			return;
-	}
-	for (i = 0; i < LINK_CHANNELS && tell_peer; i++) {
-		struct conn *conn = link->conns[i];
-
-		put_own(conn, LINK_READY, NULL, 0);
-		write_now(conn);
-		if (conn->state == CONN_DEAD)
-			return;
-	}
-	/* Its capabilities: parsed again, from where they stay. */
-	c = link->conns[LINK_FAST];
-	if (link->role == LINK_PRIMARY)
-		error = link_hello_parse(c->transcript.reply,
-		                         c->transcript.reply_len + LINK_PROOF_LEN, true, &hello,
-		                         err, sizeof(err));
-	else
-		error = link_hello_parse(c->transcript.hello, c->transcript.hello_len, false,
-		                         &hello, err, sizeof(err));
-	if (error)
-		conn_fail(c, "%s", err);
-	else
-		go_up(link, &hello);
-}
-
-static void fill_hello(struct conn *c, struct link_hello *hello)
-{
-	struct link *link = c->link;
-
-	memset(hello, 0, sizeof(*hello));
-	hello->role = (uint8_t)link->role;
-	hello->encrypted = link->encrypt;
-	hello->session = c->session;
-	hello->name = link->name;
-	hello->name_len = strlen(link->name);
-	hello->caps = link->caps;
-	hello->caps_len = link->caps_len;
-}
-
-/* Encodes this side's half of the transcript. 0, or -EIO without randomness. */
-static int make_hello(struct conn *c, uint8_t *out, size_t *ret_len)
-{
-	struct link_hello hello;
-	int error;
-
-	fill_hello(c, &hello);
-	error = link_auth_random(hello.nonce, sizeof(hello.nonce));
-	if (!error)
-		*ret_len = link_hello_encode(out, &hello);
-	return error;
-}
-
-/* The transport is there: the primary speaks first. */
-static void start_hello(struct conn *c)
-{
-	struct link_transcript *t = &c->transcript;
-
-	c->state = CONN_HELLO;
-	if (c->link->role == LINK_PRIMARY) {
-		if (make_hello(c, t->hello, &t->hello_len)) {
-			conn_fail(c, "no random numbers for the hello");
-			return;
-		}
-		put_own(c, LINK_HELLO, t->hello, t->hello_len);
-	}
-	write_now(c);
-}
-
-static void send_reply(struct conn *c)
-{
-	struct link_transcript *t = &c->transcript;
-	struct link *link = c->link;
-
-	if (make_hello(c, t->reply, &t->reply_len) ||
-	    link_auth_proof(&link->key, LINK_SECONDARY, c->channel, t, t->reply + t->reply_len)) {
-		refuse(c, "cannot compute the answer to the hello");
-		return;
-	}
-	put_own(c, LINK_HELLO_REPLY, t->reply, t->reply_len + LINK_PROOF_LEN);
-	c->seed = c->in.seed = c->session;
-	c->state = CONN_PROOF;
-	write_now(c);
-}
-
-static bool place_is_free(struct conn *c, char *err, size_t errlen)
-{
-	struct link *link = c->link;
-	struct conn *other =
-	        link->conns[LINK_FAST] ? link->conns[LINK_FAST] : link->conns[LINK_BULK];
-
-	if (!other || (link->session == c->session && !link->conns[c->channel]))
-		return true;
-	snprintf(err, errlen, "a session with the primary at %s %s", other->peer,
-	         link->up ? "is up" : "is being set up");
-	return false;
-}
-
-static void on_hello(struct conn *c, const struct link_header *h, const uint8_t *payload)
-{
-	struct link_hello mine, theirs;
-	char err[400];
-
-	c->channel = (enum link_channel)h->channel;
-	c->in.channel = h->channel;
-	fill_hello(c, &mine);
-	if (link_hello_parse(payload, h->len, false, &theirs, err, sizeof(err)) ||
-	    link_hello_check(&mine, &theirs, err, sizeof(err))) {
-		refuse(c, err);
-		return;
-	}
-	c->session = theirs.session;
-	if (!place_is_free(c, err, sizeof(err))) {
-		refuse(c, err);
-		return;
-	}
-	memcpy(c->transcript.hello, payload, h->len);
-	c->transcript.hello_len = h->len;
-	send_reply(c);
-}
-
-#define WRONG_PROOF "the peer has another key; both hosts need the same key file"
-
-static void on_proof(struct conn *c, const struct link_header *h, const uint8_t *payload)
-{
-	struct link *link = c->link;
-	char err[400];
-
-	if (h->len != LINK_PROOF_LEN ||
-	    !link_auth_verify(&link->key, LINK_PRIMARY, c->channel, &c->transcript, payload)) {
-		refuse(c, WRONG_PROOF);
-		return;
-	}
-	if (!place_is_free(c, err, sizeof(err))) {
-		refuse(c, err);
-		return;
-	}
-	if (conn_grow(c, link->limit[c->channel])) {
-		refuse(c, "out of memory");
-		return;
-	}
-	unlink_conn(link, c);
-	link->session = c->session;
-	link->conns[c->channel] = c;
-	conn_done(c, true);
-}
-
-static void on_reply(struct conn *c, const struct link_header *h, const uint8_t *payload)
-{
-	struct link_transcript *t = &c->transcript;
-	struct link *link = c->link;
-	struct link_hello mine, theirs;
-	uint8_t proof[LINK_PROOF_LEN];
-	char err[400];
-
-	c->seed = c->session; /* the secondary has changed to it with its reply */
-	fill_hello(c, &mine);
-	if (link_hello_parse(payload, h->len, true, &theirs, err, sizeof(err)) ||
-	    link_hello_check(&mine, &theirs, err, sizeof(err))) {
-		refuse(c, err);
-		return;
-	}
-	memcpy(t->reply, payload, h->len);
-	t->reply_len = h->len - LINK_PROOF_LEN;
-	if (theirs.session != c->session ||
-	    !link_auth_verify(&link->key, LINK_SECONDARY, c->channel, t, theirs.proof)) {
-		refuse(c, WRONG_PROOF);
-		return;
-	}
-	if (link_auth_proof(&link->key, LINK_PRIMARY, c->channel, t, proof) ||
-	    conn_grow(c, link->limit[c->channel])) {
-		refuse(c, "out of memory");
-		return;
-	}
-	put_own(c, LINK_PROOF, proof, sizeof(proof));
-	c->state = CONN_READY;
-	write_now(c);
 }
 
 /* Receiving */
@@ -539,9 +282,9 @@ static void on_words(struct conn *c, const struct link_header *h, const uint8_t 
 	char text[400];
 
 	link_hello_text(text, sizeof(text), payload, h->len);
-	conn_fail(c,
-	          h->type == LINK_BYE ? "the peer ended the session: %s" : "the peer refused: %s",
-	          text);
+	link_conn_fail(
+	        c, h->type == LINK_BYE ? "the peer ended the session: %s" : "the peer refused: %s",
+	        text);
 }
 
 static void on_frame(struct conn *c, const struct link_header *h, const uint8_t *payload)
@@ -559,16 +302,16 @@ static void on_frame(struct conn *c, const struct link_header *h, const uint8_t 
 		on_words(c, h, payload);
 	} else if (c->state == CONN_HELLO && h->type == LINK_HELLO &&
 	           link->role == LINK_SECONDARY) {
-		on_hello(c, h, payload);
+		link_on_hello(c, h, payload);
 	} else if (c->state == CONN_HELLO && h->type == LINK_HELLO_REPLY &&
 	           link->role == LINK_PRIMARY) {
-		on_reply(c, h, payload);
+		link_on_reply(c, h, payload);
 	} else if (c->state == CONN_PROOF && h->type == LINK_PROOF) {
-		on_proof(c, h, payload);
+		link_on_proof(c, h, payload);
 	} else if (c->state == CONN_READY && h->type == LINK_READY) {
-		conn_done(c, false);
+		link_conn_done(c, false);
 	} else {
-		conn_fail(c, "a message of type %u, out of turn", h->type);
+		link_conn_fail(c, "a message of type %u, out of turn", h->type);
 	}
 }
 
@@ -587,14 +330,14 @@ static void drain(struct conn *c)
 		int ret = link_decoder_next(&c->in, &h, &payload, err, sizeof(err));
 
 		if (ret < 0)
-			conn_fail(c, "%s", err);
+			link_conn_fail(c, "%s", err);
 		if (ret <= 0)
 			return;
 		on_frame(c, &h, payload);
 	}
 }
 
-static void read_now(struct conn *c)
+void link_read_now(struct conn *c)
 {
 	size_t budget = READ_BUDGET;
 
@@ -604,7 +347,7 @@ static void read_now(struct conn *c)
 		int more = conn_read(c, &n, err, sizeof(err));
 
 		if (more < 0) {
-			conn_fail(c, "%s", err);
+			link_conn_fail(c, "%s", err);
 			return;
 		}
 		drain(c);
@@ -630,253 +373,38 @@ static void end_turn(void *ctx, uint64_t now)
 		if (!c || c->state != CONN_UP)
 			continue;
 		if (c->blocked && !c->error)
-			update_events(c);
+			link_update_events(c);
 		else
-			write_now(c);
+			link_write_now(c);
 		tell_room(c);
 		drain(c);
 		if (may_read(c) && transport_pending(&c->transport))
-			read_now(c);
+			link_read_now(c);
 	}
 }
 
-static void do_handshake(struct conn *c)
-{
-	bool want_write = false;
-	char err[256];
-	int ret = transport_handshake(&c->transport, &want_write, err, sizeof(err));
-
-	if (ret < 0) {
-		conn_fail(c, "%s", err);
-	} else if (ret == 0) {
-		c->blocked = want_write;
-		update_events(c);
-	} else {
-		c->blocked = false;
-		start_hello(c);
-		/* The peer's first frame may have come with its last handshake message. */
-		read_now(c);
-	}
-}
-
-static void connected(struct conn *c)
-{
-	socklen_t len = sizeof(int);
-	int error = 0;
-
-	if (getsockopt(c->transport.fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
-		error = errno;
-	if (error) {
-		conn_fail(c, "connecting: %s", strerror(error));
-		return;
-	}
-	c->state = CONN_TLS;
-	do_handshake(c);
-}
-
-static void conn_ready(void *ctx, uint32_t events)
+void link_conn_ready(void *ctx, uint32_t events)
 {
 	struct conn *c = ctx;
 
 	if (c->state == CONN_CONNECTING) {
-		connected(c);
+		link_connected(c);
 		return;
 	}
 	if (c->state == CONN_TLS) {
-		do_handshake(c);
+		link_do_handshake(c);
 		return;
 	}
 	if (events & EPOLLOUT) {
-		write_now(c);
+		link_write_now(c);
 		tell_room(c);
 	}
 	if (!(events & ~(uint32_t)EPOLLOUT) || c->state == CONN_DEAD)
 		return;
 	if (may_read(c))
-		read_now(c);
+		link_read_now(c);
 	else if (events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP))
-		conn_fail(c, "the peer closed the connection");
-}
-
-/* Opening connections */
-
-static void name_peer(struct conn *c, const struct sockaddr *addr, socklen_t len)
-{
-	char host[48], port[8];
-
-	if (getnameinfo(addr, len, host, sizeof(host), port, sizeof(port),
-	                NI_NUMERICHOST | NI_NUMERICSERV))
-		snprintf(c->peer, sizeof(c->peer), "unknown address");
-	else
-		snprintf(c->peer, sizeof(c->peer), "%s port %s", host, port);
-}
-
-/* Gives the connection its socket (taken over) and puts it under watch. 0 or a negative errno. */
-static int attach(struct conn *c, int fd, uint32_t events)
-{
-	struct link *link = c->link;
-	int error = transport_open(&c->transport, fd, link->tls, link->role == LINK_SECONDARY);
-
-	if (!error)
-		error = transport_socket_options(fd, link->user_timeout_ms);
-	if (!error)
-		error = loop_add(link->loop, &c->source, fd, events, conn_ready, c);
-	if (error)
-		return error;
-	c->deadline.fire = deadline_passed;
-	c->deadline.ctx = c;
-	loop_timer_set(link->loop, &c->deadline, loop_now(link->loop) + link->setup_ms * MS);
-	return 0;
-}
-
-static int resolve(const struct link *link, bool passive, struct addrinfo **ret)
-{
-	struct addrinfo hints = {
-	        .ai_socktype = SOCK_STREAM,
-	        .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | (passive ? AI_PASSIVE : 0),
-	};
-	char port[8];
-
-	snprintf(port, sizeof(port), "%u", link->port);
-	return getaddrinfo(link->address, port, &hints, ret) ? -EINVAL : 0;
-}
-
-/* Starts one connection of the attempt; the outcome comes as an event. 0 or a negative errno. */
-static int start_connect(struct link *link, struct conn *c, const struct addrinfo *to)
-{
-	int fd = socket(to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int error;
-
-	if (fd < 0)
-		return -errno;
-	name_peer(c, to->ai_addr, to->ai_addrlen);
-	if (connect(fd, to->ai_addr, to->ai_addrlen) < 0 && errno != EINPROGRESS) {
-		error = -errno;
-		close(fd);
-		return error;
-	}
-	error = attach(c, fd, EPOLLOUT);
-	c->blocked = true;
-	c->state = CONN_CONNECTING;
-	return error;
-}
-
-static void attempt(void *ctx, uint64_t now)
-{
-	struct link *link = ctx;
-	struct addrinfo *to = NULL;
-	char text[512];
-	int error, i;
-
-	do {
-		error = link_auth_random(&link->session, sizeof(link->session));
-	} while (!error && !link->session);
-	if (!error)
-		error = resolve(link, false, &to);
-	for (i = 0; i < LINK_CHANNELS && !error; i++) {
-		struct conn *c = conn_new(link, i);
-
-		if (!c) {
-			error = -ENOMEM;
-			break;
-		}
-		link->conns[i] = c;
-		c->session = link->session;
-		error = start_connect(link, c, to);
-	}
-	if (to)
-		freeaddrinfo(to);
-	if (!error)
-		return;
-	kill_session(link);
-	retry_later(link);
-	snprintf(text, sizeof(text), "%s port %u: connecting: %s", link->address, link->port,
-	         strerror(-error));
-	report_refusal(link, text);
-}
-
-static void add_candidate(struct link *link, int fd, const struct sockaddr *addr, socklen_t len)
-{
-	struct conn *c = conn_new(link, -1), **end;
-	int error;
-
-	if (!c) {
-		close(fd);
-		link->ops->refused(link->ctx, "out of memory for a connection");
-		return;
-	}
-	name_peer(c, addr, len);
-	c->state = CONN_TLS;
-	for (end = &link->candidates; *end; end = &(*end)->next)
-		;
-	*end = c;
-	link->n_candidates++;
-	error = attach(c, fd, EPOLLIN);
-	if (error)
-		conn_fail(c, "setting up: %s", strerror(-error));
-	else
-		do_handshake(c);
-}
-
-static void listen_again(void *ctx, uint64_t now)
-{
-	struct link *link = ctx;
-
-	loop_set_events(link->loop, &link->listen_source, EPOLLIN);
-}
-
-static void on_accept(void *ctx, uint32_t events)
-{
-	struct link *link = ctx;
-	int i;
-
-	for (i = 0; i < MAX_CANDIDATES && !link->closed; i++) {
-		struct sockaddr_storage addr;
-		socklen_t len = sizeof(addr);
-		int fd = accept4(link->listen_fd, (struct sockaddr *)&addr, &len,
-		                 SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
-			char text[128];
-
-			snprintf(text, sizeof(text), "accepting a connection: %s", strerror(errno));
-			loop_set_events(link->loop, &link->listen_source, 0);
-			loop_timer_set(link->loop, &link->listen_again,
-			               loop_now(link->loop) + 100 * MS);
-			link->ops->refused(link->ctx, text);
-		}
-		if (fd < 0)
-			return;
-		if (link->n_candidates >= MAX_CANDIDATES)
-			conn_fail(link->candidates, "gave way to newer connections, %u were open",
-			          MAX_CANDIDATES);
-		if (link->closed) {
-			close(fd);
-			return;
-		}
-		add_candidate(link, fd, (struct sockaddr *)&addr, len);
-	}
-}
-
-static int start_listen(struct link *link)
-{
-	struct addrinfo *at;
-	int one = 1, error;
-
-	error = resolve(link, true, &at);
-	if (error)
-		return error;
-	link->listen_fd = socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (link->listen_fd < 0 ||
-	    setsockopt(link->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-	    bind(link->listen_fd, at->ai_addr, at->ai_addrlen) < 0 ||
-	    listen(link->listen_fd, BACKLOG) < 0)
-		error = -errno;
-	freeaddrinfo(at);
-	if (error)
-		return error;
-	return loop_add(link->loop, &link->listen_source, link->listen_fd, EPOLLIN, on_accept,
-	                link);
+		link_conn_fail(c, "the peer closed the connection");
 }
 
 /* The public side */
@@ -942,7 +470,7 @@ static int check_params(const struct link_params *p, char *err, size_t errlen)
 static int start(struct link *link, char *err, size_t errlen)
 {
 	struct addrinfo *ai;
-	int error = resolve(link, false, &ai);
+	int error = link_resolve(link, false, &ai);
 
 	if (error) {
 		snprintf(err, errlen, "replication link: \"%s\" is not a numeric address",
@@ -960,7 +488,7 @@ static int start(struct link *link, char *err, size_t errlen)
 		loop_timer_set(link->loop, &link->retry, loop_now(link->loop));
 		return 0;
 	}
-	error = start_listen(link);
+	error = link_start_listen(link);
 	if (error)
 		snprintf(err, errlen, "replication link: listening on %s port %u: %s",
 		         link->address, link->port, strerror(-error));
@@ -984,8 +512,8 @@ int link_new(struct link **ret_link, struct loop *loop, const struct link_params
 	link->listen_fd = -1;
 	link->turn = (struct loop_timer){.fire = end_turn, .ctx = link};
 	link->reaper = (struct loop_timer){.fire = reap, .ctx = link};
-	link->retry = (struct loop_timer){.fire = attempt, .ctx = link};
-	link->listen_again = (struct loop_timer){.fire = listen_again, .ctx = link};
+	link->retry = (struct loop_timer){.fire = link_attempt, .ctx = link};
+	link->listen_again = (struct loop_timer){.fire = link_listen_again, .ctx = link};
 	error = copy_params(link, params);
 	if (error)
 		snprintf(err, errlen, "replication link: out of memory");
@@ -1009,7 +537,7 @@ static void stop(struct link *link)
 		close(link->listen_fd);
 	link->listen_fd = -1;
 	while (link->candidates)
-		kill_conn(link, link->candidates);
+		link_kill_conn(link, link->candidates);
 }
 
 void link_free(struct link *link)
@@ -1017,7 +545,7 @@ void link_free(struct link *link)
 	if (!link)
 		return;
 	stop(link);
-	kill_session(link);
+	link_kill_session(link);
 	reap(link, 0);
 	loop_timer_clear(link->loop, &link->turn);
 	loop_timer_clear(link->loop, &link->reaper);
