@@ -59,8 +59,10 @@ static void put64(uint8_t *p, uint64_t v)
 
 uint32_t link_max_payload(uint8_t type, uint8_t channel)
 {
-	if (channel >= LINK_CHANNELS)
+	if (channel >= LINK_PLACES)
 		return 0;
+	if (type == LINK_MARKER)
+		return channel == LINK_BULK ? LINK_MARKER_LEN : 0;
 	if (type >= LINK_TYPE_USER)
 		return channel == LINK_FAST ? LINK_MAX_FAST : LINK_MAX_BULK;
 	return type >= LINK_HELLO && type <= LINK_BYE ? LINK_MAX_OWN : 0;
@@ -170,7 +172,7 @@ static int check_header(struct link_decoder *d, const uint8_t *p, const struct l
 
 	if (p[AT_FLAGS])
 		return bad(d, -EPROTO, err, errlen, "flags 0x%02x, none are defined", p[AT_FLAGS]);
-	if (h->channel >= LINK_CHANNELS || (d->channel >= 0 && h->channel != d->channel))
+	if (h->channel >= LINK_PLACES || (d->channel >= 0 && h->channel != d->channel))
 		return bad(d, -EPROTO, err, errlen, "channel %u on a connection of channel %d",
 		           h->channel, d->channel);
 	if (!max || (h->type >= LINK_TYPE_USER && !d->session))
@@ -230,4 +232,36 @@ int link_decoder_next(struct link_decoder *d, struct link_header *ret_header,
 	*ret_header = h;
 	*ret_payload = p + LINK_HEADER_LEN;
 	return 1;
+}
+
+void link_marker_pack(uint8_t out[LINK_MARKER_LEN], const struct link_marker *marker)
+{
+	memset(out, 0, LINK_MARKER_LEN);
+	put64(out, marker->sequence);
+	put32(out + 8, marker->len);
+	out[12] = marker->stripe;
+}
+
+int link_marker_unpack(const uint8_t *payload, size_t len, unsigned stripes,
+                       struct link_marker *ret_marker, char *err, size_t errlen)
+{
+	if (len != LINK_MARKER_LEN || memcmp(payload + 13, "\0\0", 3) != 0) {
+		snprintf(err, errlen, "a marker of %zu bytes that is malformed", len);
+		return -EPROTO;
+	}
+	if (payload[12] >= stripes) {
+		snprintf(err, errlen, "a marker of stream %u, there are %u", payload[12] + 1u,
+		         stripes);
+		return -EPROTO;
+	}
+	ret_marker->sequence = get64(payload);
+	ret_marker->len = get32(payload + 8);
+	ret_marker->stripe = payload[12];
+	return 0;
+}
+
+bool link_marker_names(const struct link_marker *marker, const struct link_header *h)
+{
+	return h->sequence == marker->sequence && h->len == marker->len &&
+	       h->channel == LINK_CHANNELS + marker->stripe;
 }

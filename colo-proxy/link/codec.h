@@ -15,7 +15,7 @@
  *	     0	   4	magic 0x434f4c4b ("COLK")
  *	     4	   1	framing version, 1
  *	     5	   1	type: 1-15 the link's own, 16-255 its user's
- *	     6	   1	channel: 0 fast, 1 bulk
+ *	     6	   1	channel: 0 fast, 1 bulk, 2 to 9 the stripes of the bulk channel
  *	     7	   1	flags, 0 in version 1
  *	     8	   4	epoch
  *	    12	   4	payload length
@@ -41,6 +41,13 @@ enum link_channel {
 	LINK_CHANNELS,
 };
 
+/*
+ * Connections that a session may have besides, the stripes: stripe k has LINK_CHANNELS + k where a
+ * channel stands. They carry messages of the bulk channel (stripe.h).
+ */
+#define LINK_STREAMS_MAX 8u
+#define LINK_PLACES      (LINK_CHANNELS + LINK_STREAMS_MAX)
+
 /* The link's own types; see hello.h for their payloads. */
 enum link_own_type {
 	LINK_HELLO = 1,
@@ -49,6 +56,7 @@ enum link_own_type {
 	LINK_READY = 4,
 	LINK_REFUSE = 5,
 	LINK_BYE = 6,
+	LINK_MARKER = 7, /* bulk channel only */
 };
 
 struct link_header {
@@ -58,6 +66,30 @@ struct link_header {
 	uint32_t len;
 	uint64_t sequence;
 };
+
+/*
+ * Payload of a MARKER: the bulk channel's next message is the next one of a stripe.
+ *
+ *	offset	size
+ *	     0	   8	its sequence there
+ *	     8	   4	its payload length
+ *	    12	   1	the stripe, from 0
+ *	    13	   3	0
+ */
+#define LINK_MARKER_LEN 16u
+
+struct link_marker {
+	uint64_t sequence;
+	uint32_t len;
+	uint8_t stripe;
+};
+
+void link_marker_pack(uint8_t out[LINK_MARKER_LEN], const struct link_marker *marker);
+/* In a session with so many stripes. 0, or -EPROTO with words. */
+int link_marker_unpack(const uint8_t *payload, size_t len, unsigned stripes,
+                       struct link_marker *ret_marker, char *err, size_t errlen);
+/* Whether it is the message with this header that the marker has named. */
+bool link_marker_names(const struct link_marker *marker, const struct link_header *h);
 
 /* The most payload bytes that a frame of this type may carry on this channel; 0: no such type. */
 uint32_t link_max_payload(uint8_t type, uint8_t channel);

@@ -40,6 +40,7 @@ struct conn {
 
 	struct link_decoder in;
 	bool paused;
+	bool waits; /* bulk: for the message of a stripe, which comes next (stripes.c) */
 
 	uint8_t *out;
 	size_t out_room, out_head, out_tail;
@@ -51,6 +52,7 @@ struct conn {
 	char failure[160];
 
 	uint64_t session;
+	unsigned streams; /* of the session, as this connection's hellos have it; 0: not yet */
 	struct link_transcript transcript;
 };
 

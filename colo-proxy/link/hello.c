@@ -42,6 +42,7 @@ size_t link_hello_encode(uint8_t *out, const struct link_hello *hello)
 	put16(out, LINK_PROTOCOL);
 	out[2] = hello->role;
 	out[3] = hello->encrypted;
+	out[4] = hello->streams;
 	put64(out + 8, hello->session);
 	memcpy(out + 16, hello->nonce, LINK_NONCE_LEN);
 	put16(out + 48, hello->name_len);
@@ -92,13 +93,15 @@ int link_hello_parse(const uint8_t *payload, size_t len, bool reply, struct link
 	}
 	h.role = payload[2];
 	h.encrypted = payload[3] == 1;
+	h.streams = payload[4];
 	h.session = get64(payload + 8);
 	memcpy(h.nonce, payload + 16, LINK_NONCE_LEN);
 	if ((h.role != LINK_PRIMARY && h.role != LINK_SECONDARY) || payload[3] > 1 || !h.session ||
-	    memcmp(payload + 4, "\0\0\0", 4) != 0) {
-		snprintf(err, errlen,
-		         "hello with role %u, encryption %u or a session that cannot be", h.role,
-		         payload[3]);
+	    h.streams < 1 || h.streams > LINK_STREAMS_MAX || memcmp(payload + 5, "\0\0", 3) != 0) {
+		snprintf(
+		        err, errlen,
+		        "hello with role %u, encryption %u, %u streams or a session that cannot be",
+		        h.role, payload[3], h.streams);
 		return -EPROTO;
 	}
 	ret = parse_lengths(payload, len, reply, &h, err, errlen);

@@ -13,7 +13,8 @@
  *	     0	   2	protocol version, 7; a peer with another one reads no further
  *	     2	   1	role: 1 primary, 2 secondary
  *	     3	   1	encryption of this connection: 0 none, 1 TLS
- *	     4	   4	0
+ *	     4	   1	streams that this side can have, 1 to 8; the smaller number is the session's
+ *	     5	   3	0
  *	     8	   8	session id, not 0; the reply repeats it
  *	    16	  32	nonce
  *	    48	   2	length N of the name, 1 to 128
@@ -31,6 +32,7 @@
 struct link_hello {
 	uint8_t role;
 	bool encrypted;
+	uint8_t streams;
 	uint64_t session;
 	uint8_t nonce[LINK_NONCE_LEN];
 	const char *name; /* not terminated */

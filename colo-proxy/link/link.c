@@ -46,9 +46,8 @@ static void reap(void *ctx, uint64_t now)
 void link_unlink_conn(struct link *link, struct conn *c)
 {
 	struct conn **pos;
-	int i;
 
-	for (i = 0; i < LINK_CHANNELS; i++) {
+	for (unsigned i = 0; i < LINK_PLACES; i++) {
 		if (link->conns[i] == c)
 			link->conns[i] = NULL;
 	}
@@ -78,9 +77,11 @@ void link_kill_conn(struct link *link, struct conn *c)
 
 void link_kill_session(struct link *link)
 {
-	link_kill_conn(link, link->conns[LINK_FAST]);
-	link_kill_conn(link, link->conns[LINK_BULK]);
+	for (unsigned i = 0; i < LINK_PLACES; i++)
+		link_kill_conn(link, link->conns[i]);
+	link_stripes_stop(link);
 	link->session = 0;
+	link->agreed = 0;
 }
 
 void link_retry_later(struct link *link)
@@ -173,12 +174,14 @@ void link_deadline_passed(void *ctx, uint64_t now)
 	        [CONN_HELLO] = "the peer's hello",
 	        [CONN_PROOF] = "the peer's proof",
 	        [CONN_READY] = "the peer to be ready",
-	        [CONN_WAIT] = "the other connection of the session",
+	        [CONN_WAIT] = "the other connections of the session",
 	};
 
 	if (c->state != CONN_UP)
 		link_conn_fail(c, "no session within %u ms, waited for %s", c->link->setup_ms,
 		               waits[c->state]);
+	else if (c->waits)
+		link_stripes_late(c);
 	else if (!c->paused && c->in.head != c->in.tail)
 		link_conn_fail(c, "the rest of a message has not come within %u ms",
 		               c->link->user_timeout_ms);
@@ -188,11 +191,11 @@ void link_deadline_passed(void *ctx, uint64_t now)
  * Bytes have come. In a message that is not whole the next ones are due, or its length is damaged,
  * and nothing of this channel would ever be delivered again.
  */
-static void expect_rest(struct conn *c)
+void link_expect_rest(struct conn *c)
 {
 	struct link *link = c->link;
 
-	if (c->state != CONN_UP)
+	if (c->state != CONN_UP || c->waits)
 		return;
 	if (c->in.head == c->in.tail)
 		loop_timer_clear(link->loop, &c->deadline);
@@ -203,7 +206,7 @@ static void expect_rest(struct conn *c)
 
 /* Sending */
 
-static void turn_soon(struct link *link)
+void link_turn_soon(struct link *link)
 {
 	if (!link->turn.at)
 		loop_timer_set(link->loop, &link->turn, loop_now(link->loop));
@@ -218,7 +221,7 @@ void link_update_events(struct conn *c)
 		return;
 	if (c->state == CONN_WAIT)
 		events |= EPOLLRDHUP;
-	else if (!c->paused)
+	else if (!c->paused && !c->waits)
 		events |= EPOLLIN;
 	error = loop_set_events(c->link->loop, &c->source, events);
 	if (error)
@@ -240,9 +243,12 @@ static void tell_room(struct conn *c)
 {
 	struct link *link = c->link;
 
-	if (c->state != CONN_UP || !c->want_room || conn_queued(c) > link->limit[c->channel] / 2)
+	if (c->state != CONN_UP || !c->want_room ||
+	    link_queued(link, c->channel) > link->limit[c->channel] / 2)
 		return;
 	c->want_room = false;
+	if (c->channel == LINK_BULK)
+		atomic_store(&link->bell.room, false);
 	link->ops->room(link->ctx, c->channel);
 }
 
@@ -256,8 +262,14 @@ void link_go_up(struct link *link, const struct link_hello *peer_hello)
 	        .caps = peer_hello->caps,
 	        .caps_len = peer_hello->caps_len,
 	};
-	int i;
+	int i, error;
 
+	error = link->agreed > 1 ? link_stripes_start(link) : 0;
+	if (error) {
+		link_conn_fail(link->conns[LINK_FAST], "starting %u streams: %s", link->agreed,
+		               strerror(-error));
+		return;
+	}
 	memcpy(conns, link->conns, sizeof(conns));
 	snprintf(peer.address, sizeof(peer.address), "%s", conns[LINK_FAST]->peer);
 	for (i = 0; i < LINK_CHANNELS; i++) {
@@ -272,7 +284,7 @@ void link_go_up(struct link *link, const struct link_hello *peer_hello)
 		link_update_events(conns[i]);
 		drain(conns[i]);
 	}
-	turn_soon(link);
+	link_turn_soon(link);
 }
 
 /* Receiving */
@@ -287,16 +299,24 @@ static void on_words(struct conn *c, const struct link_header *h, const uint8_t 
 	        text);
 }
 
+void link_deliver(struct conn *c, const struct link_header *h, const uint8_t *payload)
+{
+	struct link *link = c->link;
+	struct link_counters *n = &link->counters[c->channel];
+
+	n->received_messages++;
+	n->received_bytes += h->len;
+	link->ops->message(link->ctx, c->channel, h->type, h->epoch, payload, h->len);
+}
+
 static void on_frame(struct conn *c, const struct link_header *h, const uint8_t *payload)
 {
 	struct link *link = c->link;
 
 	if (h->type >= LINK_TYPE_USER && c->state == CONN_UP) {
-		struct link_counters *n = &link->counters[c->channel];
-
-		n->received_messages++;
-		n->received_bytes += h->len;
-		link->ops->message(link->ctx, c->channel, h->type, h->epoch, payload, h->len);
+		link_deliver(c, h, payload);
+	} else if (h->type == LINK_MARKER && c->state == CONN_UP) {
+		link_stripes_marker(c, h, payload);
 	} else if ((h->type == LINK_REFUSE && c->state != CONN_UP) ||
 	           (h->type == LINK_BYE && c->state == CONN_UP)) {
 		on_words(c, h, payload);
@@ -315,26 +335,40 @@ static void on_frame(struct conn *c, const struct link_header *h, const uint8_t 
 	}
 }
 
-static bool may_read(const struct conn *c)
+static bool may_take(const struct conn *c)
 {
 	return c->state != CONN_DEAD && c->state != CONN_WAIT && !c->paused;
 }
 
-/* Hands out the frames that are there. */
+static bool may_read(const struct conn *c)
+{
+	return may_take(c) && !c->waits;
+}
+
+/* Hands out a frame; false: there is none. */
+static bool next_frame(struct conn *c)
+{
+	const uint8_t *payload;
+	struct link_header h;
+	char err[256];
+	int ret = link_decoder_next(&c->in, &h, &payload, err, sizeof(err));
+
+	if (ret < 0)
+		link_conn_fail(c, "%s", err);
+	if (ret <= 0)
+		return false;
+	on_frame(c, &h, payload);
+	return true;
+}
+
+/* Hands out what is there. */
 static void drain(struct conn *c)
 {
-	while (may_read(c)) {
-		const uint8_t *payload;
-		struct link_header h;
-		char err[256];
-		int ret = link_decoder_next(&c->in, &h, &payload, err, sizeof(err));
-
-		if (ret < 0)
-			link_conn_fail(c, "%s", err);
-		if (ret <= 0)
-			return;
-		on_frame(c, &h, payload);
+	while (may_take(c)) {
+		if (!(c->waits ? link_stripes_take(c) : next_frame(c)))
+			break;
 	}
+	link_stripes_settle(c);
 }
 
 void link_read_now(struct conn *c)
@@ -351,14 +385,22 @@ void link_read_now(struct conn *c)
 			return;
 		}
 		drain(c);
-		expect_rest(c);
+		link_expect_rest(c);
 		if (!more || n >= budget)
 			break;
 		budget -= n;
 	}
 	/* Bytes inside the TLS library raise no event. */
 	if (may_read(c) && transport_pending(&c->transport))
-		turn_soon(c->link);
+		link_turn_soon(c->link);
+}
+
+void link_go_on(struct conn *c)
+{
+	tell_room(c);
+	drain(c);
+	if (may_read(c) && transport_pending(&c->transport))
+		link_read_now(c);
 }
 
 /* The end of a turn: what link_send() left to do. */
@@ -376,10 +418,7 @@ static void end_turn(void *ctx, uint64_t now)
 			link_update_events(c);
 		else
 			link_write_now(c);
-		tell_room(c);
-		drain(c);
-		if (may_read(c) && transport_pending(&c->transport))
-			link_read_now(c);
+		link_go_on(c);
 	}
 }
 
@@ -428,6 +467,7 @@ static int copy_params(struct link *link, const struct link_params *p)
 	link->backoff_max_ms = or_default(p->backoff_max_ms, 400);
 	link->user_timeout_ms = or_default(p->user_timeout_ms, 10000);
 	link->backoff_ms = link->backoff_min_ms;
+	link->streams = p->streams > 1 ? p->streams : 1;
 	for (i = 0; i < LINK_CHANNELS; i++) {
 		size_t least = 2 * (LINK_HEADER_LEN + link_max_payload(LINK_TYPE_USER, (uint8_t)i));
 
@@ -455,6 +495,8 @@ static int check_params(const struct link_params *p, char *err, size_t errlen)
 		wrong = "the role is neither primary nor secondary";
 	else if (name_len < 1 || name_len > LINK_NAME_MAX)
 		wrong = "the VM's name must have 1 to 128 bytes";
+	else if (p->streams > LINK_STREAMS_MAX)
+		wrong = "more than 8 streams";
 	else if (p->caps_len > LINK_CAPS_MAX)
 		wrong = "more than 1024 bytes of capabilities";
 	else if (p->key->len < LINK_KEY_MIN)
@@ -478,6 +520,13 @@ static int start(struct link *link, char *err, size_t errlen)
 		return error;
 	}
 	freeaddrinfo(ai);
+	if (link->streams > 1)
+		error = link_stripes_init(link);
+	if (error) {
+		snprintf(err, errlen, "replication link: an event for the streams: %s",
+		         strerror(-error));
+		return error;
+	}
 	if (link->encrypt)
 		error = transport_tls_new(&link->tls, &link->key, link->role == LINK_SECONDARY);
 	if (error) {
@@ -509,7 +558,7 @@ int link_new(struct link **ret_link, struct loop *loop, const struct link_params
 	link->loop = loop;
 	link->ops = ops;
 	link->ctx = ctx;
-	link->listen_fd = -1;
+	link->listen_fd = link->bell.fd = -1;
 	link->turn = (struct loop_timer){.fire = end_turn, .ctx = link};
 	link->reaper = (struct loop_timer){.fire = reap, .ctx = link};
 	link->retry = (struct loop_timer){.fire = link_attempt, .ctx = link};
@@ -546,6 +595,7 @@ void link_free(struct link *link)
 		return;
 	stop(link);
 	link_kill_session(link);
+	link_stripes_fini(link);
 	reap(link, 0);
 	loop_timer_clear(link->loop, &link->turn);
 	loop_timer_clear(link->loop, &link->reaper);
@@ -570,6 +620,27 @@ static ssize_t total_len(const struct iovec *iov, int iovcnt, size_t max)
 	return (ssize_t)total;
 }
 
+static bool takes_stripe(const struct link *link, enum link_channel channel, size_t len)
+{
+	return channel == LINK_BULK && len >= STRIPE_LEAST && link_stripes_count(link) > 0;
+}
+
+static bool has_room(struct link *link, enum link_channel channel, size_t len)
+{
+	size_t need = LINK_HEADER_LEN + len;
+
+	if (takes_stripe(link, channel, len))
+		need += LINK_HEADER_LEN + LINK_MARKER_LEN;
+	if (link_queued(link, channel) + need <= link->limit[channel])
+		return true;
+	if (channel == LINK_BULK && link_stripes_count(link) > 0) {
+		/* First the bell, then a look: what the threads write meanwhile is not missed. */
+		atomic_store(&link->bell.room, true);
+		link_turn_soon(link);
+	}
+	return false;
+}
+
 int link_send(struct link *link, enum link_channel channel, uint8_t type, uint32_t epoch,
               const struct iovec *iov, int iovcnt)
 {
@@ -584,16 +655,18 @@ int link_send(struct link *link, enum link_channel channel, uint8_t type, uint32
 	c = link->conns[channel];
 	if (!link->up || c->error)
 		return -ENOTCONN;
-	if (conn_queued(c) + LINK_HEADER_LEN + (size_t)len > link->limit[channel]) {
+	if (!has_room(link, channel, (size_t)len)) {
 		c->want_room = true;
 		return -EAGAIN;
 	}
-	conn_put(c, type, epoch, iov, iovcnt, (uint32_t)len);
+	if (!takes_stripe(link, channel, (size_t)len) ||
+	    link_stripes_send(link, type, epoch, iov, iovcnt, (uint32_t)len) < 0)
+		conn_put(c, type, epoch, iov, iovcnt, (uint32_t)len);
 	link->counters[channel].sent_messages++;
 	link->counters[channel].sent_bytes += (size_t)len;
 	if (!c->blocked && conn_queued(c) >= CORK)
 		(void)conn_write(c); /* its error is kept for end_turn() */
-	turn_soon(link);
+	link_turn_soon(link);
 	return 0;
 }
 
@@ -607,18 +680,24 @@ void link_flush(struct link *link)
 		if (!c->blocked && conn_queued(c))
 			(void)conn_write(c); /* its error is kept for end_turn() */
 		if (c->blocked || c->error)
-			turn_soon(link);
+			link_turn_soon(link);
 	}
 }
 
 size_t link_queued(const struct link *link, enum link_channel channel)
 {
-	return link->up ? conn_queued(link->conns[channel]) : 0;
+	size_t bytes = link->up ? conn_queued(link->conns[channel]) : 0;
+
+	return channel == LINK_BULK ? bytes + link_stripes_queued(link) : bytes;
 }
 
 uint64_t link_rate(const struct link *link, enum link_channel channel)
 {
-	return link->up ? transport_rate(link->conns[channel]->transport.fd) : 0;
+	uint64_t own = link->up ? transport_rate(link->conns[channel]->transport.fd) : 0;
+	uint64_t striped = channel == LINK_BULK ? link_stripes_rate(link) : 0;
+
+	/* With stripes the channel's own connection carries markers. */
+	return striped > 0 ? striped : own;
 }
 
 void link_pause(struct link *link, enum link_channel channel, bool pause)
@@ -628,7 +707,7 @@ void link_pause(struct link *link, enum link_channel channel, bool pause)
 	if (!c || c->paused == pause)
 		return;
 	c->paused = pause;
-	turn_soon(link);
+	link_turn_soon(link);
 }
 
 void link_drop(struct link *link, const char *reason)
@@ -646,6 +725,15 @@ void link_close(struct link *link, const char *reason)
 bool link_is_up(const struct link *link)
 {
 	return link->up;
+}
+
+unsigned int link_streams(const struct link *link)
+{
+	unsigned int stripes = link_stripes_count(link);
+
+	if (!link->up)
+		return 0;
+	return stripes ? stripes : 1;
 }
 
 uint16_t link_port(const struct link *link)

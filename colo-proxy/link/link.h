@@ -19,7 +19,8 @@
  * Messages of one channel arrive in order, none twice and none missing, or the session ends. There
  * is no order between the channels. What was queued or in flight when a session ends is lost.
  *
- * One thread, the loop's.
+ * One thread, the loop's. With streams (below), large messages of the bulk channel go by more
+ * connections, each with a thread of its own inside the link; their order stays (stripe.h).
  */
 
 struct link;
@@ -56,6 +57,11 @@ struct link_params {
 	bool encrypt;               /* TLS 1.3; false: authenticated at the start, then in clear */
 	const void *caps;           /* what to tell the peer in its up() */
 	size_t caps_len;            /* at most LINK_CAPS_MAX */
+	/*
+	 * 2 to LINK_STREAMS_MAX: so many more connections for large messages of the bulk channel,
+	 * with a thread each, or as many as the peer can have, if that is less; 0, 1: none.
+	 */
+	unsigned int streams;
 	/* 0 stands for the default of what follows. */
 	size_t queue_limit[LINK_CHANNELS]; /* bytes; 4 MiB; at least two largest frames */
 	uint32_t setup_ms;                 /* from connect or accept to the session: 5000 */
@@ -132,6 +138,9 @@ void link_drop(struct link *link, const char *reason);
 void link_close(struct link *link, const char *reason);
 
 bool link_is_up(const struct link *link);
+/* Connections that large messages of the bulk channel take: 1, the channel's own, or the session's
+ * streams. 0: no session. */
+unsigned int link_streams(const struct link *link);
 /* Where the secondary listens. */
 uint16_t link_port(const struct link *link);
 

@@ -20,10 +20,13 @@
  *	PROOF ------------------------>		takes the place of its channel in the session
  *	      <------------------------ READY	on both, once both have proven themselves
  *
- * The secondary is up when it sends READY, the primary when it has both. Either says REFUSE with a
+ * Where both can have streams, the first HELLO_REPLY tells the primary how many, and it opens so
+ * many connections more, which go the same way; READY comes when all have.
+ *
+ * The secondary is up when it sends READY, the primary when it has all. Either says REFUSE with a
  * reason instead. Until a connection has proven that it has the key it is a candidate: it holds a
  * few KiB, there are at most MAX_CANDIDATES, each has a deadline, and nothing it does touches the
- * session. Only the secondary has candidates; the primary's two connections are its attempt.
+ * session. Only the secondary has candidates; the primary's connections are its attempt.
  */
 
 #define MAX_CANDIDATES 16
@@ -41,21 +44,27 @@ static void refuse(struct conn *c, const char *reason)
 
 /* Setting a session up */
 
-/* A connection has done its part; the last of the two brings the session up. */
+static bool is_due(const struct link *link, unsigned place)
+{
+	return place < LINK_CHANNELS || (link->agreed > 1 && place - LINK_CHANNELS < link->agreed);
+}
+
+/* A connection has done its part; the last one brings the session up. */
 void link_conn_done(struct conn *c, bool tell_peer)
 {
 	struct link *link = c->link;
 	struct link_hello hello;
 	char err[160];
-	int i, error;
+	unsigned i;
+	int error;
 
 	c->state = CONN_WAIT;
 	link_update_events(c);
-	for (i = 0; i < LINK_CHANNELS; i++) {
+	for (i = 0; i < LINK_PLACES && is_due(link, i); i++) {
 		if (!link->conns[i] || link->conns[i]->state != CONN_WAIT)
 			return;
 	}
-	for (i = 0; i < LINK_CHANNELS && tell_peer; i++) {
+	for (i = 0; i < LINK_PLACES && is_due(link, i) && tell_peer; i++) {
 		struct conn *conn = link->conns[i];
 
 		link_put_own(conn, LINK_READY, NULL, 0);
@@ -85,6 +94,7 @@ static void fill_hello(struct conn *c, struct link_hello *hello)
 	memset(hello, 0, sizeof(*hello));
 	hello->role = (uint8_t)link->role;
 	hello->encrypted = link->encrypt;
+	hello->streams = (uint8_t)link->streams;
 	hello->session = c->session;
 	hello->name = link->name;
 	hello->name_len = strlen(link->name);
@@ -140,14 +150,46 @@ static void send_reply(struct conn *c)
 static bool place_is_free(struct conn *c, char *err, size_t errlen)
 {
 	struct link *link = c->link;
-	struct conn *other =
-	        link->conns[LINK_FAST] ? link->conns[LINK_FAST] : link->conns[LINK_BULK];
+	struct conn *other = NULL;
 
-	if (!other || (link->session == c->session && !link->conns[c->channel]))
+	for (unsigned i = 0; i < LINK_PLACES && !other; i++)
+		other = link->conns[i];
+	if (!other || (link->session == c->session && !link->up && !link->conns[c->channel]))
 		return true;
 	snprintf(err, errlen, "a session with the primary at %s %s", other->peer,
 	         link->up ? "is up" : "is being set up");
 	return false;
+}
+
+/*
+ * How many streams the session has, from both hellos of this connection: of its place, and of all
+ * connections alike. False with words.
+ */
+static bool streams_fit(struct conn *c, const struct link_hello *theirs, char *err, size_t errlen)
+{
+	struct link *link = c->link;
+
+	c->streams = theirs->streams < link->streams ? theirs->streams : link->streams;
+	if (c->channel >= LINK_CHANNELS &&
+	    (c->streams < 2 || c->channel - LINK_CHANNELS >= c->streams)) {
+		snprintf(err, errlen, "a connection for stream %u, the session has %u",
+		         c->channel - LINK_CHANNELS + 1u, c->streams);
+		return false;
+	}
+	if (link->agreed && link->session == c->session && link->agreed != c->streams) {
+		snprintf(err, errlen, "%u streams on one connection of the session, %u on another",
+		         c->streams, link->agreed);
+		return false;
+	}
+	return true;
+}
+
+/* What a session's connection may queue and receive. 0 or -ENOMEM. */
+static int grow(struct conn *c)
+{
+	/* A stripe's messages are not in the connection's queue. */
+	return conn_grow(c, c->channel < LINK_CHANNELS ? c->link->limit[c->channel]
+	                                               : LINK_HEADER_LEN + LINK_MAX_OWN);
 }
 
 void link_on_hello(struct conn *c, const struct link_header *h, const uint8_t *payload)
@@ -164,7 +206,7 @@ void link_on_hello(struct conn *c, const struct link_header *h, const uint8_t *p
 		return;
 	}
 	c->session = theirs.session;
-	if (!place_is_free(c, err, sizeof(err))) {
+	if (!place_is_free(c, err, sizeof(err)) || !streams_fit(c, &theirs, err, sizeof(err))) {
 		refuse(c, err);
 		return;
 	}
@@ -189,15 +231,22 @@ void link_on_proof(struct conn *c, const struct link_header *h, const uint8_t *p
 		refuse(c, err);
 		return;
 	}
-	if (conn_grow(c, link->limit[c->channel])) {
+	if (link->agreed && link->agreed != c->streams) {
+		refuse(c, "other streams than the session's other connections have");
+		return;
+	}
+	if (grow(c)) {
 		refuse(c, "out of memory");
 		return;
 	}
 	link_unlink_conn(link, c);
 	link->session = c->session;
+	link->agreed = c->streams;
 	link->conns[c->channel] = c;
 	link_conn_done(c, true);
 }
+
+static void open_stripes(struct conn *c);
 
 void link_on_reply(struct conn *c, const struct link_header *h, const uint8_t *payload)
 {
@@ -221,14 +270,21 @@ void link_on_reply(struct conn *c, const struct link_header *h, const uint8_t *p
 		refuse(c, WRONG_PROOF);
 		return;
 	}
-	if (link_auth_proof(&link->key, LINK_PRIMARY, c->channel, t, proof) ||
-	    conn_grow(c, link->limit[c->channel])) {
+	if (!streams_fit(c, &theirs, err, sizeof(err))) {
+		refuse(c, err);
+		return;
+	}
+	if (link_auth_proof(&link->key, LINK_PRIMARY, c->channel, t, proof) || grow(c)) {
 		refuse(c, "out of memory");
 		return;
 	}
 	link_put_own(c, LINK_PROOF, proof, sizeof(proof));
 	c->state = CONN_READY;
 	link_write_now(c);
+	if (c->state != CONN_DEAD && !link->agreed) {
+		link->agreed = c->streams;
+		open_stripes(c);
+	}
 }
 
 void link_do_handshake(struct conn *c)
@@ -329,6 +385,36 @@ static int start_connect(struct link *link, struct conn *c, const struct addrinf
 	return error;
 }
 
+static int open_place(struct link *link, int place, const struct addrinfo *to)
+{
+	struct conn *c = conn_new(link, place);
+
+	if (!c)
+		return -ENOMEM;
+	link->conns[place] = c;
+	c->session = link->session;
+	return start_connect(link, c, to);
+}
+
+/* The primary knows how many streams the session has. */
+static void open_stripes(struct conn *c)
+{
+	struct link *link = c->link;
+	struct addrinfo *to = NULL;
+	unsigned i;
+	int error;
+
+	if (link->agreed < 2)
+		return;
+	error = link_resolve(link, false, &to);
+	for (i = 0; i < link->agreed && !error; i++)
+		error = open_place(link, (int)(LINK_CHANNELS + i), to);
+	if (to)
+		freeaddrinfo(to);
+	if (error)
+		link_conn_fail(c, "connecting stream %u: %s", i, strerror(-error));
+}
+
 void link_attempt(void *ctx, uint64_t now)
 {
 	struct link *link = ctx;
@@ -341,17 +427,8 @@ void link_attempt(void *ctx, uint64_t now)
 	} while (!error && !link->session);
 	if (!error)
 		error = link_resolve(link, false, &to);
-	for (i = 0; i < LINK_CHANNELS && !error; i++) {
-		struct conn *c = conn_new(link, i);
-
-		if (!c) {
-			error = -ENOMEM;
-			break;
-		}
-		link->conns[i] = c;
-		c->session = link->session;
-		error = start_connect(link, c, to);
-	}
+	for (i = 0; i < LINK_CHANNELS && !error; i++)
+		error = open_place(link, i, to);
 	if (to)
 		freeaddrinfo(to);
 	if (!error)

@@ -92,7 +92,7 @@ class Rogue:
         secret = hmac.new(self.key, b"colo-proxy link hello 1", hashlib.sha256).digest()
         for one in self.channels:
             caps = struct.pack(">HHII", ENCODING, 0, 64, 256)
-            hello = struct.pack(">HBBIQ32sHH", VERSION, 1, 0, 0, self.session,
+            hello = struct.pack(">HBBB3xQ32sHH", VERSION, 1, 0, 1, self.session,
                                 secrets.token_bytes(32), len(self.name), len(caps)) + \
                 self.name + caps
             one.send(HELLO, 0, hello, 0)

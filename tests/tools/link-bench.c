@@ -2,10 +2,10 @@
 /*
  * link-bench: what the replication link carries, through loopback, one thread for each side.
  *
- *	link-bench [MiB]
+ *	link-bench [--streams N] [MiB]
  *
- * For clear and TLS: bulk throughput of 256 KiB messages; round trips of 64 bytes on the idle
- * link; the same while the bulk channel is kept full.
+ * For clear and TLS: bulk throughput of 256 KiB messages, over one connection or N streams; round
+ *trips of 64 bytes on the idle link; the same while the bulk channel is kept full.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -136,9 +136,9 @@ static void bulk_done(struct end *e)
 	double seconds = (double)(loop_clock() - e->started) / 1e9;
 
 	link_counters(e->link, LINK_BULK, &count);
-	printf("  bulk: %.0f MB/s (%u KiB messages, %.0f MB)\n",
+	printf("  bulk: %.0f MB/s (%u KiB messages, %.0f MB, streams: %u)\n",
 	       (double)count.sent_bytes / 1e6 / seconds, MESSAGE >> 10,
-	       (double)count.sent_bytes / 1e6);
+	       (double)count.sent_bytes / 1e6, link_streams(e->link));
 	e->next = idle_done;
 	ping(e);
 }
@@ -164,7 +164,8 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static struct end *start(enum link_role role, bool encrypt, uint16_t port, uint64_t messages)
+static struct end *start(enum link_role role, bool encrypt, uint16_t port, uint64_t messages,
+                         unsigned int streams)
 {
 	struct link_key key = {.len = 32};
 	struct link_params params = {
@@ -174,6 +175,7 @@ static struct end *start(enum link_role role, bool encrypt, uint16_t port, uint6
 	        .port = port,
 	        .key = &key,
 	        .encrypt = encrypt,
+	        .streams = streams,
 	};
 	struct end *e = calloc(1, sizeof(*e));
 	char err[256] = "out of memory";
@@ -188,10 +190,10 @@ static struct end *start(enum link_role role, bool encrypt, uint16_t port, uint6
 	return e;
 }
 
-static void bench(bool encrypt, uint64_t messages)
+static void bench(bool encrypt, uint64_t messages, unsigned int streams)
 {
-	struct end *s = start(LINK_SECONDARY, encrypt, 0, messages);
-	struct end *p = start(LINK_PRIMARY, encrypt, link_port(s->link), messages);
+	struct end *s = start(LINK_SECONDARY, encrypt, 0, messages, streams);
+	struct end *p = start(LINK_PRIMARY, encrypt, link_port(s->link), messages, streams);
 	pthread_t thread;
 
 	printf("%s\n", encrypt ? "TLS 1.3, AES-128-GCM" : "clear");
@@ -209,13 +211,20 @@ static void bench(bool encrypt, uint64_t messages)
 
 int main(int argc, char **argv)
 {
-	uint64_t mib = argc > 1 ? strtoull(argv[1], NULL, 10) : 1024;
+	uint64_t streams = 1, mib = 1024;
+	int at = 1;
 
-	if (mib < 1) {
-		fprintf(stderr, "usage: link-bench [MiB]\n");
+	if (argc > at + 1 && !strcmp(argv[at], "--streams")) {
+		streams = strtoull(argv[at + 1], NULL, 10);
+		at += 2;
+	}
+	if (argc > at)
+		mib = strtoull(argv[at++], NULL, 10);
+	if (mib < 1 || streams < 1 || streams > LINK_STREAMS_MAX || argc > at) {
+		fprintf(stderr, "usage: link-bench [--streams N] [MiB]\n");
 		return 2;
 	}
-	bench(false, mib * 4);
-	bench(true, mib * 4);
+	bench(false, mib * 4, (unsigned int)streams);
+	bench(true, mib * 4, (unsigned int)streams);
 	return 0;
 }

@@ -202,8 +202,8 @@ static void test_refusals(void)
 
 	put_frame(out, 16, LINK_BULK, 0, 8, SESSION);
 	g_assert_cmpint(refuse(out, LINK_FAST, true, "channel 1"), ==, -EPROTO);
-	put_frame(out, 16, LINK_CHANNELS, 0, 8, SESSION);
-	g_assert_cmpint(refuse(out, -1, true, "channel 2"), ==, -EPROTO);
+	put_frame(out, 16, LINK_PLACES, 0, 8, SESSION);
+	g_assert_cmpint(refuse(out, -1, true, "channel 10"), ==, -EPROTO);
 
 	put_frame(out, 16, LINK_FAST, 0, LINK_MAX_FAST, SESSION);
 	out->data[15]++;
@@ -231,6 +231,61 @@ static void test_refusals(void)
 	g_byte_array_unref(out);
 }
 
+static int unpack(const uint8_t *payload, size_t len, unsigned stripes, const char *words)
+{
+	struct link_marker marker = {.sequence = 99};
+	char err[160] = "";
+	int r = link_marker_unpack(payload, len, stripes, &marker, err, sizeof(err));
+
+	g_assert_true(r == 0 || (marker.sequence == 99 && strstr(err, words)));
+	return r;
+}
+
+static void test_marker(void)
+{
+	static const uint8_t known[LINK_MARKER_LEN] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 0x20, 0x14, 2};
+	const struct link_marker marker = {0x01020304050607, 73748, 2};
+	struct link_header h = {.channel = LINK_CHANNELS + 2, .len = 73748};
+	struct link_marker back = {0};
+	uint8_t bytes[LINK_MARKER_LEN];
+	GByteArray *out = g_byte_array_new();
+	char err[160];
+
+	link_marker_pack(bytes, &marker);
+	g_assert_cmpmem(bytes, sizeof(bytes), known, sizeof(known));
+	g_assert_cmpint(link_marker_unpack(known, sizeof(known), 3, &back, err, sizeof(err)), ==,
+	                0);
+	g_assert_cmpuint(back.sequence, ==, marker.sequence);
+	g_assert_cmpuint(back.len, ==, marker.len);
+	g_assert_cmpuint(back.stripe, ==, marker.stripe);
+	g_assert_cmpint(unpack(known, sizeof(known), 2, "a marker of stream 3, there are 2"), ==,
+	                -EPROTO);
+	g_assert_cmpint(unpack(known, sizeof(known), 0, "there are 0"), ==, -EPROTO);
+	g_assert_cmpint(unpack(known, sizeof(known) - 1, 3, "malformed"), ==, -EPROTO);
+	bytes[15] = 1;
+	g_assert_cmpint(unpack(bytes, sizeof(bytes), 3, "malformed"), ==, -EPROTO);
+
+	h.sequence = marker.sequence;
+	g_assert_true(link_marker_names(&marker, &h));
+	h.sequence++;
+	g_assert_false(link_marker_names(&marker, &h));
+	h.sequence--;
+	h.len++;
+	g_assert_false(link_marker_names(&marker, &h));
+	h.len--;
+	h.channel--;
+	g_assert_false(link_marker_names(&marker, &h));
+
+	/* On the bulk connection only, and no longer than it is. */
+	put_frame(out, LINK_MARKER, LINK_FAST, 0, LINK_MARKER_LEN, SESSION);
+	g_assert_cmpint(refuse(out, LINK_FAST, true, "type 7 is not allowed"), ==, -EPROTO);
+	put_frame(out, LINK_MARKER, LINK_CHANNELS, 0, LINK_MARKER_LEN, SESSION);
+	g_assert_cmpint(refuse(out, LINK_CHANNELS, true, "type 7 is not allowed"), ==, -EPROTO);
+	put_frame(out, LINK_MARKER, LINK_BULK, 0, LINK_MARKER_LEN + 1, SESSION);
+	g_assert_cmpint(refuse(out, LINK_BULK, true, "type 7 may have 16"), ==, -EPROTO);
+	g_byte_array_unref(out);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -239,5 +294,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/codec/long-stream", test_long_stream);
 	g_test_add_func("/codec/flipped-bit", test_flipped_bit);
 	g_test_add_func("/codec/refusals", test_refusals);
+	g_test_add_func("/codec/marker", test_marker);
 	return g_test_run();
 }
