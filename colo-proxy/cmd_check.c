@@ -5,6 +5,7 @@
 #include "colo-proxy/core/finding.h"
 #include "colo-proxy/datapath/netcheck.h"
 #include "colo-proxy/link/link.h"
+#include "colo-proxy/link/streams.h"
 #include "kvm/encode_threads.h"
 #include "kvm/probe.h"
 #include "kvm/tracking.h"
@@ -298,12 +299,14 @@ static void check_kvm(struct check *check)
 	}
 }
 
-/* How many threads checkpoints are compressed with here. */
+/* How many threads checkpoints are compressed with here, and how many carry them. */
 static void check_threads(struct check *check)
 {
 	const struct config *config = check->config;
 	struct encode_threads_choice choice;
 	struct encode_threads_facts facts = {0};
+	struct link_streams_choice streams;
+	struct link_streams_facts rest = {0};
 
 	if (!config)
 		return;
@@ -312,6 +315,11 @@ static void check_threads(struct check *check)
 	facts.packs = config->compression != CONFIG_COMPRESSION_NONE;
 	encode_threads_choose(&facts, config->encode_threads, &choice);
 	add(check, "encode-threads", FINDING_OK, NULL, "%s", choice.why);
+	rest.processors = facts.processors.usable;
+	rest.vcpus = facts.vcpus;
+	rest.encoders = choice.threads;
+	link_streams_choose(&rest, config->streams, &streams);
+	add(check, "streams", FINDING_OK, NULL, "%s", streams.why);
 }
 
 /* Whether the secondary's VM can be read here, for pages that both have. */

@@ -535,6 +535,7 @@ static int open_link(struct node *node, char *err, size_t errlen)
 	        .caps = caps,
 	        .caps_len = sizeof(caps),
 	        .queue_limit = {config->link_buffer_bytes, config->link_buffer_bytes},
+	        .streams = codec_streams(node),
 	};
 	int r = link_key_read(config->key_file, &key, err, errlen);
 

@@ -29,6 +29,7 @@
 #include <xxhash.h>
 
 #include "colo-proxy/control/log.h"
+#include "colo-proxy/link/streams.h"
 #include "colo-proxy/node_private.h"
 
 #define SLICE_NS    (MS * 3 / 10)
@@ -151,24 +152,44 @@ static void wake(void *ctx)
 		sched_yield();
 }
 
-/* Without them this thread encodes. */
-static void start_pool(struct node *node)
+static unsigned int threads_here(const struct config *config)
 {
-	const struct config *config = node->config;
 	struct encode_threads_facts facts = {
 	        .vcpus = (unsigned int)config->smp,
 	        .packs = config->compression != CONFIG_COMPRESSION_NONE,
 	};
-	struct encode_pool_params params = {.clock = loop_clock, .wake = wake, .ctx = node};
 	struct encode_threads_choice choice;
+
+	processors_find("", &facts.processors);
+	encode_threads_choose(&facts, config->encode_threads, &choice);
+	return choice.threads;
+}
+
+unsigned int codec_streams(const struct node *node)
+{
+	struct link_streams_facts facts = {
+	        .vcpus = (unsigned int)node->config->smp,
+	        .encoders = threads_here(node->config),
+	};
+	struct link_streams_choice choice;
+	struct processors processors;
+
+	processors_find("", &processors);
+	facts.processors = processors.usable;
+	link_streams_choose(&facts, node->config->streams, &choice);
+	return choice.streams;
+}
+
+/* Without them this thread encodes. */
+static void start_pool(struct node *node)
+{
+	struct encode_pool_params params = {.clock = loop_clock, .wake = wake, .ctx = node};
 	struct codec *c = of(node);
 	int r;
 
 	if (c->pool)
 		return;
-	processors_find("", &facts.processors);
-	encode_threads_choose(&facts, config->encode_threads, &choice);
-	params.threads = choice.threads;
+	params.threads = threads_here(node->config);
 	if (params.threads == 0)
 		return;
 	r = encode_pool_new(&c->pool, &params);

@@ -230,6 +230,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	stats->comparison.ranges_cut = gate.ranges_cut;
 	stats->kernel_drops = hold.kernel_dropped;
 	stats->link.rtt_us = node->rtt_ns / 1000;
+	stats->link.streams = node->link ? link_streams(node->link) : 0;
 	for (enum link_channel channel = LINK_FAST; node->link && channel < LINK_CHANNELS;
 	     channel++) {
 		struct link_counters counters;

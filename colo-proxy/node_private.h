@@ -375,6 +375,8 @@ void primary_vm_stopped(void *ctx, struct ckpt *ckpt, uint64_t now);
 
 /* node_encode.c */
 void codec_caps(const struct node *node, uint8_t out[CODEC_CAPS_LEN]);
+/* Streams that this side can have (link_params.streams). */
+unsigned int codec_streams(const struct node *node);
 /* What the peer says of itself; false: it was refused, the session is over. */
 bool codec_peer(struct node *node, const uint8_t *caps, size_t len);
 void codec_fini(struct node *node);

@@ -99,6 +99,7 @@ struct config {
 	uint64_t heartbeat_loss;
 	uint64_t boot_wait_ns;
 	uint64_t link_buffer_bytes;
+	int streams; /* or LINK_STREAMS_AUTO (link/streams.h) */
 
 	/* [checkpoint] */
 	uint64_t latency_target_ns;

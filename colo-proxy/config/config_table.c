@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "colo-proxy/config/table.h"
 #include "colo-proxy/control/log.h"
+#include "colo-proxy/link/streams.h"
 #include "kvm/encode_threads.h"
 
 #include <string.h>
@@ -77,6 +78,18 @@ static const struct config_choice compressions[] = {
 static const struct config_choice thread_counts[] = {
         {"auto", ENCODE_THREADS_AUTO},
         {"0", 0},
+        {"1", 1},
+        {"2", 2},
+        {"3", 3},
+        {"4", 4},
+        {"5", 5},
+        {"6", 6},
+        {"7", 7},
+        {"8", 8},
+        {NULL, 0},
+};
+static const struct config_choice stream_counts[] = {
+        {"auto", LINK_STREAMS_AUTO},
         {"1", 1},
         {"2", 2},
         {"3", 3},
@@ -208,6 +221,10 @@ const struct config_key config_table[] = {
 	{ KEY("replication", "link-buffer", CONFIG_UINT, link_buffer_bytes), MEBIBYTES,
 	  .min = 1, .max = 65536, .preset = "64",
 	  .help = "What may wait to be sent to the peer before checkpoints slow down" },
+	{ KEY("replication", "streams", CONFIG_CHOICE, streams), .choices = stream_counts,
+	  .preset = "auto",
+	  .help = "Connections that carry large pieces of checkpoints; more than 1: so many more, with a thread each; "
+	          "auto: the processors that no other thread needs, at most 4; the smaller one of the two hosts' counts" },
 
 	{ KEY("checkpoint", "policy", CONFIG_CHOICE, policy), .choices = policies,
 	  .preset = "compare",

@@ -104,6 +104,7 @@ static const struct field stats_fields[] = {
         STATS(link, rtt_us, FIELD_UINT),
         STATS(link, bytes_sent, FIELD_UINT),
         STATS(link, bytes_received, FIELD_UINT),
+        STATS(link, streams, FIELD_UINT),
         STATS(input, copied, FIELD_COUNT),
         STATS(input, injected, FIELD_COUNT),
         STATS(input, dropped, FIELD_COUNT),

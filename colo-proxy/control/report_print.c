@@ -175,8 +175,11 @@ static void print_rest(FILE *out, const struct stats_snapshot *stats)
 {
 	struct hist_summary rtt = {.count = stats->link.rtt_us != 0, .p50 = stats->link.rtt_us};
 
-	fprintf(out, "link           round trip %s, %s bytes sent, %s received\n", US(&rtt, p50),
+	fprintf(out, "link           round trip %s, %s bytes sent, %s received", US(&rtt, p50),
 	        SI(stats->link.bytes_sent), SI(stats->link.bytes_received));
+	if (stats->link.streams > 1)
+		fprintf(out, ", %" PRIu64 " streams", stats->link.streams);
+	fputc('\n', out);
 	fprintf(out, "input          %s frames copied, %s injected, %s lost\n",
 	        SI(stats->input.copied.packets), SI(stats->input.injected.packets),
 	        SI(stats->input.dropped.packets));

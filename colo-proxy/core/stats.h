@@ -137,6 +137,7 @@ struct stats_snapshot {
 		uint64_t rtt_us; /* last heartbeat */
 		uint64_t bytes_sent;
 		uint64_t bytes_received;
+		uint64_t streams; /* of the bulk channel; 0: no session */
 	} link;
 
 	struct {

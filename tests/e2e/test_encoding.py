@@ -3,6 +3,7 @@
 
 from registry import test
 from support import MB, URL, check, wait_for
+from test_reprotect import cut, cut_and_return
 
 
 def dirty(env, arg):
@@ -94,5 +95,32 @@ def encoding_agreed(env):
     check(agreed >= 1000, f"{agreed} pages agreed: {after['encoding']}")
     env.cut()
     keep.more("requests", 50)
+    env.stall(keep.stop().result())
+    env.answers()
+
+
+@test("streams", both={"checkpoint": {"longest-epoch": 300, "compression": "none",
+                                      "agreeing-pages": "off"},
+                       "replication": {"streams": 3}},
+      secondary={"replication": {"streams": 5}})
+def streams(env):
+    """checkpoints of 8 MiB go over three connections; power cuts of the primary, and of the survivor"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    for host in ("primary", "secondary"):
+        check(env.stats(host)["link"]["streams"] == 3, f"{host}: {env.stats(host)['link']}")
+    begun = env.stats()
+    for _ in range(3):
+        rewrite(env, 8)
+        before, after = crossed(env, 1)
+    sent = grown(begun, after, "checkpoints", "bytes", "total")
+    check(sent > 16 * MB, f"{sent} bytes crossed the link")
+    env.fact(f"{sent / 1e3:.0f} kB crossed the link")
+    rewrite(env, 8)
+    cut_and_return(env, "primary")  # with the checkpoint of these pages on its way, or not
+    check(env.stats("secondary")["link"]["streams"] == 3, f"{env.stats('secondary')['link']}")
+    keep.more("requests", 20)
+    rewrite(env, 8)
+    cut(env, "secondary")
+    keep.more("requests", 20)
     env.stall(keep.stop().result())
     env.answers()

@@ -323,6 +323,11 @@ bool link_is_up(const struct link *link)
 	return link->up;
 }
 
+unsigned int link_streams(const struct link *link)
+{
+	return link->up ? 1 : 0;
+}
+
 uint16_t link_port(const struct link *link)
 {
 	return link->params.port;
