@@ -149,8 +149,9 @@ static void test_download(void)
 	g_assert_true(json_is_null(json_object_get(r.json, "first_wrong_byte")));
 	result_free(&r);
 
-	r = passes("download %h/stall/200000/400", 1);
-	g_assert_cmpfloat(real(&r, "longest_gap_ms"), >=, 390);
+	r = passes("download %h/stall/200000/1000", 1);
+	/* Half of it: a busy machine may be late with the bytes in front of the gap. */
+	g_assert_cmpfloat(real(&r, "longest_gap_ms"), >=, 500);
 	g_assert_cmpint(field(&r, "longest_gap_at_ns"), >=, field(&r, "started_ns"));
 	result_free(&r);
 
