@@ -217,7 +217,7 @@ void primary_vm_captured(void *ctx, struct ckpt *ckpt, uint64_t now)
 
 	urgent_spare_vcpus(&p->urgent);
 	node_arm(node, &p->urgent_timer, RESUME_NS);
-	if (!p->handing_over)
+	if (!p->silent)
 		relay_primary_resume(p->relay, now);
 	/* A VM that hands over takes nothing any more; the mirror gives it to the secondary. */
 	cut_end(node);

@@ -644,7 +644,8 @@ static void committed(struct node *node, uint32_t epoch, const uint8_t *payload,
 	hold_flush(node->hold);
 	primary_rearm_gate(node);
 	primary_say_released(node);
-	if (p->handing_over)
+	/* One that was in flight when the switch-over was asked for is not its last one. */
+	if (p->handing_over && p->silent)
 		handover_committed(node);
 }
 

@@ -467,6 +467,7 @@ struct world {
 		PHASE_HANDED
 	} trap;
 	struct host *trap_host;
+	bool switches_in_flight; /* the operator, as soon as a checkpoint is */
 	struct client *client;
 	enum fence_kind fence;
 	uint64_t lost_since; /* since when the operator sees no VM anywhere */

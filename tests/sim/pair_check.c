@@ -134,18 +134,14 @@ void check_released(uint32_t epoch)
 	}
 }
 
-/*
- * What the host owes that takes over, or has; else NULL. Not asked when the right to speak was
- * given away: a switch-over that is asked for while a checkpoint is in flight hands over when that
- * is committed, and what the VM still says then, up to the cut of one more, is discarded.
- */
+/* What the host owes that takes over, or has; else NULL. */
 static const struct said *owed_here(const struct host *host)
 {
 	const struct guest *guest = &host->qemu.guest;
 
 	if (host->owes)
 		return &host->owed;
-	if (host->node->role.state != ROLE_TAKING_OVER || host->node->s.yielded)
+	if (host->node->role.state != ROLE_TAKING_OVER)
 		return NULL;
 	return owed_by(guest->lineage, guest->origin);
 }
@@ -192,7 +188,7 @@ static void check_replay(struct host *host)
 		const struct guest *guest = &host->qemu.guest;
 
 		owed = owed_by(guest->lineage, guest->origin);
-		host->owes = owed && !node->s.yielded;
+		host->owes = owed != NULL;
 		if (owed)
 			host->owed = *owed;
 	}

@@ -184,8 +184,26 @@ static void power_fails(struct host *host, uint64_t arg)
 	dies(host, FAULT_POWER);
 }
 
+static void asks_to_switch(struct host *host, uint64_t arg)
+{
+	(void)arg;
+	operator_fails_over(host, false);
+}
+
+static void switch_in_flight(struct host *host)
+{
+	const struct node *node = host->node;
+
+	if (!world->switches_in_flight || !node || node->role.state != ROLE_PROTECTED ||
+	    !node->p.in_flight || node->p.committed)
+		return;
+	world->switches_in_flight = false;
+	at(world->now, host, asks_to_switch, 0);
+}
+
 void faults_trap(struct host *host)
 {
+	switch_in_flight(host);
 	if (!world->trap || !host->node || !is_there(host, world->trap))
 		return;
 	trace(host, "it is at phase %d", world->trap);
@@ -345,7 +363,10 @@ static void happens(struct host *host, enum fault fault)
 		client_floods(50 + rnd(400));
 		break;
 	case FAULT_SWITCH_OVER:
-		operator_fails_over(host, false);
+		if (chance(50))
+			operator_fails_over(host, false);
+		else
+			world->switches_in_flight = true;
 		break;
 	case FAULT_CHECKPOINT:
 		operator_checkpoints(host);
@@ -402,6 +423,7 @@ void faults_end(void)
 	world->calm = true;
 	world->fuse = 0;
 	world->trap = PHASE_NONE;
+	world->switches_in_flight = false;
 	world->delay = 100 * US;
 	world->loss = world->twice = world->damage = world->late = 0;
 	world->fence_dead = false;
