@@ -48,7 +48,8 @@ int cmd_divergences(const struct command *command, int argc, char **argv)
 	         "PATH"},
 	        {"count", 'n', 0, G_OPTION_ARG_INT, &count, "The last N only", "N"},
 	        {"all", 'a', 0, G_OPTION_ARG_NONE, &all,
-	         "Other causes of checkpoints, too: timer, pressure, command, dirty, what is not compared",
+	         "Other causes of checkpoints, too: timer, pressure, command, dirty, what is not "
+	         "compared",
 	         NULL},
 	        {"pcapng", 0, 0, G_OPTION_ARG_FILENAME, &capture,
 	         "Write both sides' packets, with comments; - for standard output", "FILE"},

@@ -16,7 +16,7 @@
  * are the thread's from its start until it has ended; all else is under the lock. Before it sleeps
  * the thread sets `asleep` under the same lock under which it has seen that there is nothing to do,
  * so whoever changes that wakes it up, and no wake-up is lost. The thread holds the lock for
- *moments only, never while it encrypts, writes or sleeps: the loop's thread does not wait for it.
+ * moments only, never while it encrypts, writes or sleeps: the loop's thread does not wait for it.
  *
  * The first error ends the thread; the user sees it when the bell rings, and ends the session. What
  * was received before and not taken is lost with it, as on any connection.

@@ -29,6 +29,7 @@
  * exempt: MSG_CKPT_DATA, MSG_CKPT_HOLES, MSG_CKPT_FILL (between MSG_CKPT_BEGIN and MSG_CKPT_END: a half checkpoint has begun)
  * exempt: MSG_ASK, MSG_SAID (what is shown of divergences), MSG_MAP (numbers: R7)
  * exempt: MSG_CUT_ASK, MSG_CUT (the inside of a stream: R2)
+ * exempt: MSG_REPLAY, MSG_RELEASED (datagrams that a takeover says again: sim_pair)
  * exempt: MSG_TYPE_END (no message), ROLE_EV_HEARD (time), ROLE_ACT_TELL (the status)
  * exempt: ROLE_FENCE_NONE (the operator has written that loss is proof enough: it is not; -DFENCE_LIES
  *         does the same)
