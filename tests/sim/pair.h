@@ -455,8 +455,9 @@ struct world {
 	 */
 	uint32_t loss, twice, late, damage;
 	uint64_t late_ns;
-	uint64_t fdb_at; /* when the switch has heard from there last */
-	bool fence_dead; /* it cannot be reached */
+	uint64_t fdb_at;         /* when the switch has heard from there last */
+	bool fence_dead;         /* it cannot be reached */
+	bool switches_in_flight; /* the operator, as soon as a checkpoint is */
 	/* Its power is lost as soon as a host is there. */
 	enum phase {
 		PHASE_NONE,
@@ -467,7 +468,6 @@ struct world {
 		PHASE_HANDED
 	} trap;
 	struct host *trap_host;
-	bool switches_in_flight; /* the operator, as soon as a checkpoint is */
 	struct client *client;
 	enum fence_kind fence;
 	uint64_t lost_since; /* since when the operator sees no VM anywhere */
