@@ -75,29 +75,18 @@ static const struct config_choice compressions[] = {
         {"none", CONFIG_COMPRESSION_NONE},
         {NULL, 0},
 };
+/* clang-format off */
+#define ONE_TO_EIGHT {"1", 1}, {"2", 2}, {"3", 3}, {"4", 4}, {"5", 5}, {"6", 6}, {"7", 7}, {"8", 8}
+/* clang-format on */
 static const struct config_choice thread_counts[] = {
         {"auto", ENCODE_THREADS_AUTO},
         {"0", 0},
-        {"1", 1},
-        {"2", 2},
-        {"3", 3},
-        {"4", 4},
-        {"5", 5},
-        {"6", 6},
-        {"7", 7},
-        {"8", 8},
+        ONE_TO_EIGHT,
         {NULL, 0},
 };
 static const struct config_choice stream_counts[] = {
         {"auto", LINK_STREAMS_AUTO},
-        {"1", 1},
-        {"2", 2},
-        {"3", 3},
-        {"4", 4},
-        {"5", 5},
-        {"6", 6},
-        {"7", 7},
-        {"8", 8},
+        ONE_TO_EIGHT,
         {NULL, 0},
 };
 static const struct config_choice agreeings[] = {

@@ -20,7 +20,8 @@
  * something, is a relay: it passes bytes on and has a hook on those from the primary.
  */
 
-#define MS 1000000ull
+#define PATIENCE_S 10
+#include "tests/unit/link_rig.h"
 
 struct side {
 	struct loop *loop;
@@ -130,36 +131,6 @@ static const struct link_ops ops = {
         .refused = on_refused,
 };
 
-static void guard_fired(void *ctx, uint64_t now)
-{
-	g_error("nothing more happened for 10 s");
-}
-
-/* Turns the loop until the condition holds. */
-#define UNTIL(t, cond)                                                                             \
-	do {                                                                                       \
-		loop_timer_set((t)->loop, &(t)->guard, loop_clock() + 10000 * MS);                 \
-		while (!(cond))                                                                    \
-			g_assert_cmpint(loop_run((t)->loop), ==, 0);                               \
-	} while (0)
-
-static void tick(void *ctx, uint64_t now)
-{
-	loop_stop(ctx);
-}
-
-static void turn_for(struct test *t, unsigned ms)
-{
-	uint64_t end = loop_clock() + ms * MS;
-	struct loop_timer timer = {.fire = tick, .ctx = t->loop};
-
-	while (loop_clock() < end) {
-		loop_timer_set(t->loop, &timer, end);
-		g_assert_cmpint(loop_run(t->loop), ==, 0);
-	}
-	loop_timer_clear(t->loop, &timer);
-}
-
 static void side_up(struct test *t, struct side *s, enum link_role role, bool encrypt)
 {
 	memset(s, 0, sizeof(*s));
@@ -228,13 +199,6 @@ static void test_end(struct test *t)
 	loop_free(t->loop);
 }
 
-static const bool in_clear = false, under_tls = true;
-
-static bool encrypted(const void *data)
-{
-	return *(const bool *)data;
-}
-
 static void test_messages(const void *data)
 {
 	static const size_t sizes[] = {8, 9, 100, 1500, 16384, 65536, 262144, 1000000};
@@ -300,7 +264,7 @@ static void test_back_pressure(const void *data)
 		if (!ret)
 			sent++;
 		g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), <=, 3u << 20);
-		turn_for(&t, 1);
+		loop_turn_for(t.loop, 1);
 		g_assert_cmpuint(sent, <, 1000);
 	} while (!ret);
 	g_assert_cmpint(ret, ==, -EAGAIN);
@@ -382,7 +346,7 @@ static void test_pause_each(const void *data)
 		g_assert_cmpint(send_numbered(&t.p, LINK_FAST, i, 20), ==, 0);
 	for (i = 1; i <= 5; i++) {
 		UNTIL(&t, t.s.got[LINK_FAST] == i);
-		turn_for(&t, 2);
+		loop_turn_for(t.loop, 2);
 		g_assert_cmpuint(t.s.got[LINK_FAST], ==, i);
 		link_pause(t.s.link, LINK_FAST, false);
 	}
@@ -413,7 +377,7 @@ static void test_close_and_drop(const void *data)
 	g_assert_cmpuint(t.p.got[LINK_FAST], ==, 1);
 	g_assert_cmpint(send_numbered(&t.p, LINK_FAST, 0, 20), ==, -ENOTCONN);
 	g_assert_nonnull(strstr(t.s.reason, "closed in a callback"));
-	turn_for(&t, 30);
+	loop_turn_for(t.loop, 30);
 	g_assert_cmpuint(t.s.ups, ==, 2);
 	test_end(&t);
 }
@@ -432,7 +396,7 @@ static void test_peer_gone(const void *data)
 	g_assert_cmpint(send_numbered(&t.p, LINK_FAST, 0, 20), ==, -ENOTCONN);
 	UNTIL(&t, t.p.refusals == 1);
 	g_assert_nonnull(strstr(t.p.refused->str, "Connection refused"));
-	turn_for(&t, 60); /* more attempts, with the same outcome */
+	loop_turn_for(t.loop, 60); /* more attempts, with the same outcome */
 	t.s.downs = t.s.ups;
 	t.s.params.port = t.p.params.port;
 	side_start(&t.s);
@@ -453,7 +417,7 @@ static void test_wrong_key(const void *data)
 	UNTIL(&t, t.p.refusals >= 1 && t.s.refusals >= 1);
 	g_assert_nonnull(strstr(t.p.refused->str, "same key file"));
 	g_assert_nonnull(strstr(t.s.refused->str, "key"));
-	turn_for(&t, 50);
+	loop_turn_for(t.loop, 50);
 	g_assert_cmpuint(t.p.ups + t.s.ups, ==, 0);
 	test_end(&t);
 }
@@ -470,7 +434,7 @@ static void test_wrong_name(const void *data)
 	                        "the primary's VM is \"vm2\", the secondary's is \"vm1\""));
 	g_assert_nonnull(strstr(t.s.refused->str,
 	                        "the primary's VM is \"vm2\", the secondary's is \"vm1\""));
-	turn_for(&t, 50);
+	loop_turn_for(t.loop, 50);
 	g_assert_cmpuint(t.p.ups + t.s.ups, ==, 0);
 	test_end(&t);
 }

@@ -20,7 +20,9 @@
  * knows which connection is which by the order in which they were made.
  */
 
-#define MS      1000000ull
+#define PATIENCE_S 20
+#include "tests/unit/link_rig.h"
+
 #define MAX_LEN 200000u
 #define LIMIT   (3u << 20)
 
@@ -150,36 +152,6 @@ static const struct link_ops ops = {
         .refused = on_refused,
 };
 
-static void guard_fired(void *ctx, uint64_t now)
-{
-	g_error("nothing more happened for 20 s");
-}
-
-/* Turns the loop until the condition holds. */
-#define UNTIL(t, cond)                                                                             \
-	do {                                                                                       \
-		loop_timer_set((t)->loop, &(t)->guard, loop_clock() + 20000 * MS);                 \
-		while (!(cond))                                                                    \
-			g_assert_cmpint(loop_run((t)->loop), ==, 0);                               \
-	} while (0)
-
-static void tick(void *ctx, uint64_t now)
-{
-	loop_stop(ctx);
-}
-
-static void turn_for(struct test *t, unsigned ms)
-{
-	uint64_t end = loop_clock() + ms * MS;
-	struct loop_timer timer = {.fire = tick, .ctx = t->loop};
-
-	do {
-		loop_timer_set(t->loop, &timer, end);
-		g_assert_cmpint(loop_run(t->loop), ==, 0);
-	} while (loop_clock() < end);
-	loop_timer_clear(t->loop, &timer);
-}
-
 static void side_init(struct test *t, struct side *s, enum link_role role, bool encrypt)
 {
 	memset(s, 0, sizeof(*s));
@@ -243,13 +215,6 @@ static void test_end(struct test *t)
 	loop_free(t->loop);
 }
 
-static const bool in_clear = false, under_tls = true;
-
-static bool encrypted(const void *data)
-{
-	return *(const bool *)data;
-}
-
 /* ---- the order ---- */
 
 static void send_some(struct side *s, uint64_t total, unsigned n)
@@ -295,7 +260,7 @@ static void test_order(const void *data)
 		g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), <=, LIMIT);
 		paused[i] = !paused[i] && g_rand_boolean(rand);
 		link_pause(i ? t.s.link : t.p.link, LINK_BULK, paused[i]);
-		turn_for(&t, (unsigned)g_rand_int_range(rand, 0, 3));
+		loop_turn_for(t.loop, (unsigned)g_rand_int_range(rand, 0, 3));
 	}
 	UNTIL(&t, link_queued(t.p.link, LINK_BULK) == 0 && link_queued(t.s.link, LINK_BULK) == 0);
 	g_assert_cmpuint(t.p.downs + t.s.downs + t.p.refusals + t.s.refusals, ==, 0);
@@ -387,14 +352,14 @@ static void test_back_pressure(const void *data)
 		while ((r = send_len(&t.p, 60000)) == 0)
 			g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), <=, LIMIT);
 		g_assert_cmpint(r, ==, -EAGAIN);
-		turn_for(&t, 10);
+		loop_turn_for(t.loop, 10);
 		g_assert_cmpuint(t.p.sent, <, 2000); /* 120 MB */
 		still = link_queued(t.p.link, LINK_BULK) == last ? still + 1 : 0;
 		last = link_queued(t.p.link, LINK_BULK);
 	}
 	g_assert_cmpuint(t.s.got, ==, 0);
 	t.p.rooms = 0;
-	turn_for(&t, 30);
+	loop_turn_for(t.loop, 30);
 	g_assert_cmpuint(t.p.rooms, ==, 0);
 	link_pause(t.s.link, LINK_BULK, false);
 	UNTIL(&t, t.p.rooms == 1);
@@ -437,7 +402,7 @@ static void test_drop(const void *data)
 			;
 		while (send_len(&t.s, 50000) == 0)
 			;
-		turn_for(&t, i % 3);
+		loop_turn_for(t.loop, i % 3);
 		link_drop(i & 1 ? t.p.link : t.s.link, "enough");
 		g_assert_cmpuint(link_queued(i & 1 ? t.p.link : t.s.link, LINK_BULK), ==, 0);
 		UNTIL(&t, t.p.downs == i && t.s.downs == i);
@@ -790,7 +755,7 @@ static void test_slow_stripe(void)
 	link_pause(t.s.link, LINK_BULK, true);
 	g_assert_cmpint(send_len(&t.p, 20000), ==, 0);
 	UNTIL(&t, kept->len == LINK_HEADER_LEN + 20000);
-	turn_for(&t, 500);
+	loop_turn_for(t.loop, 500);
 	link_pause(t.s.link, LINK_BULK, false);
 	for (unsigned i = 0; i < r.n; i += 2) {
 		if (r.ends[i].place == r.hits)
@@ -800,7 +765,7 @@ static void test_slow_stripe(void)
 	piece = kept->len / pieces;
 	for (size_t at = 0; at < kept->len; at += piece) {
 		send_whole(end->fd, kept->data + at, MIN(piece, kept->len - at));
-		turn_for(&t, pause);
+		loop_turn_for(t.loop, pause);
 		g_assert_cmpuint(t.s.downs, ==, 0);
 	}
 	UNTIL(&t, t.s.got == 1);
