@@ -7,7 +7,9 @@
  * says how early anybody may have the next one, and when the policy itself wants it.
  *
  * Pause. With a pause of p and at most the share m of the time paused, cuts are p / m apart at
- * least. The pause is the larger one of the last and the mean: one slow checkpoint delays the next.
+ * least. The pause is the larger one of the last and the mean: one slow checkpoint delays the next,
+ * by the longest epoch at most. So a pause in which the host stood still, or its clock leapt by
+ * hours, is forgotten after a few checkpoints and not after a few hours.
  *
  * epoch. Output of an epoch waits for its end and for the commit of what ends it, T + commit at
  * most. A commit costs something fixed, and something for each page that the epoch has written to:
@@ -104,8 +106,10 @@ static bool wants_comparison(const struct pacer *pacer)
 static uint64_t shortest_interval(const struct pacer *pacer)
 {
 	uint64_t pause = max_u64(pacer->last_pause, pacer->pause.value);
+	uint64_t apart = pause * 100 / pacer->params.max_pause;
 
-	return max_u64(pause * 100 / pacer->params.max_pause, pacer->params.min_interval_ns);
+	apart = apart < pacer->params.longest_ns ? apart : pacer->params.longest_ns;
+	return max_u64(apart, pacer->params.min_interval_ns);
 }
 
 uint64_t pacer_earliest(const struct pacer *pacer)

@@ -95,6 +95,9 @@ static void test_max_pause(void)
 	/* One short pause does not make up for a long one before it. */
 	checkpoint(&p, CKPT_POLICY, 200 * MS, 1 * MS, 100, 12 * MS);
 	g_assert_cmpuint(pacer_earliest(&p), >, 202 * MS + 10 * MS);
+	/* The host was suspended in it. */
+	checkpoint(&p, CKPT_POLICY, 300 * MS, 3600 * 1000 * MS, 100, 12 * MS);
+	g_assert_cmpuint(pacer_earliest(&p), ==, 1300 * MS);
 }
 
 static void test_continuous(void)
