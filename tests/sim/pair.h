@@ -91,6 +91,7 @@ enum qemu_phase {
 	QEMU_COPIED,  /* it stands still, until READY */
 	QEMU_COLO,
 	QEMU_REQUESTED,
+	QEMU_CUT,  /* it stands still, its memory has not gone out */
 	QEMU_SENT, /* until RECEIVED */
 	QEMU_SENT_RECEIVED,
 	/* from a primary */
@@ -352,6 +353,9 @@ enum count {
 	COUNT_COMMITTED_LOADED,
 	COUNT_SPEAKERS,
 	COUNT_RETIRED,
+	COUNT_SWITCH_IN_PAUSE,
+	COUNT_SWITCH_IN_FLIGHT,
+	COUNT_HANDED,
 	COUNT_FENCED,
 	COUNT_FENCE_FAILED,
 	COUNT_FORCED,
@@ -448,16 +452,22 @@ struct world {
 	struct event *events;
 	uint32_t events_n, events_room;
 	struct host host[2];
-	bool cut[2];    /* [i]: nothing from host i arrives at the other */
-	uint64_t delay; /* of the link, longest */
-	uint32_t fdb;   /* the host that the switch sends to; FLOODS: it does not know, to both */
+	bool cut[2];     /* [i]: nothing from host i arrives at the other */
+	bool fence_dead; /* the fence cannot be reached */
+	uint64_t delay;  /* of the link, longest */
+	uint32_t fdb;    /* the host that the switch sends to; FLOODS: it does not know, to both */
 	/* Of frames between switch and clients, per mille: lost, doubled, late, damaged; how late.
 	 */
 	uint32_t loss, twice, late, damage;
 	uint64_t late_ns;
-	uint64_t fdb_at;         /* when the switch has heard from there last */
-	bool fence_dead;         /* it cannot be reached */
-	bool switches_in_flight; /* the operator, as soon as a checkpoint is */
+	uint64_t fdb_at; /* when the switch has heard from there last */
+	/* When the operator switches over: as soon as a checkpoint is there. */
+	enum moment {
+		MOMENT_NONE,
+		MOMENT_IN_PAUSE, /* between its cut and its capture */
+		MOMENT_IN_FLIGHT,
+		MOMENTS
+	} switches;
 	/* Its power is lost as soon as a host is there. */
 	enum phase {
 		PHASE_NONE,

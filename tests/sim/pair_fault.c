@@ -190,20 +190,29 @@ static void asks_to_switch(struct host *host, uint64_t arg)
 	operator_fails_over(host, false);
 }
 
-static void switch_in_flight(struct host *host)
+static enum moment moment_of(const struct node *node)
 {
-	const struct node *node = host->node;
+	if (!node || node->role.state != ROLE_PROTECTED || !node->p.relay || !node->p.in_flight ||
+	    node->p.committed)
+		return MOMENT_NONE;
+	return relay_primary_phase(node->p.relay) == RELAY_PRIMARY_CAPTURING ? MOMENT_IN_PAUSE
+	                                                                     : MOMENT_IN_FLIGHT;
+}
 
-	if (!world->switches_in_flight || !node || node->role.state != ROLE_PROTECTED ||
-	    !node->p.in_flight || node->p.committed)
+static void switch_at_moment(struct host *host)
+{
+	enum moment moment = moment_of(host->node);
+
+	if (!moment || moment != world->switches)
 		return;
-	world->switches_in_flight = false;
+	world->switches = MOMENT_NONE;
+	count(moment == MOMENT_IN_PAUSE ? COUNT_SWITCH_IN_PAUSE : COUNT_SWITCH_IN_FLIGHT);
 	at(world->now, host, asks_to_switch, 0);
 }
 
 void faults_trap(struct host *host)
 {
-	switch_in_flight(host);
+	switch_at_moment(host);
 	if (!world->trap || !host->node || !is_there(host, world->trap))
 		return;
 	trace(host, "it is at phase %d", world->trap);
@@ -363,10 +372,9 @@ static void happens(struct host *host, enum fault fault)
 		client_floods(50 + rnd(400));
 		break;
 	case FAULT_SWITCH_OVER:
-		if (chance(50))
+		world->switches = (enum moment)rnd(MOMENTS);
+		if (!world->switches)
 			operator_fails_over(host, false);
-		else
-			world->switches_in_flight = true;
 		break;
 	case FAULT_CHECKPOINT:
 		operator_checkpoints(host);
@@ -423,7 +431,7 @@ void faults_end(void)
 	world->calm = true;
 	world->fuse = 0;
 	world->trap = PHASE_NONE;
-	world->switches_in_flight = false;
+	world->switches = MOMENT_NONE;
 	world->delay = 100 * US;
 	world->loss = world->twice = world->damage = world->late = 0;
 	world->fence_dead = false;

@@ -450,6 +450,14 @@ static void reply_arrived(struct host *host)
 	machine_stops(host);
 	check_captured(host, epoch_being_captured(host));
 	put_message(host, COLO_VMSTATE_SEND);
+	qemu->phase = QEMU_CUT;
+	act_at(host, world->now + rnd_ns(20 * US, 500 * US));
+}
+
+static void send_memory(struct host *host)
+{
+	struct qemu *qemu = &host->qemu;
+
 	put_section(host);
 	qemu->base = qemu->guest;
 	qemu->phase = QEMU_SENT;
@@ -585,6 +593,9 @@ static void channel_turn(struct host *host)
 		break;
 	case QEMU_REQUESTED:
 		reply_arrived(host);
+		break;
+	case QEMU_CUT:
+		send_memory(host);
 		break;
 	case QEMU_SENT:
 		if (take_message(host, COLO_VMSTATE_RECEIVED))
