@@ -15,6 +15,11 @@
  *    in both directions, by the numbers that the client knows, and no timestamp goes back.
  *  - R8: without a crash every connection comes to its end when checkpoints are taken only as the
  *    gate asks for them.
+ *  - R1, R2 of membership reports (docs/comparison.md), which both VMs send when they like, in
+ *    packets of their own: one that is released by match says of each group what P has heard last
+ *    of the SVM in that lineage, or, where that is nothing, what the PVM had said last before its
+ *    checkpoint; one for which that is so is not held; all leave in the PVM's order; none is a
+ *    mismatch; the SVM's are told group by group.
  *
  * SIM_SEED=n runs one seed, SIM_SEEDS=n that many, from 1 on; the seed of a failure is printed.
  * What the link loses in the crash: any tail of what was on its way, except the clock's lead, whose
@@ -27,6 +32,7 @@
 #include "colo-proxy/core/gate.h"
 #include "colo-proxy/core/seq.h"
 #include "colo-proxy/core/shadow.h"
+#include "tests/unit/report_builder.h"
 #include "tests/unit/tcp_builder.h"
 
 #define SLOTS         3u /* connections; the VM opens the last one */
@@ -37,6 +43,8 @@
 #define MS            1000000ull
 #define VM_SLOT       (SLOTS - 1)
 #define OPENING       9999u /* port of the datagrams that make the VM open a connection */
+#define GROUPS        4u
+#define CHANGING      9998u /* port of the datagrams that make the VM change what it means of one */
 #define DEFAULT_SEEDS 3000u
 
 enum conn_state {
@@ -63,8 +71,25 @@ struct vm {
 	uint32_t lineage;
 	uint64_t clock_at; /* the guest's clock is clock_ms + (now - clock_at) */
 	uint32_t clock_ms;
-	uint32_t counter;
+	uint32_t counter, changes;
+	uint8_t means[GROUPS]; /* a number in words[], for each group; 0: it was never in it */
+	bool news[GROUPS];     /* not reported yet */
 	struct conn conn[SLOTS];
+};
+
+/* A membership report, in numbers of words[]; 0: it says nothing of the group. */
+struct report {
+	struct frame *frame;
+	uint32_t epoch;
+	uint8_t word[GROUPS];
+	bool unclear;
+};
+
+/* What P knows of the lineage's words; 0: nothing. */
+struct heard {
+	uint32_t epoch;
+	uint8_t word[GROUPS];
+	bool unclear; /* one of the VMs has said what nobody reads */
 };
 
 struct client {
@@ -97,6 +122,7 @@ struct msg {
 	struct frame *frame;
 	struct flow_open open;
 	struct digest digest;
+	uint8_t word; /* of the digest's group */
 	uint64_t due; /* to P: not there before */
 };
 
@@ -119,10 +145,17 @@ struct sim {
 	uint32_t epoch, whole, committed; /* whole: the newest checkpoint that S has */
 	bool in_flight, image_here, image_loaded;
 	bool wanted, crashed, draining;
+	bool calm; /* no checkpoint but for a cause, no divergence, no lost input */
 	uint32_t matched, by_commit, checkpoints;
-	bool calm;       /* no checkpoint but for a cause, no divergence, no lost input */
-	uint64_t lag_ns; /* of what S tells P */
-	uint32_t late;   /* checkpoints that were asked for because the SVM is late */
+	uint32_t late;               /* checkpoints that were asked for because the SVM is late */
+	uint32_t broken_below;       /* epochs of which nothing more matches */
+	uint64_t lag_ns;             /* of what S tells P */
+	GQueue reports;              /* of the PVM, that are held */
+	const struct report *saying; /* a VM */
+	struct heard heard[2];       /* by epoch & 1 */
+	uint8_t said[GROUPS];        /* the PVM's newest words; 0: not known */
+	uint32_t told;               /* digests of what the SVM says */
+	uint32_t reports_matched;
 };
 
 static uint32_t rnd(struct sim *s, uint32_t below)
@@ -160,6 +193,15 @@ static uint32_t any_iss(struct sim *s, uint32_t before)
 			g_error("%s", #holds);                                                     \
 		}                                                                                  \
 	} while (0)
+
+/* What a VM can mean of a group: all sources, none, one, all but one. */
+static const struct build_record words[] = {
+        {0},
+        {.type = IS_EX},
+        {.type = IS_IN},
+        {.type = IS_IN, .source = 5},
+        {.type = IS_EX, .source = 6},
+};
 
 /* ---- streams ---- */
 
@@ -318,6 +360,70 @@ static void note_shown(struct sim *s, const struct packet *p)
 	client->ts_known[slot] = true;
 }
 
+/* ---- membership reports: what may be let out ---- */
+
+static bool is_report(const struct digest *digest)
+{
+	return digest->key.kind == FLOW_GROUP || digest->key.kind == FLOW_MEMBERSHIP;
+}
+
+static uint32_t group_of(const struct digest *digest)
+{
+	return digest->key.peer_ip & 0xff;
+}
+
+/* Whether the lineage of the report's epoch means all that it says. */
+static bool is_known(const struct sim *s, const struct report *report)
+{
+	const struct heard *heard = &s->heard[report->epoch & 1];
+
+	if (report->unclear || heard->unclear || heard->epoch != report->epoch)
+		return false;
+	for (uint32_t i = 0; i < GROUPS; i++) {
+		if (report->word[i] && report->word[i] != heard->word[i])
+			return false;
+	}
+	return true;
+}
+
+static void check_report(struct sim *s, const struct frame *frame, enum release_why why)
+{
+	struct report *first = g_queue_peek_head(&s->reports);
+
+	if (!first || first->frame != frame) {
+		for (const GList *one = s->reports.head; one; one = one->next)
+			CHECK(s, ((struct report *)one->data)->frame != frame,
+			      "a report overtakes another");
+		return;
+	}
+	CHECK(s, why == RELEASE_COMMIT || is_known(s, first),
+	      "a report is released, and the SVM does not mean all of it");
+	s->reports_matched += why == RELEASE_MATCH;
+	g_free(g_queue_pop_head(&s->reports));
+}
+
+static void check_held_report(struct sim *s)
+{
+	const struct report *first = g_queue_peek_head(&s->reports);
+
+	CHECK(s,
+	      !first || first->epoch > s->committed || first->epoch < s->broken_below ||
+	              !is_known(s, first),
+	      "a report is held, and the SVM means all of it");
+}
+
+static void heard_of_group(struct sim *s, const struct msg *msg)
+{
+	struct heard *heard = &s->heard[msg->epoch & 1];
+
+	if (!is_report(&msg->digest) || heard->epoch != msg->epoch || msg->epoch < s->committed)
+		return;
+	if (msg->digest.key.kind == FLOW_MEMBERSHIP)
+		heard->unclear = true;
+	else
+		heard->word[group_of(&msg->digest)] = msg->word;
+}
+
 static void on_release(void *ctx, struct frame *frame, const struct packet *packet,
                        enum release_why why, uint64_t held_ns)
 {
@@ -337,6 +443,7 @@ static void on_release(void *ctx, struct frame *frame, const struct packet *pack
 	}
 	if (packet->class == PACKET_TCP)
 		note_shown(s, packet);
+	check_report(s, frame, why);
 	push(s, &s->to_client, frame);
 }
 
@@ -344,6 +451,8 @@ static void on_request(void *ctx, const struct divergence *why)
 {
 	struct sim *s = ctx;
 
+	CHECK(s, why->cause != CKPT_MISMATCH || why->key.kind != FLOW_MEMBERSHIP,
+	      "a report is a mismatch");
 	s->wanted = true;
 	s->late += why->cause == CKPT_LATE;
 }
@@ -372,6 +481,12 @@ static void on_digest(void *ctx, uint32_t lineage, const struct digest *digest)
 	                  .digest = *digest,
 	                  .due = s->now + s->lag_ns};
 
+	if (is_report(digest)) {
+		CHECK(s, (digest->key.kind == FLOW_MEMBERSHIP) == s->saying->unclear,
+		      "an unclear report is told as a clear one, or otherwise");
+		s->told++;
+		msg.word = s->saying->word[group_of(digest) % GROUPS];
+	}
 	post(&s->to_p, &msg);
 }
 
@@ -588,6 +703,77 @@ static void vm_hears_tcp(struct sim *s, struct vm *vm, uint32_t slot, const stru
 	conn_hears(c, p);
 }
 
+/* Both VMs mean the same of their groups when they have heard the same. */
+static void vm_changes(struct vm *vm)
+{
+	uint32_t random = ++vm->changes * 2654435761u >> 8, group = random % GROUPS;
+
+	vm->means[group] = 1 + random / GROUPS % (G_N_ELEMENTS(words) - 1);
+	vm->news[group] = true;
+}
+
+/* What is new, and some of the rest, as it comes. */
+static uint32_t choose_records(struct sim *s, struct vm *vm, struct report *report,
+                               struct build_record record[GROUPS])
+{
+	uint32_t n = 0, first = rnd(s, GROUPS);
+
+	for (uint32_t i = 0; i < GROUPS; i++) {
+		uint32_t group = (first + i) % GROUPS, word = vm->means[group];
+
+		if (!word || !(vm->news[group] ? chance(s, 80) : chance(s, 30)))
+			continue;
+		vm->news[group] = false;
+		report->word[group] = (uint8_t)word;
+		record[n] = words[word];
+		record[n].group = (uint8_t)group;
+		record[n++].type += chance(s, 50) ? TO_IN - IS_IN : 0;
+	}
+	return n;
+}
+
+static struct frame *build_words(struct sim *s, const struct build_record *record, uint32_t n,
+                                 bool unclear)
+{
+	bool longer = unclear && chance(s, 50),
+	     all = record->type == IS_EX || record->type == TO_EX;
+	struct frame *frame;
+
+	if (n == 1 && !unclear && !record->source && chance(s, 50))
+		frame = build_old_report(s->ipv6, all, record->group);
+	else
+		frame = build_report(s->ipv6, record, n, longer ? 4 : 0);
+	if (unclear && !longer)
+		frame->data[frame->len - 1] ^= 1; /* the checksum is wrong */
+	return frame;
+}
+
+static void pvm_said(struct sim *s, struct report *report)
+{
+	for (uint32_t i = 0; i < GROUPS; i++)
+		s->said[i] = report->unclear ? 0 : report->word[i] ? report->word[i] : s->said[i];
+	s->heard[s->epoch & 1].unclear |= report->unclear;
+	g_queue_push_tail(&s->reports, g_memdup2(report, sizeof(*report)));
+}
+
+static void vm_reports(struct sim *s, struct vm *vm)
+{
+	struct report report = {.epoch = s->epoch, .unclear = rnd(s, 20) == 0};
+	struct build_record record[GROUPS];
+	uint32_t n = choose_records(s, vm, &report, record);
+
+	if (!n)
+		return;
+	s->saying = &report;
+	s->told = 0;
+	report.frame = build_words(s, record, n, report.unclear);
+	if (vm == &s->pvm)
+		pvm_said(s, &report);
+	vm_says(s, vm, report.frame);
+	CHECK(s, vm == &s->pvm || s->crashed || s->told == (report.unclear ? 1 : n),
+	      "of %u groups %u are told", n, s->told);
+}
+
 static void vm_hears(struct sim *s, struct vm *vm, struct frame *frame)
 {
 	struct packet p;
@@ -598,6 +784,10 @@ static void vm_hears(struct sim *s, struct vm *vm, struct frame *frame)
 	if (p.class == PACKET_TCP) {
 		slot = slot_of(&p, false);
 		vm_hears_tcp(s, vm, (uint32_t)slot, &p);
+		return;
+	}
+	if (p.udp.dport == CHANGING) {
+		vm_changes(vm);
 		return;
 	}
 	vm->counter++;
@@ -639,7 +829,10 @@ static void vm_acts(struct sim *s, struct vm *vm)
 	uint32_t slot = rnd(s, SLOTS), len, left;
 	struct conn *c = &vm->conn[slot];
 	uint16_t fin = 0;
+	bool reports = !s->calm && !s->draining;
 
+	if (reports && chance(s, memchr(vm->news, true, sizeof(vm->news)) ? 20 : 2))
+		vm_reports(s, vm);
 	if (c->state == SYN_RCVD && chance(s, 10))
 		vm_sends(s, vm, slot, PACKET_SYN | PACKET_ACK, 0, 0);
 	if (c->state == SYN_SENT && chance(s, 10))
@@ -796,6 +989,8 @@ static void client_acts(struct sim *s)
 	struct conn *c = &s->client.conn[slot];
 	uint16_t fin = 0;
 
+	if (!s->calm && !s->draining && chance(s, 2))
+		push(s, &s->to_vm, build_udp(true, CHANGING, 701, "", 0));
 	if (c->state == CLOSED || conn_done(c)) {
 		if (s->draining || s->client.opened > 8 || !chance(s, 5) ||
 		    s->client.sent[slot] == (uint32_t)(s->now / MS))
@@ -921,6 +1116,7 @@ static void link_to_p(struct sim *s)
 		s->committed = msg->epoch;
 		gate_commit(s->gate, msg->epoch, s->now);
 	} else {
+		heard_of_group(s, msg);
 		CHECK(s, gate_digest(s->gate, msg->epoch, &msg->digest, s->now) == 0,
 		      "a digest is refused");
 	}
@@ -933,6 +1129,8 @@ static void cut(struct sim *s)
 		return;
 	s->epoch++;
 	gate_cut(s->gate, s->epoch, s->now);
+	s->heard[s->epoch & 1] = (struct heard){.epoch = s->epoch};
+	memcpy(s->heard[s->epoch & 1].word, s->said, sizeof(s->said));
 	s->image = s->pvm;
 	s->image.lineage = s->epoch;
 	s->image.clock_ms = vm_clock(s, &s->pvm);
@@ -1071,6 +1269,7 @@ static void step(struct sim *s)
 	}
 	if (s->crashed)
 		return;
+	check_held_report(s);
 	gate_tick(s->gate, s->now);
 	if (s->wanted && chance(s, 20))
 		cut(s);
@@ -1080,8 +1279,10 @@ static void step(struct sim *s)
 		cut(s);
 	if (!s->draining && rnd(s, 1500) == 0)
 		diverge(s);
-	if (!s->draining && rnd(s, 5000) == 0)
+	if (!s->draining && rnd(s, 5000) == 0) {
+		s->broken_below = s->epoch + 1;
 		gate_break(s->gate, CKPT_PRESSURE, "the simulation lost input", s->now);
+	}
 }
 
 static bool all_done(const struct sim *s)
@@ -1092,7 +1293,7 @@ static bool all_done(const struct sim *s)
 		if (c->state != CLOSED && !conn_done(c))
 			return false;
 	}
-	return true;
+	return s->crashed || !s->reports.head;
 }
 
 static void check_streams(struct sim *s, const struct vm *speaker)
@@ -1124,6 +1325,7 @@ static void clear(struct sim *s)
 	for (uint32_t i = 0; i < s->input->len; i++)
 		frame_free(s->input->pdata[i]);
 	g_ptr_array_free(s->input, TRUE);
+	g_queue_clear_full(&s->reports, g_free);
 	gate_free(s->gate);
 	shadow_free(s->shadow);
 }
@@ -1163,7 +1365,8 @@ static void run(struct sim *s, uint64_t seed)
 	s->draining = true;
 	for (i = 0; i < 400000 && !all_done(s); i++)
 		step(s);
-	CHECK(s, all_done(s), "a connection never came to its end (crashed: %d)", s->crashed);
+	CHECK(s, all_done(s), "a connection never came to its end, or a report (crashed: %d)",
+	      s->crashed);
 	check_streams(s, s->crashed ? &s->svm : &s->pvm);
 	clear(s);
 }
@@ -1179,7 +1382,7 @@ static void test_seeds(void)
 {
 	struct sim *s = g_new(struct sim, 1);
 	uint64_t one = setting("SIM_SEED", 0), seeds = setting("SIM_SEEDS", DEFAULT_SEEDS);
-	uint64_t matched = 0, committed = 0, checkpoints = 0, crashes = 0;
+	uint64_t matched = 0, committed = 0, checkpoints = 0, crashes = 0, reports = 0;
 
 	for (uint64_t seed = one ? one : 1; seed <= (one ? one : seeds); seed++) {
 		run(s, seed);
@@ -1187,11 +1390,14 @@ static void test_seeds(void)
 		committed += s->by_commit;
 		checkpoints += s->checkpoints;
 		crashes += s->crashed;
+		reports += s->reports_matched;
 	}
-	g_test_message("released by match %lu, by commit %lu; checkpoints %lu, crashes %lu",
-	               (unsigned long)matched, (unsigned long)committed, (unsigned long)checkpoints,
-	               (unsigned long)crashes);
+	g_test_message("released by match %lu (of them reports %lu), by commit %lu; checkpoints "
+	               "%lu, crashes %lu",
+	               (unsigned long)matched, (unsigned long)reports, (unsigned long)committed,
+	               (unsigned long)checkpoints, (unsigned long)crashes);
 	g_assert_cmpuint(matched, >, 0);
+	g_assert_cmpuint(reports, >, 0);
 	g_free(s);
 }
 

@@ -7,12 +7,7 @@
 #include <string.h>
 
 #include "tests/unit/pair_rig.h"
-
-enum record_type { IS_IN = 1, IS_EX, TO_IN, TO_EX, ALLOW, BLOCK };
-
-struct record {
-	uint8_t type, group, source; /* the last byte of each; 0: no source */
-};
+#include "tests/unit/report_builder.h"
 
 struct ip {
 	const char *name;
@@ -26,91 +21,32 @@ static const struct ip ips[] = {
         {.name = "mld-vlan", .six = true, .vlan = 7},
 };
 
-static uint32_t address_len(const struct ip *ip)
+static struct frame *in_vlan(const struct ip *ip, struct frame *f)
 {
-	return ip->six ? 16 : 4;
-}
-
-/* 239.0.0.group or ff05::group. */
-static void put_group(const struct ip *ip, uint8_t *at, uint8_t group)
-{
-	at[0] = ip->six ? 0xff : 239;
-	at[1] = ip->six ? 5 : 0;
-	at[address_len(ip) - 1] = group;
-}
-
-/* A packet with its hop limit and checksum, to the given address. */
-static struct frame *finished(const struct ip *ip, struct frame *f, uint32_t l4_len,
-                              const uint8_t *to)
-{
-	uint8_t *header = f->data + 14, *l4 = f->data + f->len - l4_len;
-	uint64_t sum = ip->six ? 0 : checksum_add(0, l4, l4_len);
-
-	header[ip->six ? 7 : 8] = 1;
-	memcpy(header + (ip->six ? 24 : 16), to, address_len(ip));
-	if (ip->six)
-		sum = checksum_add(checksum_ipv6_pseudo(header + 8, 58, l4_len), l4, l4_len);
-	build_put16(l4 + 2, (uint16_t)~checksum_fold(sum));
 	return ip->vlan ? build_tagged(f, 0x8100, ip->vlan) : f;
 }
 
-static struct frame *empty(const struct ip *ip, uint32_t l4_len)
+static struct frame *report_with(const struct ip *ip, const struct build_record *record,
+                                 uint32_t count, uint32_t extra)
 {
-	return ip->six ? build_ipv6(false, true, 58, l4_len) : build_ipv4(false, 2, l4_len);
+	return in_vlan(ip, build_report(ip->six, record, count, extra));
 }
 
-/* IGMPv3 or MLDv2; @extra: bytes behind the records, which are in no word. */
-static struct frame *report_with(const struct ip *ip, const struct record *record, uint32_t count,
-                                 uint32_t extra)
-{
-	static const uint8_t to4[] = {224, 0, 0, 22}, to6[16] = {0xff, 2, [15] = 22};
-	uint32_t address = address_len(ip), len = 8 + extra;
-	struct frame *f;
-	uint8_t *l4;
-
-	for (uint32_t i = 0; i < count; i++)
-		len += 4 + address * (record[i].source ? 2 : 1);
-	f = empty(ip, len);
-	l4 = f->data + f->len - len;
-	l4[0] = ip->six ? 143 : 0x22;
-	build_put16(l4 + 6, count);
-	for (uint8_t *at = l4 + 8; count; count--, record++) {
-		at[0] = record->type;
-		at[3] = record->source != 0;
-		put_group(ip, at + 4, record->group);
-		at += 4 + address;
-		if (record->source) {
-			at[address - 1] = record->source;
-			at += address;
-		}
-	}
-	return finished(ip, f, len, ip->six ? to6 : to4);
-}
-
-static struct frame *report(const struct ip *ip, const struct record *record, uint32_t count)
+static struct frame *report(const struct ip *ip, const struct build_record *record, uint32_t count)
 {
 	return report_with(ip, record, count, 0);
 }
 
 static struct frame *one(const struct ip *ip, uint8_t type, uint8_t group, uint8_t source)
 {
-	struct record record = {type, group, source};
+	struct build_record record = {type, group, source};
 
 	return report(ip, &record, 1);
 }
 
-/* IGMPv2 or MLDv1: joins the group, or leaves it. */
 static struct frame *old(const struct ip *ip, bool joins, uint8_t group)
 {
-	static const uint8_t routers4[] = {224, 0, 0, 2}, routers6[16] = {0xff, 2, [15] = 2};
-	uint32_t len = 4 + address_len(ip) + (ip->six ? 4 : 0);
-	struct frame *f = empty(ip, len);
-	uint8_t *l4 = f->data + f->len - len, to[16] = {0};
-
-	l4[0] = ip->six ? (joins ? 131 : 132) : (joins ? 0x16 : 0x17);
-	put_group(ip, l4 + len - address_len(ip), group);
-	put_group(ip, to, group);
-	return finished(ip, f, len, joins ? to : ip->six ? routers6 : routers4);
+	return in_vlan(ip, build_old_report(ip->six, joins, group));
 }
 
 /* Waits for as long as the SVM is waited for; then what is held is late, and never a mismatch. */
@@ -126,8 +62,8 @@ static void test_same_meaning(const void *data)
 {
 	const struct ip *ip = data;
 	struct pair *p = pair_new();
-	struct record both[] = {{TO_EX, 1, 0}, {IS_EX, 2, 0}};
-	struct record changes[] = {{ALLOW, 3, 8}, {BLOCK, 3, 9}, {TO_EX, 1, 0}};
+	struct build_record both[] = {{TO_EX, 1, 0}, {IS_EX, 2, 0}};
+	struct build_record changes[] = {{ALLOW, 3, 8}, {BLOCK, 3, 9}, {TO_EX, 1, 0}};
 
 	pair_pvm(p, report(ip, both, 2));
 	pair_holds(p, 1);
@@ -170,7 +106,7 @@ static void test_pvm_alone(const void *data)
 {
 	const struct ip *ip = data;
 	struct pair *p = pair_new();
-	struct record both[] = {{TO_EX, 1, 0}, {TO_EX, 2, 0}};
+	struct build_record both[] = {{TO_EX, 1, 0}, {TO_EX, 2, 0}};
 
 	pair_svm(p, one(ip, TO_EX, 1, 0));
 	pair_pvm(p, report(ip, both, 2));
@@ -262,7 +198,7 @@ static void test_unprotected(const void *data)
 	pair_released(p, 1, RELEASE_MATCH);
 
 	gate_unprotect(p->gate, p->now);
-	pair_pvm(p, report_with(ip, &(struct record){TO_IN, 1, 0}, 1, 4));
+	pair_pvm(p, report_with(ip, &(struct build_record){TO_IN, 1, 0}, 1, 4));
 	pair_released(p, 1, RELEASE_UNPROTECTED);
 	gate_cut(p->gate, 0, p->now);
 	pair_pvm(p, one(ip, TO_EX, 1, 0)); /* who knows what it has said since */
@@ -276,7 +212,7 @@ static void test_unclear(const void *data)
 {
 	const struct ip *ip = data;
 	struct pair *p = pair_new();
-	struct record leave = {TO_IN, 1, 0};
+	struct build_record leave = {TO_IN, 1, 0};
 
 	pair_pvm(p, one(ip, TO_EX, 1, 0));
 	pair_svm(p, one(ip, TO_EX, 1, 0));
@@ -309,7 +245,7 @@ static void test_fragments(const void *data)
 {
 	const struct ip *ip = data;
 	struct pair *p = pair_new();
-	struct record many[] = {{TO_EX, 1, 9}, {TO_EX, 2, 9}};
+	struct build_record many[] = {{TO_EX, 1, 9}, {TO_EX, 2, 9}};
 	struct frame *whole = report(&(struct ip){.six = ip->six}, many, 2);
 	uint32_t len = whole->len - (ip->six ? 54 : 34);
 	struct frame *first = build_fragment(whole, 5, 0, 16, true);
@@ -336,7 +272,7 @@ static void test_query(const void *data)
 	struct pair *p = pair_new();
 
 	for (uint8_t delay = 10; delay <= 20; delay += 10) {
-		struct frame *f = empty(ip, len);
+		struct frame *f = build_empty_report(ip->six, len);
 
 		f->data[f->len - len] = ip->six ? 130 : 0x11;
 		f->data[f->len - len + (ip->six ? 5 : 1)] = 10;
@@ -354,11 +290,11 @@ static void test_many_groups(const void *data)
 {
 	const struct ip *ip = data;
 	struct pair *p = pair_new();
-	struct record all[200];
+	struct build_record all[200];
 	struct gate_stats stats;
 
 	for (uint32_t i = 0; i < G_N_ELEMENTS(all); i++)
-		all[i] = (struct record){TO_EX, (uint8_t)(i + 1), 0};
+		all[i] = (struct build_record){TO_EX, (uint8_t)(i + 1), 0};
 	for (int i = 0; i < 3; i++) {
 		pair_svm(p, report(ip, all, G_N_ELEMENTS(all)));
 		pair_pvm(p, report(ip, all, G_N_ELEMENTS(all)));
@@ -383,7 +319,7 @@ static void test_policy(const void *data)
 
 	rules.rule[0].peer.family = ip->six ? 6 : 4;
 	rules.rule[0].peer.bits = ip->six ? 128 : 32;
-	put_group(ip, rules.rule[0].peer.address, 1);
+	build_group(ip->six, rules.rule[0].peer.address, 1);
 	gate_set_policy(p->gate, &rules);
 	pair_pvm(p, one(ip, TO_EX, 1, 0));
 	pair_holds(p, 1);
