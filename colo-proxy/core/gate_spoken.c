@@ -47,12 +47,14 @@ static_assert(sizeof(struct piece) == 20, "the documents say so");
 
 int gate_spoken_init(struct gate *gate)
 {
-	/* The kernel backs it as it is written; what is behind the newest number is never read. */
+	/* The kernel backs it as it is written; what is behind the newest number is never read. In
+	 * small pages that would be one fault for each 204 segments, 60 ns of each one's time. */
 	void *memory = mmap(NULL, SPOKEN_ALL * sizeof(struct piece), PROT_READ | PROT_WRITE,
 	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (memory == MAP_FAILED)
 		return -ENOMEM;
+	(void)madvise(memory, SPOKEN_ALL * sizeof(struct piece), MADV_HUGEPAGE);
 	gate->pieces = memory;
 	return 0;
 }
