@@ -134,7 +134,7 @@ int packet_flow_guess(const struct frame *f, enum packet_direction direction,
 {
 	bool from_vm = direction == PACKET_FROM_VM, six;
 	uint32_t off = f->start == FRAME_AT_ETHERNET ? PACKET_ETH_LEN : 0, ports;
-	struct flow_key key = {0};
+	uint8_t proto;
 
 	if (f->len < off + PACKET_IPV6_LEN + 4)
 		return -EINVAL; /* shorter than any TCP over IPv4, and than few UDP */
@@ -142,16 +142,18 @@ int packet_flow_guess(const struct frame *f, enum packet_direction direction,
 	if ((!six && f->data[off] != IPV4_NO_OPTIONS) ||
 	    (off && frame_get16(f, 12) != (six ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4)))
 		return -EINVAL;
-	key.proto = f->data[off + (six ? 6 : 9)];
-	if (key.proto != PROTO_TCP && key.proto != PROTO_UDP)
+	proto = f->data[off + (six ? 6 : 9)];
+	if (proto != PROTO_TCP && proto != PROTO_UDP)
 		return -EINVAL;
-	key.kind = key.proto == PROTO_TCP ? FLOW_TCP : FLOW_UDP;
-	key.flags = six ? FLOW_IPV6 : 0;
 	ports = off + (six ? PACKET_IPV6_LEN : IPV4_LEN);
-	key.vm_port = frame_get16(f, from_vm ? ports : ports + 2);
-	key.peer_port = frame_get16(f, from_vm ? ports + 2 : ports);
-	guess_addresses(f, off, from_vm, six, &key);
-	*ret_key = key;
+	*ret_key = (struct flow_key){
+	        .vm_port = frame_get16(f, from_vm ? ports : ports + 2),
+	        .peer_port = frame_get16(f, from_vm ? ports + 2 : ports),
+	        .proto = proto,
+	        .kind = proto == PROTO_TCP ? FLOW_TCP : FLOW_UDP,
+	        .flags = six ? FLOW_IPV6 : 0,
+	};
+	guess_addresses(f, off, from_vm, six, ret_key);
 	return 0;
 }
 

@@ -2,6 +2,9 @@
 #ifndef COLO_CORE_PACKET_PRIVATE_H
 #define COLO_CORE_PACKET_PRIVATE_H
 
+#include <endian.h>
+#include <string.h>
+
 #include "colo-proxy/core/packet.h"
 
 /*
@@ -23,12 +26,18 @@
 
 static inline uint16_t frame_get16(const struct frame *f, uint32_t off)
 {
-	return (uint16_t)(f->data[off] << 8 | f->data[off + 1]);
+	uint16_t v;
+
+	memcpy(&v, f->data + off, sizeof(v));
+	return be16toh(v);
 }
 
 static inline uint32_t frame_get32(const struct frame *f, uint32_t off)
 {
-	return (uint32_t)frame_get16(f, off) << 16 | frame_get16(f, off + 2);
+	uint32_t v;
+
+	memcpy(&v, f->data + off, sizeof(v));
+	return be32toh(v);
 }
 
 static inline void frame_put16(struct frame *f, uint32_t off, uint16_t v)

@@ -17,6 +17,18 @@
 #define OPT_EXPERIMENT      254
 #define EXPERIMENT_FASTOPEN 0xf989u /* RFC 7413 appendix, RFC 6994 */
 
+/* RFC 7323 appendix A: how most segments of a connection have their only option. */
+#define TIMESTAMP_LIST     0x0101080au /* two NOPs, kind, length */
+#define TIMESTAMP_LIST_LEN 12u
+
+/* TSval is at `off`, TSecr behind it. */
+static void note_timestamps(struct packet *p, uint32_t off)
+{
+	p->tcp.ts_off = off;
+	p->tcp.tsval = frame_get32(p->frame, off);
+	p->tcp.tsecr = frame_get32(p->frame, off + 4);
+}
+
 /* One option of the list, `len` bytes with kind and length. */
 static enum packet_why parse_option(struct packet *p, uint32_t off, uint8_t kind, uint8_t len)
 {
@@ -49,9 +61,7 @@ static enum packet_why parse_option(struct packet *p, uint32_t off, uint8_t kind
 	case OPT_TIMESTAMP:
 		if (len != 10 || tcp->ts_off)
 			return PACKET_WHY_TCP_OPTIONS;
-		tcp->ts_off = off + 2;
-		tcp->tsval = frame_get32(f, off + 2);
-		tcp->tsecr = frame_get32(f, off + 6);
+		note_timestamps(p, off + 2);
 		break;
 	case OPT_MD5:
 	case OPT_AO:
@@ -74,6 +84,10 @@ static enum packet_why parse_options(struct packet *p, uint32_t off, uint32_t en
 {
 	const uint8_t *data = p->frame->data;
 
+	if (end - off == TIMESTAMP_LIST_LEN && frame_get32(p->frame, off) == TIMESTAMP_LIST) {
+		note_timestamps(p, off + 4);
+		return PACKET_WHY_NONE;
+	}
 	while (off < end && data[off] != OPT_END) {
 		enum packet_why why;
 

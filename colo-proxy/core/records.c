@@ -3,11 +3,14 @@
 
 #include <assert.h>
 #include <string.h>
+
+#include "colo-proxy/core/hash_long.h"
+
+/* For few bytes the call would cost as much as the hash. */
+#define XXH_INLINE_ALL
 #include <xxhash.h>
-#ifdef __x86_64__
-/* Takes the widest vectors that the processor has; the same hash. */
-#include <xxh_x86dispatch.h>
-#endif
+
+#define SHORT_LEN 240u /* up to there XXH3 has no use for wide vectors */
 
 static const char *const cause_names[] = {
         "initial",  "mismatch", "late",   "uncompared", "timer",
@@ -24,10 +27,14 @@ const char *ckpt_cause_name(enum ckpt_cause cause)
 void digest_stream(const struct packet_digest_key *key, const uint8_t *bytes, size_t len,
                    uint8_t ret_hash[16])
 {
-	XXH128_hash_t hash = XXH3_128bits_withSecret(bytes, len, key->secret, sizeof(key->secret));
 	XXH128_canonical_t canonical;
 
-	XXH128_canonicalFromHash(&canonical, hash);
+	if (len > SHORT_LEN) {
+		hash_long(key, bytes, len, ret_hash);
+		return;
+	}
+	XXH128_canonicalFromHash(
+	        &canonical, XXH3_128bits_withSecret(bytes, len, key->secret, sizeof(key->secret)));
 	memcpy(ret_hash, canonical.digest, 16);
 }
 

@@ -81,17 +81,16 @@ static void tell_range(struct shadow *shadow, const struct flow *flow, const str
                        uint32_t from, uint32_t end, bool fin)
 {
 	const struct frame *frame = packet->frame;
-	uint32_t start = packet->tcp.seq, piece = packet->payload_len;
+	uint32_t start = packet->tcp.seq, piece = 0;
 
-	if (frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE && frame->vnet.gso_size)
+	if (frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE)
 		piece = frame->vnet.gso_size; /* little endian, as this host is */
 	do {
 		struct digest digest = digest_of(flow, packet);
-		uint32_t offset = from - start;
-		uint32_t len = piece ? piece - offset % piece : 0;
+		uint32_t offset = from - start, len = end - from;
 
-		if (len > end - from)
-			len = end - from;
+		if (piece && piece - offset % piece < len)
+			len = piece - offset % piece;
 		digest.seq = from + flow->seq_delta;
 		digest.len = len;
 		digest_stream(&shadow->key, frame->data + packet->payload_off + offset, len,

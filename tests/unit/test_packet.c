@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "colo-proxy/core/checksum.h"
 #include "colo-proxy/core/membership.h"
@@ -996,6 +997,27 @@ static struct packet_digest_key test_key(uint8_t first)
 	return key;
 }
 
+/* Few and many bytes are hashed by two programs; both are the library's XXH3. */
+static void test_digest_stream(void)
+{
+	g_autofree uint8_t *bytes = g_malloc(FRAME_MAX_LEN);
+	struct packet_digest_key key;
+
+	for (uint32_t i = 0; i < sizeof(key.secret); i++)
+		key.secret[i] = (uint8_t)(i * 151 + 7);
+	for (uint32_t i = 0; i < FRAME_MAX_LEN; i++)
+		bytes[i] = (uint8_t)(i * 31 ^ i >> 7);
+	for (uint32_t len = 0; len <= FRAME_MAX_LEN; len = len < 520 ? len + 1 : len * 2) {
+		XXH128_canonical_t canonical;
+		uint8_t hash[16];
+
+		XXH128_canonicalFromHash(&canonical, XXH3_128bits_withSecret(bytes, len, key.secret,
+		                                                             sizeof(key.secret)));
+		digest_stream(&key, bytes, len, hash);
+		g_assert_cmpmem(hash, 16, canonical.digest, 16);
+	}
+}
+
 static void test_digest_udp(void)
 {
 	static const uint8_t a[] = "\0\65\4\322\0\14\x11\x22"
@@ -1104,6 +1126,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/packet/csum-start", test_csum_start);
 	g_test_add_func("/packet/checksum-replace", test_checksum_replace);
 	g_test_add_func("/packet/flow-key", test_flow_key);
+	g_test_add_func("/packet/digest/stream", test_digest_stream);
 	g_test_add_func("/packet/digest/udp", test_digest_udp);
 	g_test_add_func("/packet/digest/icmp", test_digest_icmp);
 	g_test_add_func("/packet/digest/arp", test_digest_arp);
