@@ -10,7 +10,8 @@
  * are used; numbers from 1 on stand for pointers. Slots are an open-addressed hash table with
  * linear probing, at most two thirds full, of a 32-bit tag and a number: only the entry
  * with the right tag is looked at. Removal shifts back what follows, so that there are no
- * tombstones.
+ * tombstones. An entry begins with a line of the processor's cache, and its user says which of its
+ * lines a packet needs: each one that is not there already costs as much as a hundred instructions.
  *
  * Order: each state has a queue. A flow enters it at its end when it comes into the state. Using
  * it writes a stamp and moves nothing: at one million flows the neighbours in a list by last use
@@ -34,8 +35,6 @@
 #include <xxhash.h>
 
 #define MIN_SLOTS   256u
-#define ALIGN       16u
-#define LINE        64u
 #define NEAR_BYTES  (512u << 10) /* what a processor's own cache surely holds */
 #define HUGE_PAGE   (2u << 20)
 #define STAMP_SHIFT 20
@@ -118,8 +117,10 @@ static void prefetch_entry(const struct flow_table *table, const struct flow_ent
 {
 	const uint8_t *at = (const uint8_t *)entry;
 
-	for (uint32_t i = 0; i < table->stride; i += LINE)
-		__builtin_prefetch(at + i, 1);
+	for (uint32_t lines = table->lines; lines; lines >>= 1, at += FLOW_LINE) {
+		if (lines & 1)
+			__builtin_prefetch(at, 1);
+	}
 }
 
 bool flow_ahead_pays(const struct flow_table *table)
@@ -132,8 +133,9 @@ void flow_ahead_add(const struct flow_table *table, struct flow_ahead *ahead,
 {
 	uint32_t hash;
 
-	if (ahead->count == FLOW_AHEAD_MAX)
+	if (ahead->count == FLOW_AHEAD_MAX || (ahead->count && flow_key_equal(&ahead->last, key)))
 		return;
+	ahead->last = *key;
 	hash = hash_of(table, key);
 	__builtin_prefetch(&table->slots[hash & table->slot_mask]);
 	ahead->hash[ahead->count++] = hash;
@@ -149,22 +151,26 @@ static void read_ahead(const struct flow_table *table, const struct flow_entry *
 {
 	const volatile uint8_t *at = (const uint8_t *)entry;
 
-	for (uint32_t i = 0; i < table->stride; i += LINE)
-		(void)at[i];
+	for (uint32_t lines = table->lines; lines; lines >>= 1, at += FLOW_LINE) {
+		if (lines & 1)
+			(void)*at;
+	}
 }
 
 void flow_ahead_go(struct flow_table *table, struct flow_ahead *ahead)
 {
-	table->expected_count = table->expected_next = 0;
+	table->expected_count = table->expected_at = 0;
 	for (uint32_t k = 0; k < ahead->count; k++) {
 		uint32_t hash = ahead->hash[k], i = hash & table->slot_mask;
+		struct flow_entry *entry;
 
 		while (table->slots[i].entry && table->slots[i].tag != hash)
 			i = (i + 1) & table->slot_mask;
 		if (!table->slots[i].entry)
 			continue;
-		read_ahead(table, entry_at(table, table->slots[i].entry));
-		table->expected[table->expected_count++] = table->slots[i].entry;
+		entry = entry_at(table, table->slots[i].entry);
+		read_ahead(table, entry);
+		table->expected[table->expected_count++] = entry;
 	}
 	ahead->count = 0;
 }
@@ -203,18 +209,17 @@ static struct flow_entry *find(const struct flow_table *table, const struct flow
 	return NULL;
 }
 
-/* The next of those that were looked ahead for, or the one behind it, if its key is this one:
- * neither hash nor slot is needed. By now it may be out of use, or another flow's. */
+/* The last one found of those that were looked ahead for, or one of the two behind it, if its key
+ * is this one: neither hash nor slot is needed. By now it may be out of use, or another flow's. */
 static struct flow_entry *find_expected(struct flow_table *table, const struct flow_key *key)
 {
-	uint32_t next = table->expected_next;
+	uint32_t at = table->expected_at;
 
-	for (uint32_t i = next; i < table->expected_count && i < next + 2; i++) {
-		struct flow_entry *entry = entry_at(table, table->expected[i]);
+	for (uint32_t i = at; i < table->expected_count && i < at + 3; i++) {
+		struct flow_entry *entry = table->expected[i];
 
 		if (entry->state != FLOW_UNUSED && flow_key_equal(&entry->key, key)) {
-			prefetch_entry(table, entry);
-			table->expected_next = i + 1;
+			table->expected_at = i;
 			return entry;
 		}
 	}
@@ -338,7 +343,8 @@ int flow_table_init(struct flow_table *table, uint32_t max, const struct packet_
 	        .ops = ops,
 	        .ctx = ctx,
 	        .secret = secret,
-	        .stride = (uint32_t)(ops->size + ALIGN - 1) / ALIGN * ALIGN,
+	        .stride = (uint32_t)(ops->size + FLOW_LINE - 1) / FLOW_LINE * FLOW_LINE,
+	        .lines = ops->lines,
 	        .look = FLOW_CLOSED,
 	        .max = max,
 	};
@@ -391,20 +397,12 @@ static uint32_t take_number(struct flow_table *table)
 	return number;
 }
 
-struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_key *key,
-                                  uint64_t now)
+static struct flow_entry *make(struct flow_table *table, const struct flow_key *key, uint32_t hash,
+                               uint64_t now)
 {
-	uint32_t hash, stamp = stamp_of(now), number;
-	struct flow_entry *entry = find_expected(table, key);
+	uint32_t stamp = stamp_of(now), number;
+	struct flow_entry *entry;
 
-	if (!entry) {
-		hash = hash_of(table, key);
-		entry = find(table, key, hash);
-	}
-	if (entry) {
-		entry->used = stamp;
-		return entry;
-	}
 	flow_table_expire(table, now);
 	if (table->count >= table->max && !evict_one(table, stamp))
 		return NULL;
@@ -421,6 +419,29 @@ struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_ke
 		table->high = table->count;
 	if (table->ops->init)
 		table->ops->init(entry);
+	return entry;
+}
+
+static struct flow_entry *find_or_make(struct flow_table *table, const struct flow_key *key,
+                                       uint64_t now)
+{
+	uint32_t hash = hash_of(table, key);
+	struct flow_entry *entry = find(table, key, hash);
+
+	if (!entry)
+		return make(table, key, hash, now);
+	entry->used = stamp_of(now);
+	return entry;
+}
+
+struct flow_entry *flow_table_get(struct flow_table *table, const struct flow_key *key,
+                                  uint64_t now)
+{
+	struct flow_entry *entry = find_expected(table, key);
+
+	if (!entry)
+		return find_or_make(table, key, now);
+	entry->used = stamp_of(now);
 	return entry;
 }
 

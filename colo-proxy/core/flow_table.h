@@ -50,6 +50,7 @@ struct flow_entry {
 
 struct flow_table_ops {
 	size_t size;                            /* of the user's struct */
+	uint32_t lines;                         /* what the table's `lines` begins with */
 	void (*init)(struct flow_entry *entry); /* all but the entry is zero; NULL: that will do */
 	/* Frees what the entry owns, and forgets it; the memory is the table's. NULL: nothing. */
 	void (*fini)(void *ctx, struct flow_entry *entry);
@@ -58,10 +59,12 @@ struct flow_table_ops {
 	bool (*may_go)(const struct flow_entry *entry, enum flow_going why);
 };
 
+#define FLOW_LINE      64u /* bytes that come into the processor's cache at once */
 #define FLOW_AHEAD_MAX 64u /* of a batch; more are not looked ahead for */
 
 struct flow_ahead {
 	uint32_t count;
+	struct flow_key last;
 	uint32_t hash[FLOW_AHEAD_MAX];
 };
 
@@ -74,7 +77,8 @@ struct flow_queue {
 	uint32_t oldest, newest;
 };
 
-/* The user reads, and does not write, max, count, high, evicted and expired. */
+/* The user reads, and does not write, max, count, high, evicted and expired; and writes `lines`:
+ * bit i is set when a packet needs the line i of its entry, which begins with one. */
 struct flow_table {
 	const struct flow_table_ops *ops;
 	void *ctx;
@@ -82,13 +86,13 @@ struct flow_table {
 	struct flow_slot *slots;
 	uint8_t *memory, *entries; /* number 1 first */
 	size_t memory_len;
-	uint32_t stride, slot_mask;
+	uint32_t stride, slot_mask, lines;
 	uint32_t made;   /* numbers up to this one have been in use */
 	uint32_t unused; /* the first of those that are not any more */
 	uint32_t look;   /* state whose queue is looked at next */
 	struct flow_queue queue[FLOW_STATE_COUNT];
-	uint32_t expected[FLOW_AHEAD_MAX]; /* numbers that were looked ahead for, in order */
-	uint32_t expected_count, expected_next;
+	struct flow_entry *expected[FLOW_AHEAD_MAX]; /* that were looked ahead for, in order */
+	uint32_t expected_count, expected_at;        /* at: which of them was found last */
 	uint32_t max, count, high;
 	uint64_t evicted, expired;
 };

@@ -385,6 +385,7 @@ void gate_cut(struct gate *gate, uint32_t epoch, uint64_t now)
 	gate->compared = gate->comparing;
 	if (!gate->compared)
 		gate->broken_below = epoch + 1;
+	gate->flows.lines = gate_flow_lines(epoch);
 	gate->cut_at[epoch & 1] = now;
 	gate->requested = 0;
 	gate->ts_lead[epoch & 1] = 0;

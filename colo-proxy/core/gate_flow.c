@@ -43,25 +43,37 @@ static bool flow_may_go(const struct flow_entry *entry, enum flow_going why)
 	return !flow->head && !flow->touched;
 }
 
+uint32_t gate_flow_lines(uint32_t epoch)
+{
+	return 3u | 4u << (epoch & 1);
+}
+
 const struct flow_table_ops gate_flow_ops = {
         .size = sizeof(struct flow),
+        .lines = 3,
         .init = flow_init,
         .fini = flow_fini,
         .may_go = flow_may_go,
 };
 
-struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key)
+static void judge(const struct gate *gate, struct flow *flow)
 {
-	struct flow *flow = (struct flow *)flow_table_get(&gate->flows, key, gate->now);
+	const struct flow_key *key = &flow->entry.key;
 	struct policy_subject subject;
 
-	if (!flow || flow->judged)
-		return flow;
 	policy_subject_of_flow(&subject, key);
 	/* The rules are for the packets, and those are of another flow. */
 	flow->action =
 	        key->kind == FLOW_GROUP ? POLICY_COMPARE : policy_decide(gate->policy, &subject);
 	flow->judged = true;
+}
+
+struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key)
+{
+	struct flow *flow = (struct flow *)flow_table_get(&gate->flows, key, gate->now);
+
+	if (flow && !flow->judged)
+		judge(gate, flow);
 	return flow;
 }
 
@@ -81,12 +93,10 @@ void gate_flow_clear_views(struct gate *gate)
 
 /* At first use nothing that the flow said in this epoch has been noted, so that snd_max and ack_max
  * are those of the cut. */
-struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch)
+struct view *gate_view_make(struct gate *gate, struct flow *flow, uint32_t epoch)
 {
 	struct view *view = &flow->view[epoch & 1];
 
-	if (view->epoch == epoch)
-		return view;
 	if (view->epoch != NO_EPOCH && view->epoch > epoch)
 		return NULL;
 	view_clear(gate, view);

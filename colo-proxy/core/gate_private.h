@@ -81,10 +81,10 @@ struct pending {
 	uint32_t cut_at;
 };
 
-/* What is known of a flow in one epoch. There are two for each flow: the layout has no holes. */
+/* What is known of a flow in one epoch. There are two for each flow. */
 struct view {
-	uint32_t epoch;  /* NO_EPOCH: unused */
-	bool broken : 1; /* nothing more of the flow matches in this epoch */
+	_Alignas(FLOW_LINE) uint32_t epoch; /* NO_EPOCH: unused */
+	bool broken : 1;                    /* nothing more of the flow matches in this epoch */
 	bool covered_known : 1;
 	bool covered_low_open : 1; /* everything below covered_end is covered */
 	bool ack_known : 1;
@@ -106,14 +106,13 @@ struct view {
 	uint64_t ts_at;
 	struct pending *last; /* of the digests to be verified, a ring; NULL: none */
 };
-static_assert(sizeof(struct view) == 48, "two of them are half of what a flow takes");
+static_assert(sizeof(struct view) == FLOW_LINE, "a packet needs one of a flow's two");
 
 struct flow {
 	struct flow_entry entry; /* first: it is what the table knows */
 	struct flow *touched_next;
 	struct held *head, *tail;
-	uint64_t spoken;     /* what has been said, see gate_spoken.c: its newest piece; 0: none */
-	struct view view[2]; /* of the current epoch and the one before, by parity */
+	uint64_t spoken; /* what has been said, see gate_spoken.c: its newest piece; 0: none */
 	union {
 		struct {
 			uint32_t incarnation; /* counts the connections that used the 4-tuple */
@@ -128,8 +127,11 @@ struct flow {
 	bool iss_known : 1, snd_known : 1, ack_known : 1, word_known : 1;
 	bool touched : 1, judged : 1;
 	uint8_t action; /* enum policy_action, once judged; views and frames with COMPARE only */
+	struct view view[2]; /* of the current epoch and the one before, by parity */
 };
 static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
+static_assert(offsetof(struct flow, view) == 2 * FLOW_LINE, "see gate_flow_lines()");
+static_assert(sizeof(struct flow) == 4 * FLOW_LINE, "the documents say so");
 
 struct gate {
 	struct packet_digest_key key;
@@ -203,6 +205,9 @@ void gate_request_held(struct gate *gate, const struct held *held);
 
 extern const struct flow_table_ops gate_flow_ops;
 
+/* The lines of a flow that a packet of the epoch needs: all but the other epoch's view. */
+uint32_t gate_flow_lines(uint32_t epoch);
+
 /* The flow of a key, made and judged if need be; NULL when the table is full of busy flows. */
 struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key);
 
@@ -210,7 +215,13 @@ struct flow *gate_flow_get(struct gate *gate, const struct flow_key *key);
 void gate_flow_clear_views(struct gate *gate);
 
 /* The flow's view of an epoch, made at first use; NULL for an epoch that is over. */
-struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch);
+struct view *gate_view_make(struct gate *gate, struct flow *flow, uint32_t epoch);
+static inline struct view *gate_view_get(struct gate *gate, struct flow *flow, uint32_t epoch)
+{
+	struct view *view = &flow->view[epoch & 1];
+
+	return view->epoch == epoch ? view : gate_view_make(gate, flow, epoch);
+}
 
 /* A SYN with another initial sequence number: the 4-tuple is used by a new connection. What waits
  * of the old one can only be committed. */
@@ -267,7 +278,12 @@ struct flow *gate_fragment_join(struct gate *gate, struct held *held);
 /* ---- gate_verify.c ---- */
 
 /* Verifies as many of the SVM's digests as the PVM's held bytes allow, and moves coverage. */
-void gate_verify(struct gate *gate, struct flow *flow, struct view *view);
+void gate_verify_pending(struct gate *gate, struct flow *flow, struct view *view);
+static inline void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
+{
+	if (view->last)
+		gate_verify_pending(gate, flow, view);
+}
 
 /* The number behind the last byte of the stream that the held frames of the view have without a gap
  * from `seq` on; `seq` when they do not have that one. */

@@ -206,7 +206,7 @@ static void trim(struct digest *said, uint32_t covered_end)
 	}
 }
 
-void gate_verify(struct gate *gate, struct flow *flow, struct view *view)
+void gate_verify_pending(struct gate *gate, struct flow *flow, struct view *view)
 {
 	while (view->last && !view->broken) {
 		struct digest *said = &gate_pending_first(view)->digest;

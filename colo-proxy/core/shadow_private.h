@@ -37,9 +37,7 @@ struct opening {
 
 struct flow {
 	struct flow_entry entry; /* first: it is what the table knows */
-	struct opening pvm, svm;
-	uint8_t syn_hash[16];
-	bool mapped; /* the deltas are those of a handshake of this lineage */
+	bool mapped;             /* the deltas are those of a handshake of this lineage */
 	bool told_known, ack_known;
 	bool fin_in, fin_out, reset;
 	bool superseded; /* a survivor's: the VM has opened the 4-tuple anew, and that is held */
@@ -54,8 +52,13 @@ struct flow {
 	uint32_t hole, hole_end; /* what is not told below that; empty when equal */
 	uint32_t ack;            /* highest acknowledgement told */
 	uint32_t seq_delta, ts_delta;
+	/* Line 2, which few packets need. */
+	_Alignas(FLOW_LINE) struct opening pvm;
+	struct opening svm;
+	uint8_t syn_hash[16];
 	struct flow *missing_next, **missing_at;
 };
+static_assert(sizeof(struct flow) == 3 * FLOW_LINE, "the documents say so");
 static_assert(offsetof(struct flow, entry) == 0, "the table frees a flow by its entry");
 
 struct future_open {

@@ -276,8 +276,9 @@ static void do_clear(struct model *m)
 	m->count = 0;
 }
 
-/* More than fit, of keys that are there and of others: nothing changes. Then some of them are asked
- * for in this order, and what was seen ahead may be gone, or be another flow's, by then. */
+/* More than fit, of keys that are there and of others, some of them in a row: nothing changes. Then
+ * some are asked for in this order, once or more often, and what was seen ahead may be gone, or be
+ * another flow's, by then. */
 static void do_ahead(struct model *m, uint32_t key)
 {
 	struct flow_ahead ahead = {0};
@@ -285,7 +286,8 @@ static void do_ahead(struct model *m, uint32_t key)
 	for (uint32_t i = 0; i < FLOW_AHEAD_MAX + 2; i++) {
 		struct flow_key k = key_of(key + i);
 
-		flow_ahead_add(&m->table, &ahead, &k);
+		for (int times = g_rand_int_range(m->rand, 1, 4); times; times--)
+			flow_ahead_add(&m->table, &ahead, &k);
 	}
 	g_assert_cmpuint(ahead.count, ==, FLOW_AHEAD_MAX);
 	flow_ahead_go(&m->table, &ahead);
@@ -297,10 +299,12 @@ static void do_ahead(struct model *m, uint32_t key)
 			do_clear(m);
 		else if (what < 40)
 			do_remove(m, key + i);
-		if (what % 2)
-			do_look(m, key + i, true);
-		else if (what % 3)
-			do_get(m, key + i);
+		for (int times = g_rand_int_range(m->rand, 1, 4); times; times--) {
+			if (what % 2)
+				do_look(m, key + i, true);
+			else if (what % 3)
+				do_get(m, key + i);
+		}
 	}
 }
 
