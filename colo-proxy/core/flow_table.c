@@ -169,10 +169,13 @@ void flow_ahead_go(struct flow_table *table, struct flow_ahead *ahead)
 		if (!table->slots[i].entry)
 			continue;
 		entry = entry_at(table, table->slots[i].entry);
-		read_ahead(table, entry);
+		__builtin_prefetch(entry);
 		table->expected[table->expected_count++] = entry;
 	}
 	ahead->count = 0;
+	/* By themselves: where a slot is waited for, nothing behind it is asked for either. */
+	for (uint32_t k = 0; k < table->expected_count; k++)
+		read_ahead(table, table->expected[k]);
 }
 
 void flow_ahead_frames(struct flow_table *table, const struct frame *list,
