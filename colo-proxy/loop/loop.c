@@ -10,17 +10,16 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "colo-proxy/loop/timer_list.h"
+
 /*
  * One turn: wait, read the clock, call the sources that are ready, then the timers that are due.
  * So a timer set for loop_now() in a source's callback fires at the end of the same turn, and one
  * set for loop_now() in a timer's callback fires in the next turn, without waiting in between.
  *
  * Deletion: the events of the turn that are not yet delivered are in `batch`; loop_del() blanks
- * those of its source. A timer that is due moves to `due` before any of them fires, and
- * loop_timer_clear() looks in both lists. So neither is called after it was taken back.
- *
- * Timers are a sorted list: the data thread has a dozen, and most are set for soon. Timers of the
- * same time fire in the order in which they were set.
+ * those of its source. Timers that are due are in a list of their own before any of them fires, and
+ * loop_timer_clear() looks in both (timer_list.h). So neither is called after it was taken back.
  *
  * Posted calls that have not run when the loop is freed are dropped; their arguments belong to
  * whoever posted them.
@@ -38,8 +37,7 @@ struct loop {
 	int epoll_fd;
 	uint64_t now;
 	bool stop;
-	struct loop_timer *timers; /* sorted by time */
-	struct loop_timer *due;    /* of this turn, not yet fired */
+	struct timer_list timers;
 	struct epoll_event batch[BATCH];
 	int batch_at, batch_len;
 	struct loop_source wake;
@@ -191,37 +189,14 @@ void loop_del(struct loop *loop, struct loop_source *source)
 	}
 }
 
-static bool unlink_timer(struct loop_timer **list, struct loop_timer *timer)
-{
-	for (; *list; list = &(*list)->next) {
-		if (*list == timer) {
-			*list = timer->next;
-			return true;
-		}
-	}
-	return false;
-}
-
 void loop_timer_clear(struct loop *loop, struct loop_timer *timer)
 {
-	if (!timer->at)
-		return;
-	if (!unlink_timer(&loop->timers, timer))
-		unlink_timer(&loop->due, timer);
-	timer->at = 0;
-	timer->next = NULL;
+	timer_list_clear(&loop->timers, timer);
 }
 
 void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at)
 {
-	struct loop_timer **pos;
-
-	loop_timer_clear(loop, timer);
-	timer->at = at ? at : 1;
-	for (pos = &loop->timers; *pos && (*pos)->at <= timer->at; pos = &(*pos)->next)
-		;
-	timer->next = *pos;
-	*pos = timer;
+	timer_list_set(&loop->timers, timer, at);
 }
 
 int loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
@@ -246,33 +221,6 @@ int loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
 	return 0;
 }
 
-/* Moves the timers that are due at `now` from the head of the list to `due`. */
-static void split_due(struct loop *loop)
-{
-	struct loop_timer **end = &loop->timers;
-
-	while (*end && (*end)->at <= loop->now)
-		end = &(*end)->next;
-	if (end == &loop->timers)
-		return;
-	loop->due = loop->timers;
-	loop->timers = *end;
-	*end = NULL;
-}
-
-static void fire_timers(struct loop *loop)
-{
-	split_due(loop);
-	while (loop->due) {
-		struct loop_timer *timer = loop->due;
-
-		loop->due = timer->next;
-		timer->next = NULL;
-		timer->at = 0;
-		timer->fire(timer->ctx, loop->now);
-	}
-}
-
 static void call_sources(struct loop *loop)
 {
 	while (loop->batch_at < loop->batch_len) {
@@ -295,9 +243,9 @@ static int wait_events(struct loop *loop)
 	struct timespec timeout, *wait = NULL;
 	int n;
 
-	if (loop->timers) {
+	if (loop->timers.armed) {
 		uint64_t now = loop_clock();
-		uint64_t left = loop->timers->at > now ? loop->timers->at - now : 0;
+		uint64_t left = loop->timers.armed->at > now ? loop->timers.armed->at - now : 0;
 
 		timeout.tv_sec = (time_t)(left / 1000000000u);
 		timeout.tv_nsec = (long)(left % 1000000000u);
@@ -324,7 +272,7 @@ int loop_run(struct loop *loop)
 		if (err)
 			break;
 		call_sources(loop);
-		fire_timers(loop);
+		timer_list_fire(&loop->timers, loop->now);
 	}
 	loop->stop = false;
 	if (slack > 0)

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
+#include "colo-proxy/loop/timer_list.h"
 #include "tests/sim/pair.h"
 
 #define SOURCES 16u
@@ -19,7 +20,7 @@ struct post {
 struct loop {
 	struct host *host;
 	uint64_t now;
-	struct loop_timer *timers, *due;
+	struct timer_list timers;
 	struct loop_source *source[SOURCES], *batch[SOURCES];
 	uint32_t events[SOURCES], n, batch_n;
 	struct post *posts, **posts_tail;
@@ -98,37 +99,14 @@ void loop_del(struct loop *loop, struct loop_source *source)
 	}
 }
 
-static bool take_out(struct loop_timer **list, struct loop_timer *timer)
-{
-	for (; *list; list = &(*list)->next) {
-		if (*list == timer) {
-			*list = timer->next;
-			return true;
-		}
-	}
-	return false;
-}
-
 void loop_timer_clear(struct loop *loop, struct loop_timer *timer)
 {
-	if (!timer->at)
-		return;
-	if (!take_out(&loop->timers, timer))
-		take_out(&loop->due, timer);
-	timer->at = 0;
-	timer->next = NULL;
+	timer_list_clear(&loop->timers, timer);
 }
 
-void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t when)
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at)
 {
-	struct loop_timer **pos;
-
-	loop_timer_clear(loop, timer);
-	timer->at = when ? when : 1;
-	for (pos = &loop->timers; *pos && (*pos)->at <= timer->at; pos = &(*pos)->next)
-		;
-	timer->next = *pos;
-	*pos = timer;
+	timer_list_set(&loop->timers, timer, at);
 }
 
 int loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
@@ -175,8 +153,8 @@ uint64_t loop_next(const struct host *host)
 
 	if (!host->loop || !host->node)
 		return NEVER;
-	if (host->loop->timers) {
-		uint64_t due = when_it_is(host, host->loop->timers->at);
+	if (host->loop->timers.armed) {
+		uint64_t due = when_it_is(host, host->loop->timers.armed->at);
 
 		next = due < next ? due : next;
 	}
@@ -240,27 +218,6 @@ static void call_sources(struct loop *loop)
 	loop->batch_n = 0;
 }
 
-static void fire_timers(struct loop *loop)
-{
-	struct loop_timer **end = &loop->timers;
-
-	while (*end && (*end)->at <= loop->now)
-		end = &(*end)->next;
-	if (end == &loop->timers)
-		return;
-	loop->due = loop->timers;
-	loop->timers = *end;
-	*end = NULL;
-	while (loop->due) {
-		struct loop_timer *timer = loop->due;
-
-		loop->due = timer->next;
-		timer->next = NULL;
-		timer->at = 0;
-		timer->fire(timer->ctx, loop->now);
-	}
-}
-
 void loop_turn(struct host *host)
 {
 	struct loop *loop = host->loop;
@@ -270,7 +227,7 @@ void loop_turn(struct host *host)
 	run_posts(loop);
 	link_turn(host);
 	call_sources(loop);
-	fire_timers(loop);
+	timer_list_fire(&loop->timers, loop->now);
 	link_turn_end(host);
 	if (host->slow_ns)
 		host->stalled_until = world->now + rnd_ns(0, host->slow_ns);
