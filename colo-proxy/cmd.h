@@ -36,13 +36,24 @@ int cmd_version(const struct command *command, int argc, char **argv);
 /* The short status of every daemon of this host; CMD_OK and *ret_any false when there is none. */
 int cmd_status_all(bool *ret_any);
 
+/* The daemon that a command talks to, and how it answers. All zero at first; cmd_target_clear(). */
+struct cmd_target {
+	char *path;       /* --socket */
+	const char *name; /* the word behind the command; NULL: none was given */
+	gboolean json;    /* --json */
+	char *socket;     /* what cmd_find_socket() has found */
+};
+void cmd_target_clear(struct cmd_target *target);
+
 /*
  * Parses options: `--help` prints to standard output and exits with 0; a wrong option is reported
  * to standard error. At most `max_words` other words may be left, and stay in argv[1...]. `more`
- * is a paragraph under the options, or NULL. CMD_OK, with *argc what is left, or CMD_USAGE.
+ * is a paragraph under the options, or NULL. With a target, --socket and --json are options beside
+ * the entries (NULL: there are no others), and the word is its name. CMD_OK, with *argc what is
+ * left, or CMD_USAGE.
  */
 int cmd_parse(const struct command *command, const GOptionEntry *entries, const char *more,
-              int *argc, char ***argv, int max_words);
+              int *argc, char ***argv, int max_words, struct cmd_target *target);
 
 /* Says what is wrong with the command line and where help is. Returns CMD_USAGE. */
 int cmd_usage_error(const struct command *command, const char *format, ...)
@@ -55,15 +66,21 @@ const char *cmd_run_dir(void);
 char **cmd_sockets(void);
 
 /*
- * The socket to talk to: `path` if given, else that of the VM `name`, else the only one of a
- * daemon that answers. CMD_OK, or CMD_FAILED or CMD_USAGE when it has been reported. g_free().
+ * Finds the socket to talk to: the path if given, else that of the VM of that name, else the only
+ * one of a daemon that answers. CMD_OK, or CMD_FAILED or CMD_USAGE when it has been reported.
  */
-int cmd_find_socket(const struct command *command, const char *path, const char *name,
-                    char **ret_socket);
+int cmd_find_socket(const struct command *command, struct cmd_target *target);
 
 /* Calls the daemon and reports failure. CMD_OK and the result (json_decref()), or CMD_FAILED. */
 int cmd_call(const char *socket, const char *name, json_t *args, int timeout_ms,
              json_t **ret_result);
+
+/*
+ * Finds the daemon and calls it. `args` is given away. CMD_OK and the result (json_decref()), or,
+ * when it has been printed as JSON, none; otherwise CMD_FAILED or CMD_USAGE.
+ */
+int cmd_ask(const struct command *command, struct cmd_target *target, const char *name,
+            json_t *args, int timeout_ms, json_t **ret_result);
 
 /* Prints the treatment of every protocol (core/protocols.h). */
 void cmd_print_protocols(bool json);

@@ -472,7 +472,7 @@ int cmd_check(const struct command *command, int argc, char **argv)
 	        command, entries,
 	        "Each finding is ok, warn (works, with a loss) or fail. Exit status 1 when "
 	        "one fails.",
-	        &argc, &argv, 0);
+	        &argc, &argv, 0, NULL);
 
 	if (ret == CMD_OK && offline && !file)
 		ret = cmd_usage_error(command, "--offline needs --config");

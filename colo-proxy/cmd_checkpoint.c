@@ -23,28 +23,16 @@ static void print_result(const json_t *result)
 
 int cmd_checkpoint(const struct command *command, int argc, char **argv)
 {
-	char *path = NULL;
-	char *socket = NULL;
-	gboolean json = FALSE;
+	struct cmd_target target = {0};
 	json_t *result = NULL;
-	const GOptionEntry entries[] = {
-	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
-	         "PATH"},
-	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
-	        {NULL, 0, 0, 0, NULL, NULL, NULL},
-	};
-	int ret = cmd_parse(command, entries, "On the primary of a protected VM.", &argc, &argv, 1);
+	int ret = cmd_parse(command, NULL, "On the primary of a protected VM.", &argc, &argv, 1,
+	                    &target);
 
 	if (ret == CMD_OK)
-		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
-	if (ret == CMD_OK)
-		ret = cmd_call(socket, "checkpoint", NULL, TIMEOUT_MS, &result);
-	if (ret == CMD_OK && json)
-		cmd_print_json(result);
-	else if (ret == CMD_OK)
+		ret = cmd_ask(command, &target, "checkpoint", NULL, TIMEOUT_MS, &result);
+	if (result)
 		print_result(result);
 	json_decref(result);
-	g_free(path);
-	g_free(socket);
+	cmd_target_clear(&target);
 	return ret;
 }

@@ -22,8 +22,20 @@ int cmd_usage_error(const struct command *command, const char *format, ...)
 	return CMD_USAGE;
 }
 
+static void add_target(GOptionContext *context, struct cmd_target *target)
+{
+	const GOptionEntry entries[] = {
+	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &target->path,
+	         "The daemon's control socket", "PATH"},
+	        {"json", 0, 0, G_OPTION_ARG_NONE, &target->json, "Print JSON", NULL},
+	        {NULL, 0, 0, 0, NULL, NULL, NULL},
+	};
+
+	g_option_context_add_main_entries(context, entries, NULL);
+}
+
 int cmd_parse(const struct command *command, const GOptionEntry *entries, const char *more,
-              int *argc, char ***argv, int max_words)
+              int *argc, char ***argv, int max_words, struct cmd_target *target)
 {
 	GOptionContext *context = g_option_context_new(command->arguments);
 	char *program = g_strdup_printf("colo-proxy %s", command->name);
@@ -34,15 +46,26 @@ int cmd_parse(const struct command *command, const GOptionEntry *entries, const 
 	g_free(program);
 	g_option_context_set_summary(context, command->summary);
 	g_option_context_set_description(context, more);
-	g_option_context_add_main_entries(context, entries, NULL);
+	if (entries)
+		g_option_context_add_main_entries(context, entries, NULL);
+	if (target)
+		add_target(context, target);
 	if (!g_option_context_parse(context, argc, argv, &error)) {
 		ret = cmd_usage_error(command, "%s", error->message);
 		g_error_free(error);
 	} else if (*argc - 1 > max_words) {
 		ret = cmd_usage_error(command, "'%s' is one word too many", (*argv)[1 + max_words]);
+	} else if (target) {
+		target->name = *argc > 1 ? (*argv)[1] : NULL;
 	}
 	g_option_context_free(context);
 	return ret;
+}
+
+void cmd_target_clear(struct cmd_target *target)
+{
+	g_free(target->path);
+	g_free(target->socket);
 }
 
 const char *cmd_run_dir(void)
@@ -119,20 +142,21 @@ static int find_only(const struct command *command, char **ret_socket)
 	return ret;
 }
 
-int cmd_find_socket(const struct command *command, const char *path, const char *name,
-                    char **ret_socket)
+int cmd_find_socket(const struct command *command, struct cmd_target *target)
 {
-	if (path && name)
+	const char *name = target->name;
+
+	if (target->path && name)
 		return cmd_usage_error(command, "NAME and --socket exclude each other");
-	if (path) {
-		*ret_socket = g_strdup(path);
+	if (target->path) {
+		target->socket = g_strdup(target->path);
 		return CMD_OK;
 	}
 	if (!name)
-		return find_only(command, ret_socket);
+		return find_only(command, &target->socket);
 	if (!config_name_valid(name))
 		return cmd_usage_error(command, "'%s' is not a VM's name", name);
-	*ret_socket = g_strdup_printf("%s/%s.sock", cmd_run_dir(), name);
+	target->socket = g_strdup_printf("%s/%s.sock", cmd_run_dir(), name);
 	return CMD_OK;
 }
 
@@ -145,6 +169,24 @@ int cmd_call(const char *socket, const char *name, json_t *args, int timeout_ms,
 		return CMD_OK;
 	fprintf(stderr, "colo-proxy: %s\n", err);
 	return CMD_FAILED;
+}
+
+int cmd_ask(const struct command *command, struct cmd_target *target, const char *name,
+            json_t *args, int timeout_ms, json_t **ret_result)
+{
+	int ret = cmd_find_socket(command, target);
+	json_t *result = NULL;
+
+	if (ret == CMD_OK)
+		ret = cmd_call(target->socket, name, args, timeout_ms, &result);
+	json_decref(args);
+	if (ret == CMD_OK && target->json) {
+		cmd_print_json(result);
+		json_decref(result);
+	} else if (ret == CMD_OK) {
+		*ret_result = result;
+	}
+	return ret;
 }
 
 void cmd_print_json(const json_t *json)

@@ -35,17 +35,12 @@ static int write_capture(const char *path, const json_t *result)
 
 int cmd_divergences(const struct command *command, int argc, char **argv)
 {
-	char *path = NULL;
-	char *socket = NULL;
+	struct cmd_target target = {0};
 	char *capture = NULL;
 	gboolean all = FALSE;
-	gboolean json = FALSE;
 	gint count = 256;
 	json_t *result = NULL;
-	json_t *args = NULL;
 	const GOptionEntry entries[] = {
-	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
-	         "PATH"},
 	        {"count", 'n', 0, G_OPTION_ARG_INT, &count, "The last N only", "N"},
 	        {"all", 'a', 0, G_OPTION_ARG_NONE, &all,
 	         "Other causes of checkpoints, too: timer, pressure, command, dirty, what is not "
@@ -53,7 +48,6 @@ int cmd_divergences(const struct command *command, int argc, char **argv)
 	         NULL},
 	        {"pcapng", 0, 0, G_OPTION_ARG_FILENAME, &capture,
 	         "Write both sides' packets, with comments; - for standard output", "FILE"},
-	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
 	};
 	int ret = cmd_parse(
@@ -65,28 +59,20 @@ int cmd_divergences(const struct command *command, int argc, char **argv)
 	        "\n"
 	        "How many are kept is 'divergences' in [checkpoint]; what the secondary remembers\n"
 	        "of its VM's output for this, 'recent-output'.",
-	        &argc, &argv, 1);
+	        &argc, &argv, 1, &target);
 
 	if (ret == CMD_OK && (count < 1 || count > 1000000))
 		ret = cmd_usage_error(command, "--count %d: from 1 to 1000000", count);
-	if (ret == CMD_OK && json && capture)
+	if (ret == CMD_OK && target.json && capture)
 		ret = cmd_usage_error(command, "--json and --pcapng exclude each other");
 	if (ret == CMD_OK)
-		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
-	if (ret == CMD_OK) {
-		args = json_pack("{s:i, s:b}", "count", count, "all", all);
-		ret = cmd_call(socket, "divergences", args, TIMEOUT_MS, &result);
-	}
-	if (ret == CMD_OK && capture)
-		ret = write_capture(capture, result);
-	else if (ret == CMD_OK && json)
-		cmd_print_json(result);
-	else if (ret == CMD_OK)
-		ret = show(result);
-	json_decref(args);
+		ret = cmd_ask(command, &target, "divergences",
+		              json_pack("{s:i, s:b}", "count", count, "all", all), TIMEOUT_MS,
+		              &result);
+	if (result)
+		ret = capture ? write_capture(capture, result) : show(result);
 	json_decref(result);
-	g_free(path);
 	g_free(capture);
-	g_free(socket);
+	cmd_target_clear(&target);
 	return ret;
 }

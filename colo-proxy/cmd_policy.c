@@ -33,16 +33,11 @@ static int print_result(json_t *result)
 
 int cmd_policy(const struct command *command, int argc, char **argv)
 {
-	char *path = NULL;
-	char *socket = NULL;
+	struct cmd_target target = {0};
 	char *policy = NULL;
 	gint latency = NOT_GIVEN, rest = NOT_GIVEN, max_pause = NOT_GIVEN;
-	gboolean json = FALSE;
-	json_t *args = NULL;
 	json_t *result = NULL;
 	const GOptionEntry entries[] = {
-	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
-	         "PATH"},
 	        {"set", 0, 0, G_OPTION_ARG_STRING, &policy,
 	         "compare, epoch, on-output, continuous or auto", "POLICY"},
 	        {"latency-target", 0, 0, G_OPTION_ARG_INT, &latency,
@@ -51,7 +46,6 @@ int cmd_policy(const struct command *command, int argc, char **argv)
 	         "continuous: between a commit and the next checkpoint", "MS"},
 	        {"max-pause", 0, 0, G_OPTION_ARG_INT, &max_pause,
 	         "The share of time that the VM may stand still", "PERCENT"},
-	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
 	};
 	int ret = cmd_parse(
@@ -60,27 +54,22 @@ int cmd_policy(const struct command *command, int argc, char **argv)
 	        "that\n"
 	        "daemon's until it ends; the configuration files of both hosts say what a survivor "
 	        "begins with.",
-	        &argc, &argv, 1);
+	        &argc, &argv, 1, &target);
 
-	if (ret == CMD_OK)
-		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
 	if (ret == CMD_OK) {
-		args = json_object();
+		json_t *args = json_object();
+
 		if (policy)
 			json_object_set_new(args, "policy", json_string(policy));
 		add_number(args, "latency_target_ms", latency);
 		add_number(args, "rest_ms", rest);
 		add_number(args, "max_pause_percent", max_pause);
-		ret = cmd_call(socket, "policy", args, TIMEOUT_MS, &result);
+		ret = cmd_ask(command, &target, "policy", args, TIMEOUT_MS, &result);
 	}
-	if (ret == CMD_OK && json)
-		cmd_print_json(result);
-	else if (ret == CMD_OK)
+	if (result)
 		ret = print_result(result);
-	json_decref(args);
 	json_decref(result);
 	g_free(policy);
-	g_free(path);
-	g_free(socket);
+	cmd_target_clear(&target);
 	return ret;
 }

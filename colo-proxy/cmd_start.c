@@ -51,7 +51,7 @@ int cmd_start(const struct command *command, int argc, char **argv)
 	int ret = cmd_parse(command, entries,
 	                    "The daemon starts its QEMU, which ends with it, and runs until "
 	                    "'colo-proxy stop',\nSIGTERM or SIGINT. It logs to standard error.",
-	                    &argc, &argv, 1);
+	                    &argc, &argv, 1, NULL);
 
 	if (ret == CMD_OK && !file == (argc < 2))
 		ret = cmd_usage_error(command, "give a NAME or --config FILE, one of them");

@@ -103,27 +103,22 @@ static int run(struct view *view, const char *socket, int interval_ms)
 
 int cmd_stats(const struct command *command, int argc, char **argv)
 {
-	char *path = NULL;
-	char *socket = NULL;
-	gboolean json = FALSE;
+	struct cmd_target target = {0};
 	gboolean watching = FALSE;
 	gint checkpoints = 0;
 	int interval_ms = 1000;
 	const GOptionEntry entries[] = {
-	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
-	         "PATH"},
 	        {"watch", 'w', 0, G_OPTION_ARG_NONE, &watching,
-	         "Again and again: a screen on a terminal, else one line each time", NULL},
+	         "Again and again: a screen on a terminal, else one line each time, also of JSON",
+	         NULL},
 	        {"interval", 'i', 0, G_OPTION_ARG_INT, &interval_ms,
 	         "With --watch: how often (1000)", "MS"},
 	        {"checkpoints", 'c', 0, G_OPTION_ARG_INT, &checkpoints,
 	         "The last N checkpoints (256 at most), step by step; on the primary", "N"},
-	        {"json", 0, 0, G_OPTION_ARG_NONE, &json,
-	         "Print JSON; with --watch, one line each time", NULL},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
 	};
 	struct view view = {.name = ""};
-	int ret = cmd_parse(command, entries, NULL, &argc, &argv, 1);
+	int ret = cmd_parse(command, entries, NULL, &argc, &argv, 1, &target);
 
 	if (ret == CMD_OK && (interval_ms < 50 || interval_ms > 3600000))
 		ret = cmd_usage_error(command, "--interval is from 50 to 3600000");
@@ -132,15 +127,14 @@ int cmd_stats(const struct command *command, int argc, char **argv)
 	if (ret == CMD_OK && checkpoints && watching)
 		ret = cmd_usage_error(command, "--checkpoints and --watch exclude each other");
 	if (ret == CMD_OK)
-		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
+		ret = cmd_find_socket(command, &target);
 	if (ret == CMD_OK) {
-		view.name = argc > 1 ? argv[1] : "";
-		view.json = json;
+		view.name = target.name ? target.name : "";
+		view.json = target.json;
 		view.watching = watching;
 		view.checkpoints = checkpoints;
-		ret = run(&view, socket, interval_ms);
+		ret = run(&view, target.socket, interval_ms);
 	}
-	g_free(path);
-	g_free(socket);
+	cmd_target_clear(&target);
 	return ret;
 }

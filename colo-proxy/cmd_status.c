@@ -99,27 +99,22 @@ int cmd_status_all(bool *ret_any)
 
 int cmd_status(const struct command *command, int argc, char **argv)
 {
-	char *path = NULL;
-	char *socket = NULL;
-	gboolean json = FALSE;
+	struct cmd_target target = {0};
 	gboolean watching = FALSE;
 	const GOptionEntry entries[] = {
-	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
-	         "PATH"},
 	        {"watch", 'w', 0, G_OPTION_ARG_NONE, &watching, "Again at every change of state",
 	         NULL},
-	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
 	};
 	int ret = cmd_parse(command, entries,
 	                    "All VMs of this host in short: 'colo-proxy' without a command.", &argc,
-	                    &argv, 1);
+	                    &argv, 1, &target);
 
 	if (ret == CMD_OK)
-		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
+		ret = cmd_find_socket(command, &target);
 	if (ret == CMD_OK)
-		ret = watching ? watch(socket, json) : show_once(socket, json);
-	g_free(path);
-	g_free(socket);
+		ret = watching ? watch(target.socket, target.json)
+		               : show_once(target.socket, target.json);
+	cmd_target_clear(&target);
 	return ret;
 }

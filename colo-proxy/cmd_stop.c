@@ -30,12 +30,11 @@ static int stop(const char *socket, int timeout_ms)
 
 int cmd_stop(const struct command *command, int argc, char **argv)
 {
-	char *path = NULL;
-	char *socket = NULL;
+	struct cmd_target target = {0};
 	int timeout_s = 30;
 	const GOptionEntry entries[] = {
-	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &path, "The daemon's control socket",
-	         "PATH"},
+	        {"socket", 's', 0, G_OPTION_ARG_FILENAME, &target.path,
+	         "The daemon's control socket", "PATH"},
 	        {"timeout", 't', 0, G_OPTION_ARG_INT, &timeout_s, "Wait at most so long",
 	         "SECONDS"},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
@@ -45,15 +44,15 @@ int cmd_stop(const struct command *command, int argc, char **argv)
 	        "Stops the VM on this host with the daemon. What the VM has said and "
 	        "nobody has\nseen yet is not sent. On the primary, the secondary does not "
 	        "take over.",
-	        &argc, &argv, 1);
+	        &argc, &argv, 1, NULL);
 
+	target.name = argc > 1 ? argv[1] : NULL;
 	if (ret == CMD_OK && (timeout_s < 1 || timeout_s > 3600))
 		ret = cmd_usage_error(command, "--timeout is from 1 to 3600");
 	if (ret == CMD_OK)
-		ret = cmd_find_socket(command, path, argc > 1 ? argv[1] : NULL, &socket);
+		ret = cmd_find_socket(command, &target);
 	if (ret == CMD_OK)
-		ret = stop(socket, timeout_s * 1000);
-	g_free(path);
-	g_free(socket);
+		ret = stop(target.socket, timeout_s * 1000);
+	cmd_target_clear(&target);
 	return ret;
 }

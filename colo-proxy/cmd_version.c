@@ -10,7 +10,7 @@ int cmd_version(const struct command *command, int argc, char **argv)
 	        {"json", 0, 0, G_OPTION_ARG_NONE, &json, "Print JSON", NULL},
 	        {NULL, 0, 0, 0, NULL, NULL, NULL},
 	};
-	int ret = cmd_parse(command, entries, NULL, &argc, &argv, 0);
+	int ret = cmd_parse(command, entries, NULL, &argc, &argv, 0, NULL);
 
 	if (ret != CMD_OK)
 		return ret;
