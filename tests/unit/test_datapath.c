@@ -116,6 +116,9 @@ static void set_up(void)
 	    "ip link set c1 up");
 	vm_fd = make_tap("vm0", "br0");
 	side_fd = make_tap("side0", "br0");
+	/* Before the kernel's worker has heard of a port's carrier, its frames are lost. */
+	run("timeout 5 sh -c 'until [ $(bridge link | grep -c \"state forwarding\") = 3 ]; do :; "
+	    "done'");
 	client_fd = packet_socket("c1");
 }
 
