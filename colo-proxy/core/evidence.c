@@ -17,8 +17,8 @@
  * drive divergences out; EVIDENCE_PACKETS packets of EVIDENCE_PACKET_MAX bytes for each
  * side. The gate reports once for each cause and epoch.
  *
- * Limits: packets of the NFQUEUE back end are not cut, so that of its superframes only the first
- * EVIDENCE_PACKET_MAX bytes are kept.
+ * Limits: a packet of the NFQUEUE back end that packet_split() does not cut is kept from its
+ * beginning, whatever is in question.
  */
 #include "colo-proxy/core/evidence.h"
 

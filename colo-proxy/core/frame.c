@@ -26,6 +26,9 @@ struct frame *frame_copy(const struct frame *f)
 	copy->len = f->len;
 	copy->start = f->start;
 	memcpy(copy->data, f->data, f->len);
+	copy->linked = f->linked;
+	if (f->linked)
+		memcpy(copy->data - FRAME_LINK, f->data - FRAME_LINK, FRAME_LINK);
 	return copy;
 }
 

@@ -17,6 +17,7 @@
  */
 
 #define FRAME_HEADROOM 16u
+#define FRAME_LINK     14u                 /* an Ethernet header */
 #define FRAME_MAX_LEN  (65535u + 14u + 8u) /* the largest GSO frame plus Ethernet and two tags */
 
 enum frame_start {
@@ -30,18 +31,20 @@ struct frame {
 	uint32_t len;                  /* bytes of data in use */
 	uint32_t room;                 /* bytes of data there are */
 	uint32_t token;                /* the data path back end's own (NFQUEUE packet id) */
-	uint32_t since; /* input: the first lineage that is to hear it, 0: all (node_cut.c) */
-	uint8_t start;  /* enum frame_start */
-	bool rewritten; /* bytes were changed on their way out */
-	bool gathered;  /* the secondary has been sent it, to say it again (replay.c) */
-	uint8_t origin; /* the data path back end's own */
+	uint32_t since;     /* input: the first lineage that is to hear it, 0: all (node_cut.c) */
+	uint8_t start;      /* enum frame_start */
+	bool rewritten : 1; /* bytes were changed on their way out */
+	bool gathered : 1;  /* the secondary has been sent it, to say it again (replay.c) */
+	bool linked : 1;    /* FRAME_AT_IP: the FRAME_LINK bytes in front of data are the Ethernet
+	                       header that it goes out with; the room does not count them */
+	uint8_t origin;     /* the data path back end's own */
 	uint8_t *data;
 };
 
 /* A frame with room for `room` bytes, vnet header zero; NULL when memory is out. */
 struct frame *frame_new(size_t room);
 
-/* A copy of `len` bytes. NULL when memory is out. */
+/* A copy of `len` bytes, and of the header in front of a linked one. NULL when memory is out. */
 struct frame *frame_copy(const struct frame *f);
 
 /* Frees one frame; NULL is allowed. */

@@ -198,13 +198,18 @@ static void split(struct gate *gate, struct held *held, uint32_t part, uint64_t 
 	struct frame *frame;
 	struct packet first;
 	uint32_t first_segment = held->first_segment;
+	uint32_t len = held->frame->len;
 
 	gate_spoken_split(held, part);
-	if (packet_split(&held->packet, part, &frame) != 0)
+	if (packet_split(&held->packet, part, &frame) != 0) {
+		held->first_segment = first_segment;
 		return;
-	/* Both are counted again as parts of the frame in front. */
-	gate->stats.now_bytes -= part;
-	gate->stats.by_class[PACKET_TCP].held_bytes -= part;
+	}
+	/* The part in front is counted as a frame; a linked packet has grown by its header. */
+	gate->stats.now_bytes += held->frame->len;
+	gate->stats.now_bytes -= len;
+	gate->stats.by_class[PACKET_TCP].held_bytes += held->frame->len;
+	gate->stats.by_class[PACKET_TCP].held_bytes -= len;
 	if (packet_parse(&first, frame) != 0 ||
 	    insert_before(gate, held, frame, &first, first_segment) != 0) {
 		/* The bytes are not lost: the PVM sends them again when nobody acknowledges. */

@@ -62,7 +62,7 @@ bool packet_csum_start_ok(const struct packet *p, uint32_t csum_off)
 
 	if (!packet_needs_csum(p))
 		return true;
-	if (f->start == FRAME_AT_IP) /* nfqueue tells that it is partial, but not where */
+	if (f->start == FRAME_AT_IP && !f->linked) /* told that it is partial, but not where */
 		return csum_off != 0;
 	return csum_off != 0 && le16toh(f->vnet.csum_start) == p->l4_off &&
 	       le16toh(f->vnet.csum_offset) == csum_off;

@@ -4,10 +4,12 @@
 #include "colo-proxy/datapath/netlink.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/pkt_cls.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -24,9 +26,31 @@
  * administrator may have, and then its way.
  */
 
-#define PROG_MAX 128 /* both programs have less than 70 */
+#define PROG_MAX 128 /* the longest has 103 */
 
-enum label { LABEL_PASS, LABEL_DROP, LABEL_DIVERT, LABEL_MARKED };
+/* The port's program's stack, from its end. */
+#define STACK_CELL    (-4)
+#define STACK_ETH     (-16) /* 8 bytes of the frame */
+#define STACK_HEAD    (-80) /* HEAD_BYTES of it: to the end of an IPv6 packet's ports, rounded up */
+#define HEAD_BYTES    64
+#define STACK_SEGMENT (STACK_HEAD + (int)offsetof(struct bpf_link, segment))
+#define IPV4_AT       26 /* the addresses in the frame, and the ports right behind them */
+#define IPV6_AT       22
+
+static_assert(sizeof(struct bpf_link) == 16, "the program compares it in two words");
+static_assert(IPV4_AT + sizeof(((struct bpf_flow *)0)->bytes) <= HEAD_BYTES, "it is all there");
+
+enum label {
+	LABEL_PASS,
+	LABEL_DROP,
+	LABEL_DIVERT,
+	LABEL_MARKED,
+	LABEL_IPV4,
+	LABEL_IPV6,
+	LABEL_LEARN,
+	LABEL_SEGMENT,
+	LABEL_STORE,
+};
 
 struct prog {
 	struct bpf_insn insn[PROG_MAX];
@@ -43,17 +67,38 @@ static long sys_bpf(enum bpf_cmd cmd, union bpf_attr *attr)
 	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
 }
 
-int bpf_cells_new(void)
+static int new_map(enum bpf_map_type type, uint32_t key, uint32_t value, uint32_t entries)
 {
 	union bpf_attr attr = {0};
 	long fd;
 
-	attr.map_type = BPF_MAP_TYPE_ARRAY;
-	attr.key_size = sizeof(uint32_t);
-	attr.value_size = sizeof(uint32_t);
-	attr.max_entries = BPF_CELLS;
+	attr.map_type = type;
+	attr.key_size = key;
+	attr.value_size = value;
+	attr.max_entries = entries;
 	fd = sys_bpf(BPF_MAP_CREATE, &attr);
 	return fd < 0 ? -errno : (int)fd;
+}
+
+int bpf_cells_new(void)
+{
+	return new_map(BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(uint32_t), BPF_CELLS);
+}
+
+int bpf_links_new(void)
+{
+	return new_map(BPF_MAP_TYPE_LRU_HASH, sizeof(struct bpf_flow), sizeof(struct bpf_link),
+	               BPF_LINKS);
+}
+
+int bpf_link_get(int map_fd, const struct bpf_flow *flow, struct bpf_link *ret_link)
+{
+	union bpf_attr attr = {0};
+
+	attr.map_fd = (uint32_t)map_fd;
+	attr.key = (uint64_t)(uintptr_t)flow;
+	attr.value = (uint64_t)(uintptr_t)ret_link;
+	return sys_bpf(BPF_MAP_LOOKUP_ELEM, &attr) < 0 ? -errno : 0;
 }
 
 int bpf_cell_set(int map_fd, enum bpf_cell cell, uint32_t value)
@@ -117,48 +162,122 @@ static void leave(struct prog *p, int32_t action)
 	emit(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 }
 
+/* 64 bits: a pointer against NULL, or against the register `other` when that is not 0. */
+static void jump_if64(struct prog *p, uint8_t op, int reg, int other, enum label label)
+{
+	p->jump[p->jumps].at = p->len;
+	p->jump[p->jumps++].label = label;
+	emit(p, BPF_JMP | op | (other ? BPF_X : BPF_K), reg, other, 0, 0);
+}
+
+static void load_map(struct prog *p, int map_fd)
+{
+	emit(p, BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0, map_fd);
+	emit(p, 0, 0, 0, 0, 0);
+}
+
+/* reg = what is on the stack at `off` */
+static void stack(struct prog *p, int reg, int off)
+{
+	move(p, reg, BPF_REG_10);
+	emit(p, BPF_ALU64 | BPF_ADD | BPF_K, reg, 0, 0, off);
+}
+
+/* Loads the frame's first bytes to the stack. */
+static void load_bytes(struct prog *p, int off, int len, enum label if_short)
+{
+	move(p, BPF_REG_1, BPF_REG_6);
+	set(p, BPF_REG_2, 0);
+	stack(p, BPF_REG_3, off);
+	set(p, BPF_REG_4, len);
+	call(p, BPF_FUNC_skb_load_bytes);
+	jump_if(p, BPF_JNE, BPF_REG_0, 0, if_short);
+}
+
 /* r7 = cell; drops when the map cannot be read. */
 static void load_cell(struct prog *p, int map_fd, enum bpf_cell cell)
 {
-	emit(p, BPF_ST | BPF_MEM | BPF_W, BPF_REG_10, 0, -4, cell);
-	emit(p, BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0, map_fd);
-	emit(p, 0, 0, 0, 0, 0);
-	move(p, BPF_REG_2, BPF_REG_10);
-	emit(p, BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, -4);
+	emit(p, BPF_ST | BPF_MEM | BPF_W, BPF_REG_10, 0, STACK_CELL, cell);
+	load_map(p, map_fd);
+	stack(p, BPF_REG_2, STACK_CELL);
 	call(p, BPF_FUNC_map_lookup_elem);
-	p->jump[p->jumps].at = p->len;
-	p->jump[p->jumps++].label = LABEL_DROP;
-	emit(p, BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_0, 0, 0, 0); /* a pointer: all 64 bits */
+	jump_if64(p, BPF_JEQ, BPF_REG_0, 0, LABEL_DROP);
 	load32(p, BPF_REG_7, BPF_REG_0, 0);
+}
+
+/*
+ * Notes which addresses the frame of a TCP connection has, and its segment size, under its IP
+ * addresses and ports, where these stand right behind each other. The map is written when that
+ * changes; a frame that is one segment leaves the size as it was. All of this passes.
+ *
+ * The key is used where it was loaded, and the value is put together in front of it.
+ */
+static void learn(struct prog *p, int map_fd)
+{
+	place(p, LABEL_IPV6);
+	load_bytes(p, STACK_HEAD, IPV6_AT + sizeof(struct bpf_flow), LABEL_PASS);
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + 20, 0);
+	jump_if(p, BPF_JNE, BPF_REG_1, IPPROTO_TCP, LABEL_PASS);
+	stack(p, BPF_REG_8, STACK_HEAD + IPV6_AT);
+	jump_if64(p, BPF_JA, 0, 0, LABEL_LEARN);
+	place(p, LABEL_IPV4);
+	for (int off = 32; off < HEAD_BYTES; off += 8) /* behind the ports: zero */
+		emit(p, BPF_ST | BPF_MEM | BPF_DW, BPF_REG_10, 0, STACK_HEAD + off, 0);
+	load_bytes(p, STACK_HEAD, IPV4_AT + BPF_FLOW_IPV4, LABEL_PASS);
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + 14, 0);
+	jump_if(p, BPF_JNE, BPF_REG_1, 0x45, LABEL_PASS);
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + 23, 0);
+	jump_if(p, BPF_JNE, BPF_REG_1, IPPROTO_TCP, LABEL_PASS);
+	stack(p, BPF_REG_8, STACK_HEAD + IPV4_AT);
+	place(p, LABEL_LEARN);
+	load32(p, BPF_REG_7, BPF_REG_6, offsetof(struct __sk_buff, gso_size));
+	load_map(p, map_fd);
+	move(p, BPF_REG_2, BPF_REG_8);
+	call(p, BPF_FUNC_map_lookup_elem);
+	jump_if64(p, BPF_JEQ, BPF_REG_0, 0, LABEL_STORE);
+	jump_if(p, BPF_JNE, BPF_REG_7, 0, LABEL_SEGMENT);
+	load32(p, BPF_REG_7, BPF_REG_0, offsetof(struct bpf_link, segment));
+	place(p, LABEL_SEGMENT);
+	emit(p, BPF_STX | BPF_MEM | BPF_W, BPF_REG_10, BPF_REG_7, STACK_SEGMENT, 0);
+	emit(p, BPF_LDX | BPF_MEM | BPF_DW, BPF_REG_1, BPF_REG_0, 0, 0);
+	emit(p, BPF_LDX | BPF_MEM | BPF_DW, BPF_REG_2, BPF_REG_10, STACK_HEAD, 0);
+	jump_if64(p, BPF_JNE, BPF_REG_1, BPF_REG_2, LABEL_STORE);
+	emit(p, BPF_LDX | BPF_MEM | BPF_DW, BPF_REG_1, BPF_REG_0, 8, 0);
+	emit(p, BPF_LDX | BPF_MEM | BPF_DW, BPF_REG_2, BPF_REG_10, STACK_HEAD + 8, 0);
+	jump_if64(p, BPF_JEQ, BPF_REG_1, BPF_REG_2, LABEL_PASS);
+	place(p, LABEL_STORE);
+	emit(p, BPF_STX | BPF_MEM | BPF_W, BPF_REG_10, BPF_REG_7, STACK_SEGMENT, 0);
+	load_map(p, map_fd);
+	move(p, BPF_REG_2, BPF_REG_8);
+	stack(p, BPF_REG_3, STACK_HEAD);
+	set(p, BPF_REG_4, BPF_ANY);
+	call(p, BPF_FUNC_map_update_elem);
+	jump_if64(p, BPF_JA, 0, 0, LABEL_PASS);
 }
 
 /*
  * Untagged IPv4 and IPv6 pass, unless the destination is 01:80:c2:00:00:0x: the bridge hands such
  * frames to its LOCAL_IN hook, where br_netfilter does not look.
  */
-static void leave_ip(struct prog *p, int map_fd)
+static void leave_ip(struct prog *p, const struct bpf_divert *divert)
 {
-	load_cell(p, map_fd, BPF_CELL_LEAVE_IP);
+	bool learns = divert->links_fd >= 0;
+
+	load_cell(p, divert->map_fd, BPF_CELL_LEAVE_IP);
 	jump_if(p, BPF_JNE, BPF_REG_7, 1, LABEL_DIVERT);
 	load32(p, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, vlan_present));
 	jump_if(p, BPF_JNE, BPF_REG_1, 0, LABEL_DIVERT);
-	move(p, BPF_REG_1, BPF_REG_6);
-	set(p, BPF_REG_2, 0);
-	move(p, BPF_REG_3, BPF_REG_10);
-	emit(p, BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_3, 0, 0, -16);
-	set(p, BPF_REG_4, 8);
-	call(p, BPF_FUNC_skb_load_bytes);
-	jump_if(p, BPF_JNE, BPF_REG_0, 0, LABEL_DIVERT);
-	load32(p, BPF_REG_2, BPF_REG_10, -12);
+	load_bytes(p, STACK_ETH, 8, LABEL_DIVERT);
+	load32(p, BPF_REG_2, BPF_REG_10, STACK_ETH + 4);
 	emit(p, BPF_ALU | BPF_AND | BPF_K, BPF_REG_2, 0, 0, (int32_t)htonl(0xfff00000));
-	load32(p, BPF_REG_1, BPF_REG_10, -16);
+	load32(p, BPF_REG_1, BPF_REG_10, STACK_ETH);
 	/* r1 = 0 exactly when both parts are the reserved prefix */
 	emit(p, BPF_ALU | BPF_XOR | BPF_K, BPF_REG_1, 0, 0, (int32_t)htonl(0x0180c200));
 	emit(p, BPF_ALU | BPF_OR | BPF_X, BPF_REG_1, BPF_REG_2, 0, 0);
 	jump_if(p, BPF_JEQ, BPF_REG_1, 0, LABEL_DIVERT);
 	load32(p, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, protocol));
-	jump_if(p, BPF_JEQ, BPF_REG_1, htons(ETH_P_IP), LABEL_PASS);
-	jump_if(p, BPF_JEQ, BPF_REG_1, htons(ETH_P_IPV6), LABEL_PASS);
+	jump_if(p, BPF_JEQ, BPF_REG_1, htons(ETH_P_IP), learns ? LABEL_IPV4 : LABEL_PASS);
+	jump_if(p, BPF_JEQ, BPF_REG_1, htons(ETH_P_IPV6), learns ? LABEL_IPV6 : LABEL_PASS);
 }
 
 static int load(const struct prog *p, char *err, size_t errlen)
@@ -200,12 +319,14 @@ int bpf_load_divert(const struct bpf_divert *divert, char *err, size_t errlen)
 	jump_if(&p, BPF_JNE, BPF_REG_7, BPF_MODE_DIVERT, LABEL_DROP);
 	load32(&p, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, mark));
 	jump_if(&p, BPF_JEQ, BPF_REG_1, divert->mark, LABEL_MARKED);
-	leave_ip(&p, divert->map_fd);
+	leave_ip(&p, divert);
 	place(&p, LABEL_DIVERT);
 	set(&p, BPF_REG_1, divert->to_ifindex);
 	set(&p, BPF_REG_2, 0);
 	call(&p, BPF_FUNC_redirect);
 	emit(&p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	if (divert->links_fd >= 0)
+		learn(&p, divert->links_fd);
 	place(&p, LABEL_MARKED);
 	set(&p, BPF_REG_1, divert->keep_mark ? (int32_t)divert->mark : 0);
 	emit(&p, BPF_STX | BPF_MEM | BPF_W, BPF_REG_6, BPF_REG_1, offsetof(struct __sk_buff, mark),

@@ -28,8 +28,33 @@ enum bpf_mode {
 int bpf_cells_new(void);
 int bpf_cell_set(int map_fd, enum bpf_cell cell, uint32_t value);
 
+/*
+ * What the port's program learns of TCP connections of the VM whose packets it leaves to the other
+ * hook, in a map of its own. Connections in packets with IPv4 options or IPv6 extension headers are
+ * not in it. When it is full, those go that have said nothing for longest.
+ */
+#define BPF_LINKS     4096
+#define BPF_FLOW_IPV4 12 /* bytes of a key in use; the others are zero */
+
+/* Source and destination address and port, as in the packet. */
+struct bpf_flow {
+	uint8_t bytes[36];
+};
+
+struct bpf_link {
+	uint8_t addresses[12]; /* destination and source, as in the Ethernet header */
+	uint32_t segment;      /* gso_size of its newest superframe; 0: it has said none */
+};
+
+/* A map without entries; returns its descriptor or a negative errno. */
+int bpf_links_new(void);
+
+/* What was learned of the connection. 0, or -ENOENT. */
+int bpf_link_get(int map_fd, const struct bpf_flow *flow, struct bpf_link *ret_link);
+
 struct bpf_divert {
 	int map_fd;
+	int links_fd;   /* where it writes down what it learns; -1: it does not */
 	uint32_t mark;  /* a frame with this mark passes, and loses the mark */
 	bool keep_mark; /* it passes and keeps it, for a hook that comes later */
 	int to_ifindex; /* others leave through this interface, the tap that the daemon reads */

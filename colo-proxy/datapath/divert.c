@@ -34,7 +34,8 @@ static int attach_reentry(struct divert *d, const struct divert_params *params, 
 static int attach_port(struct divert *d, const struct divert_params *params, char *err,
                        size_t errlen)
 {
-	struct bpf_divert divert = {.map_fd = d->map_fd, .mark = params->mark};
+	struct bpf_divert divert = {
+	        .map_fd = d->map_fd, .links_fd = d->links_fd, .mark = params->mark};
 	int prog;
 	int ret;
 
@@ -76,6 +77,11 @@ static int open_parts(struct divert *d, const struct divert_params *params, char
 	if (d->map_fd < 0)
 		return netlink_error(err, errlen, d->map_fd, "cannot create a BPF map: %s",
 		                     strerror(-d->map_fd));
+	if (params->learn)
+		d->links_fd = bpf_links_new();
+	if (params->learn && d->links_fd < 0)
+		return netlink_error(err, errlen, d->links_fd, "cannot create a BPF map: %s",
+		                     strerror(-d->links_fd));
 	ret = divert_set_mode(d, params->mode);
 	if (ret == 0)
 		ret = divert_set_reentry(d, params->reentry);
@@ -92,6 +98,7 @@ int divert_open(struct divert *d, const struct divert_params *params, char *err,
 	memset(d, 0, sizeof(*d));
 	d->tap_fd = -1;
 	d->map_fd = -1;
+	d->links_fd = -1;
 	for (int i = 0; i < TAP_COUNTERS; i++)
 		d->tap.fd[i] = -1;
 	d->side = params->side;
@@ -161,6 +168,9 @@ void divert_close(struct divert *d, bool open_port)
 		close(d->tap_fd);
 	if (d->map_fd >= 0)
 		close(d->map_fd);
+	if (d->links_fd >= 0)
+		close(d->links_fd);
 	d->tap_fd = -1;
 	d->map_fd = -1;
+	d->links_fd = -1;
 }

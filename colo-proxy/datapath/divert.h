@@ -19,8 +19,9 @@
 struct divert {
 	int tap_fd;
 	int map_fd;
-	int port; /* index of the VM's port */
-	int side; /* enum tc_side */
+	int links_fd; /* see bpf_link_get(); -1: nothing is learned */
+	int port;     /* index of the VM's port */
+	int side;     /* enum tc_side */
 	enum bpf_mode mode;
 	bool attached;
 	char tap_name[IFNAMSIZ];
@@ -34,6 +35,7 @@ struct divert_params {
 	int side;             /* enum tc_side: TC_SIDE_INGRESS is what the VM says */
 	uint32_t mark;        /* not 0 */
 	bool keep_mark;       /* see struct bpf_divert */
+	bool learn;           /* of IP that is left: what bpf_link_get() tells */
 	bool reentry;         /* what is written to the tap re-enters at the port's ingress */
 	unsigned queue;       /* frames that wait in the tap */
 	enum bpf_mode mode;   /* at the start */

@@ -9,6 +9,13 @@
  * br_netfilter does not see either; all IP while the port is on no bridge) goes through a diversion
  * with a tap, as in hold_tap.c.
  *
+ * A queued packet is let out by one verdict, so it could not go in two parts, and the kernel does
+ * not say which Ethernet header it has. The filter on the port, which every packet passes first,
+ * writes the header's addresses and the segment size down for each TCP connection (bpf_link_get()).
+ * With them a packet that the gate cuts becomes two frames that go by the tap; when the rest of it
+ * has gone, or is discarded, the packet in the queue is dropped. Until then it is what holds its
+ * place: if this process dies between the two parts, the rest is lost, and TCP repeats it.
+ *
  * Invariants: without a listener the rule drops (no bypass flag, no fail-open flag). Verdicts go
  * out one for each packet, many in one sendmsg: NFQNL_MSG_VERDICT_BATCH would accept every packet
  * up to an id, and the hold releases by flow. A lost packet or verdict is counted, never ignored.
@@ -22,7 +29,11 @@
  * - br_netfilter drops packets with a bad IP header checksum, and reassembles fragments as soon as
  *   a conntrack rule exists.
  * - NFQUEUE tells neither gso_size nor the segmentation type. The type is inferred from the
- *   protocol; gso_size is 0 in a frame that was held.
+ *   protocol; gso_size is that of the connection's newest superframe (TCP), or 0.
+ * - What the filter does not learn is not cut: TCP behind IPv4 options or IPv6 extension headers,
+ *   and packets that were put together from fragments.
+ * - A part that goes by the tap is in order with what is released before and after it, unless the
+ *   kernel handles the tap's frames on another processor (receive packet steering of the tap).
  * - 65,531 bytes at most: a longer packet is handed out short (len < the IP header's length), can
  *   be released as it is and not rewritten.
  */
@@ -54,6 +65,8 @@
 #define VERDICT_BYTES 64u /* headers and attributes of a verdict without payload, rounded up */
 #define SOCKET_BYTES  (64 << 20)
 #define COPY_RANGE    0xffffu
+#define TCP_CWR       0x80
+#define KNOWN         16u
 
 /* VIRTIO_NET_HDR_GSO_UDP_L4 is Linux 6.2's; Debian 12's headers are older. */
 #define GSO_UDP_L4 5
@@ -71,6 +84,12 @@ struct hold_nfqueue_state {
 	uint8_t *in;
 	uint8_t *batch;
 	size_t batched;
+	int mtu; /* of the port */
+	struct known {
+		bool is;
+		struct bpf_flow flow;
+		struct bpf_link link;
+	} known[KNOWN]; /* links that were looked up in this call of queue_receive() */
 };
 
 static const char *const tables[2] = {"/usr/sbin/iptables", "/usr/sbin/ip6tables"};
@@ -360,6 +379,68 @@ static void set_metadata(struct frame *f, uint32_t info)
 		f->vnet.gso_type = GSO_UDP_L4;
 }
 
+/* Where the payload of a packet begins whose connection the port's filter learns; else 0. */
+static unsigned flow_of(const struct frame *f, struct bpf_flow *ret_flow)
+{
+	const uint8_t *ip = f->data;
+	unsigned tcp;
+
+	memset(ret_flow, 0, sizeof(*ret_flow));
+	if (f->len >= 40 && ip[0] == 0x45 && ip[9] == IPPROTO_TCP) {
+		memcpy(ret_flow->bytes, ip + 12, BPF_FLOW_IPV4);
+		tcp = 20;
+	} else if (f->len >= 60 && ip[0] >> 4 == 6 && ip[6] == IPPROTO_TCP) {
+		memcpy(ret_flow->bytes, ip + 8, sizeof(ret_flow->bytes));
+		tcp = 40;
+	} else {
+		return 0;
+	}
+	return tcp + (ip[tcp + 12] >> 4) * 4u;
+}
+
+/* One system call for the packets of a connection that are received together. NULL: not learned. */
+static const struct bpf_link *find_link(struct hold_nfqueue_state *s, const struct bpf_flow *flow)
+{
+	const uint8_t *b = flow->bytes; /* the ports are in 8 to 11, or in 32 to 35 */
+	struct known *known = &s->known[(b[9] ^ b[11] ^ b[33] ^ b[35]) % KNOWN];
+
+	if (!known->is || memcmp(&known->flow, flow, sizeof(*flow)) != 0) {
+		known->is = bpf_link_get(s->divert.links_fd, flow, &known->link) == 0;
+		known->flow = *flow;
+	}
+	return known->is ? &known->link : NULL;
+}
+
+/*
+ * Puts the Ethernet header in front of a packet that the gate may have to cut in two, and completes
+ * a superframe's metadata. Without a token its verdict could not be found when it was cut: the
+ * kernel's number has wrapped. What is too long for one frame was put together from fragments.
+ */
+static void link_packet(struct hold_nfqueue_state *s, struct frame *f)
+{
+	const struct bpf_link *link;
+	struct bpf_flow flow;
+	unsigned payload = flow_of(f, &flow);
+	bool super = f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
+	bool v4;
+
+	if (!payload || f->len <= payload + 1 || !f->token)
+		return;
+	link = find_link(s, &flow);
+	if (!link || (super ? !link->segment : (int)f->len > s->mtu))
+		return;
+	v4 = f->data[0] >> 4 == 4;
+	if (super) {
+		f->vnet.gso_size = (uint16_t)link->segment;
+		if (f->data[(v4 ? 20 : 40) + 13] & TCP_CWR)
+			f->vnet.gso_type |= VIRTIO_NET_HDR_GSO_ECN;
+	}
+	memcpy(f->data - FRAME_LINK, link->addresses, sizeof(link->addresses));
+	f->data[-2] = (v4 ? ETH_P_IP : ETH_P_IPV6) >> 8;
+	f->data[-1] = (v4 ? ETH_P_IP : ETH_P_IPV6) & 0xff;
+	f->linked = true;
+}
+
 struct parse {
 	struct hold_nfqueue_state *s;
 	struct frame *frame;
@@ -394,6 +475,7 @@ static int on_packet(const struct nlmsghdr *nlh, void *arg)
 	if (attr[NFQA_SKB_INFO])
 		info = ntohl(mnl_attr_get_u32(attr[NFQA_SKB_INFO]));
 	set_metadata(f, info);
+	link_packet(parse->s, f);
 	if (attr[NFQA_CAP_LEN] && ntohl(mnl_attr_get_u32(attr[NFQA_CAP_LEN])) > len)
 		parse->s->hold.count.truncated++;
 	parse->frame = f;
@@ -435,6 +517,8 @@ static int queue_receive(struct hold *hold, struct frame **ret_list, unsigned ma
 	unsigned n = 0;
 	int ret;
 
+	for (unsigned i = 0; i < KNOWN; i++)
+		s->known[i].is = false;
 	ret = divert_receive(&s->divert, &list, max);
 	if (ret < 0)
 		return ret;
@@ -522,13 +606,34 @@ static bool is_whole(const struct frame *f)
 	return f->len >= 40 && (f->data[4] << 8 | f->data[5]) + 40 <= (int)f->len;
 }
 
+/* The kernel holds a packet for it. What was cut off one has no token. */
+static bool is_queued(const struct frame *f)
+{
+	return f->origin == ORIGIN_QUEUE && (f->start == FRAME_AT_IP || f->token);
+}
+
+/*
+ * What was released before it goes out before it. Of a packet that was cut, the rest is not needed
+ * in the queue any more when it is out; its verdict finds the batch empty and cannot fail.
+ */
+static int write_to_tap(struct hold_nfqueue_state *s, const struct frame *f)
+{
+	int ret = queue_flush(&s->hold);
+
+	if (ret == 0)
+		ret = tapdev_write(s->divert.tap_fd, f);
+	if (ret == 0 && is_queued(f))
+		ret = put_verdict(s, f, NF_DROP, false);
+	return ret;
+}
+
 static int queue_release(struct hold *hold, struct frame *f, bool rewritten)
 {
 	struct hold_nfqueue_state *s = (struct hold_nfqueue_state *)hold;
 	int ret;
 
-	if (f->origin == ORIGIN_TAP || f->start != FRAME_AT_IP) {
-		ret = tapdev_write(s->divert.tap_fd, f);
+	if (f->start != FRAME_AT_IP) {
+		ret = write_to_tap(s, f);
 	} else {
 		if (rewritten && !is_whole(f))
 			return -EINVAL;
@@ -546,7 +651,7 @@ static int queue_discard(struct hold *hold, struct frame *f)
 	struct hold_nfqueue_state *s = (struct hold_nfqueue_state *)hold;
 	int ret = 0;
 
-	if (f->origin == ORIGIN_QUEUE && f->start == FRAME_AT_IP)
+	if (is_queued(f))
 		ret = put_verdict(s, f, NF_DROP, false);
 	frame_free(f);
 	return ret;
@@ -585,6 +690,7 @@ static int queue_set_mode(struct hold *hold, enum hold_mode mode)
  */
 static int choose_hook(struct hold_nfqueue_state *s)
 {
+	s->mtu = netif_mtu(s->port);
 	return divert_set_leave_ip(&s->divert, netif_master(s->port) > 0);
 }
 
@@ -655,6 +761,7 @@ static int queue_open(const struct hold_params *params, struct hold **ret_hold, 
 	divert.tap_name = params->tap_name ? params->tap_name : "colo%d";
 	divert.mark = params->mark;
 	divert.keep_mark = true; /* for the rule: what the tap released is not queued again */
+	divert.learn = true;
 	divert.reentry = !params->mute;
 	divert.queue = params->max_frames;
 	divert.mode = params->mode == HOLD_MODE_PASS ? BPF_MODE_PASS : BPF_MODE_DROP;

@@ -264,9 +264,8 @@ static size_t add_probes(const struct netcheck_params *params, struct finding *f
 	                   "load the module tun; in a container, pass /dev/net/tun in"));
 	n = add(findings, n, max,
 	        finding_of("bpf-tc", &probes[PROBE_BPF],
-	                   "the hold-tap back end needs CONFIG_NET_CLS_BPF, CONFIG_NET_SCH_INGRESS "
-	                   "and "
-	                   "CONFIG_BPF_SYSCALL; without them configure the nfqueue back end"));
+	                   "both back ends need CONFIG_NET_CLS_BPF, CONFIG_NET_SCH_INGRESS and "
+	                   "CONFIG_BPF_SYSCALL"));
 	n = add(findings, n, max,
 	        finding_of("br-netfilter", &probes[PROBE_BRIDGE_NF],
 	                   "only the nfqueue back end needs it: `modprobe br_netfilter`"));

@@ -329,4 +329,15 @@ static inline struct frame *build_other(uint16_t ethertype)
 	return f;
 }
 
+/* The frame as a hold hands it over that shows IP packets, and knows the header in front. */
+static inline struct frame *build_linked(struct frame *f)
+{
+	f->data += FRAME_LINK;
+	f->len -= FRAME_LINK;
+	f->room -= FRAME_LINK;
+	f->start = FRAME_AT_IP;
+	f->linked = true;
+	return f;
+}
+
 #endif

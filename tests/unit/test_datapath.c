@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "colo-proxy/core/packet.h"
+#include "colo-proxy/core/packet.h"
 #include "colo-proxy/datapath/announce.h"
 #include "colo-proxy/datapath/capture.h"
 #include "colo-proxy/datapath/counters.h"
@@ -477,7 +478,7 @@ static void assert_same(const struct frame *got, const struct frame *want)
 		g_assert_cmpint(got->vnet.csum_start, ==, want->vnet.csum_start - skip);
 		g_assert_cmpint(got->vnet.csum_offset, ==, want->vnet.csum_offset);
 	}
-	if (!skip) /* NFQUEUE does not tell it */
+	if (!skip || got->linked) /* NFQUEUE does not tell it */
 		g_assert_cmpint(got->vnet.gso_size, ==, want->vnet.gso_size);
 }
 
@@ -691,6 +692,245 @@ static void test_rewrite(const void *data)
 		frame_free(got);
 		frame_free(want);
 	}
+	hold_close(hold);
+	tear_down();
+}
+
+/* ---- a held packet in two ---- */
+
+static struct frame *make_tcp6(void)
+{
+	unsigned tcp_len = TCP_BYTES + 1000;
+	struct frame *f = ethernet(ETH_P_IPV6, 40 + tcp_len);
+	uint8_t *ip = f->data + 14;
+	uint8_t *tcp = ip + 40;
+
+	memset(ip, 0, 40 + TCP_BYTES);
+	ip[0] = 0x60;
+	put16(ip + 4, tcp_len);
+	ip[6] = IPPROTO_TCP;
+	ip[7] = 64;
+	ip[8] = ip[24] = 0xfd;
+	ip[23] = 1;
+	ip[39] = 2;
+	put16(tcp, 80);
+	put16(tcp + 2, 3000);
+	tcp[12] = 5 << 4;
+	tcp[13] = 0x10;
+	put16(tcp + 16, checksum(ip + 8, 32 + tcp_len, IPPROTO_TCP + tcp_len));
+	return f;
+}
+
+/* One that would not fit the wire as two segments, but as one and a rest. */
+static struct frame *make_gso_short(void)
+{
+	return tcp4_partial(1448 + 100, 1448);
+}
+
+/* An option in front of the ports. */
+static struct frame *make_tcp4_option(void)
+{
+	struct frame *plain = tcp4(1000);
+	struct frame *f = ethernet(ETH_P_IP, plain->len - 14 + 4);
+
+	memcpy(f->data + 14, plain->data + 14, IPV4_BYTES);
+	memset(f->data + 14 + IPV4_BYTES, 1, 4);
+	memcpy(f->data + 14 + IPV4_BYTES + 4, plain->data + 14 + IPV4_BYTES,
+	       plain->len - 14 - IPV4_BYTES);
+	f->data[14] = 0x46;
+	put16(f->data + 16, f->len - 14);
+	put16(f->data + 24, 0);
+	put16(f->data + 24, checksum(f->data + 14, IPV4_BYTES + 4, 0));
+	frame_free(plain);
+	return f;
+}
+
+/* The next frame at the client is `len` bytes of `want`'s payload from `off` on, to its address. */
+static void client_expect_part(const struct frame *want, uint32_t off, uint32_t len)
+{
+	struct frame *got = client_next();
+	struct packet whole, part;
+	const uint8_t *field;
+
+	g_assert_cmpint(packet_parse(&whole, (struct frame *)want), ==, 0);
+	g_assert_cmpint(packet_parse(&part, got), ==, 0);
+	g_assert_cmpint(part.class, ==, PACKET_TCP);
+	g_assert_cmpmem(got->data, 14, want->data, 14);
+	g_assert_cmpuint(part.tcp.seq, ==, whole.tcp.seq + off);
+	g_assert_cmpmem(got->data + part.payload_off, part.payload_len,
+	                want->data + whole.payload_off + off, len);
+	field = got->data + part.l4_off + 16;
+	if (got->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+		g_assert_cmpint(checksum(got->data + part.l4_off, part.l4_len, 0), ==,
+		                packet_l4_checksum(&part));
+	else
+		g_assert_cmpint(field[0] << 8 | field[1], ==, packet_l4_checksum(&part));
+	g_assert_cmpint(got->vnet.gso_size, ==,
+	                len > want->vnet.gso_size ? want->vnet.gso_size : 0);
+	frame_free(got);
+}
+
+/* The packet that the VM says now, held and cut. The rest comes back, and *ret_first. */
+static struct frame *hold_and_cut(struct hold *hold, const struct frame *f, uint32_t len,
+                                  struct frame **ret_first)
+{
+	struct packet packet;
+	struct frame *held;
+
+	g_assert_cmpint(tapdev_write(vm_fd, f), ==, 0);
+	held = hold_wait(hold, 1);
+	g_assert_cmpint(packet_parse(&packet, held), ==, 0);
+	g_assert_cmpint(packet_split(&packet, len, ret_first), ==, 0);
+	return held;
+}
+
+/* Packets in the kernel that have no verdict yet. */
+static unsigned queued(void)
+{
+	unsigned queue, port, total = 0;
+	FILE *file = fopen("/proc/thread-self/net/netfilter/nfnetlink_queue", "r");
+
+	if (!file)
+		return 0;
+	while (fscanf(file, "%u %u %u%*[^\n]", &queue, &port, &total) == 3 && queue != QUEUE)
+		total = 0;
+	fclose(file);
+	return total;
+}
+
+/* Each part goes out when it is released, whatever the packet's checksum and size. */
+static void test_split(const void *data)
+{
+	static struct frame *(*const make[])(void) = {make_tcp4, make_partial, make_gso,
+	                                              make_gso_short, make_tcp6};
+	static const uint32_t lengths[] = {1, 500, 1448, 1500};
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold(data);
+	for (size_t i = 0; i < G_N_ELEMENTS(make) * G_N_ELEMENTS(lengths); i++) {
+		struct frame *f = make[i / G_N_ELEMENTS(lengths)]();
+		uint32_t len = lengths[i % G_N_ELEMENTS(lengths)];
+		struct frame *first, *rest;
+		struct packet whole;
+
+		g_assert_cmpint(packet_parse(&whole, f), ==, 0);
+		if (len < whole.payload_len) {
+			rest = hold_and_cut(hold, f, len, &first);
+			release(hold, first, false);
+			client_expect_part(f, 0, len);
+			assert_silence();
+			release(hold, rest, false);
+			client_expect_part(f, len, whole.payload_len - len);
+			assert_silence();
+			g_assert_cmpuint(queued(), ==, 0);
+		}
+		frame_free(f);
+	}
+	hold_close(hold);
+	tear_down();
+}
+
+/* What goes by its verdict, and the parts, are in the order of their releases. */
+static void test_split_order(const void *data)
+{
+	enum { ROUNDS = 100 };
+	struct frame *f = make_tcp4();
+	struct packet whole;
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold(data);
+	g_assert_cmpint(packet_parse(&whole, f), ==, 0);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct frame *order[4];
+
+		g_assert_cmpint(tapdev_write(vm_fd, f), ==, 0);
+		order[0] = hold_wait(hold, 1);
+		order[2] = hold_and_cut(hold, f, 300, &order[1]);
+		g_assert_cmpint(tapdev_write(vm_fd, f), ==, 0);
+		order[3] = hold_wait(hold, 1);
+		for (unsigned j = 0; j < 4; j++)
+			g_assert_cmpint(hold_release(hold, order[j], false), ==, 0);
+		g_assert_cmpint(hold_flush(hold), ==, 0);
+		client_expect(f);
+		client_expect_part(f, 0, 300);
+		client_expect_part(f, 300, whole.payload_len - 300);
+		client_expect(f);
+	}
+	assert_silence();
+	hold_close(hold);
+	frame_free(f);
+	tear_down();
+}
+
+/* A part that is discarded, or that the kernel does not take, is not let out by the other one, and
+ * the packet in the queue leaves it when the rest has gone. */
+static void test_split_fails(const void *data)
+{
+	struct frame *f = make_partial();
+	struct frame *first, *rest;
+	struct packet whole;
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold_with(data,
+	                      (struct hold_params){.mode = HOLD_MODE_HOLD, .tap_name = "hold0"});
+	g_assert_cmpint(packet_parse(&whole, f), ==, 0);
+	rest = hold_and_cut(hold, f, 10, &first);
+	hold_discard(hold, first);
+	hold_discard(hold, rest);
+	g_assert_cmpint(hold_flush(hold), ==, 0);
+	assert_silence();
+	g_assert_cmpuint(queued(), ==, 0);
+
+	rest = hold_and_cut(hold, f, 10, &first);
+	run("ip link set hold0 down");
+	g_assert_cmpint(hold_release(hold, first, false), <, 0);
+	hold_discard(hold, first);
+	g_assert_cmpint(hold_release(hold, rest, false), <, 0);
+	g_assert_cmpint(hold_flush(hold), ==, 0);
+	assert_silence();
+	g_assert_cmpuint(queued(), ==, data == &hold_nfqueue);
+	run("ip link set hold0 up");
+	release(hold, rest, false);
+	client_expect_part(f, 10, whole.payload_len - 10);
+	assert_silence();
+	g_assert_cmpuint(queued(), ==, 0);
+	hold_close(hold);
+	frame_free(f);
+	tear_down();
+}
+
+/* The header is the one that the VM gave the connection's newest frame. */
+static void test_split_address(const void *data)
+{
+	struct frame *f = make_tcp4();
+	struct frame *first, *rest;
+	struct packet packet;
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold(data);
+	for (uint8_t i = 0; i < 3; i++) {
+		f->data[5] = i; /* another router */
+		rest = hold_and_cut(hold, f, 10, &first);
+		release(hold, first, false);
+		client_expect_part(f, 0, 10);
+		hold_discard(hold, rest);
+	}
+	frame_free(f);
+
+	f = make_tcp4_option();
+	g_assert_cmpint(tapdev_write(vm_fd, f), ==, 0);
+	rest = hold_wait(hold, 1);
+	g_assert_cmpint(packet_parse(&packet, rest), ==, 0);
+	g_assert_cmpint(packet.class, ==, PACKET_TCP);
+	if (data == &hold_nfqueue)
+		g_assert_cmpint(packet_split(&packet, 10, &first), ==, -EINVAL);
+	release(hold, rest, false);
+	client_expect(f);
+	frame_free(f);
 	hold_close(hold);
 	tear_down();
 }
@@ -1465,6 +1705,10 @@ int main(int argc, char **argv)
 		add("uso", all[i], test_uso);
 		add("order", all[i], test_order);
 		add("rewrite", all[i], test_rewrite);
+		add("split", all[i], test_split);
+		add("split-order", all[i], test_split_order);
+		add("split-fails", all[i], test_split_fails);
+		add("split-address", all[i], test_split_address);
 		add("death", all[i], test_death);
 		add("modes", all[i], test_modes);
 		add("overflow", all[i], test_overflow);

@@ -893,12 +893,17 @@ static void test_exempt(void)
 	rig_free(r);
 }
 
-/* The SVM has said the beginning of a frame and waits: that goes out by itself, and no more. */
-static void test_split(void)
+/* The SVM has said the beginning of a frame and waits: that goes out by itself, and no more. It may
+ * be a packet whose Ethernet header is only known. */
+static void check_split(bool linked)
 {
+	struct build_tcp t = {
+	        .seq = 101, .len = 30, .ack = 501, .data = bytes_at(101, 30), .flags = PACKET_ACK};
 	struct rig *r = rig_established();
+	struct frame *frame = build_tcp(&t);
+	struct gate_stats stats;
 
-	pvm(r, 0, 101, 30, 501);
+	pvm_frame(r, linked ? build_linked(frame) : frame);
 	svm(r, 0, 0, 101, 10, 501);
 	assert_out(r, 0);
 	r->now = gate_tick(r->gate, r->now);
@@ -917,6 +922,43 @@ static void test_split(void)
 	pvm(r, 0, 111, 20, 501);
 	pvm(r, 0, 101, 10, 501);
 	assert_out(r, 5);
+	gate_get_stats(r->gate, &stats);
+	g_assert_cmpuint(stats.now_packets, ==, 0);
+	g_assert_cmpuint(stats.now_bytes, ==, 0);
+	g_assert_cmpuint(stats.by_class[PACKET_TCP].held_bytes, ==,
+	                 stats.by_class[PACKET_TCP].matched_bytes);
+	rig_free(r);
+}
+
+static void test_split(void)
+{
+	check_split(false);
+	check_split(true);
+}
+
+/* A superframe that cannot be cut waits for all of it. Each of its segments may be repeated then.
+ */
+static void test_split_refused(void)
+{
+	struct build_tcp t = {.seq = 101,
+	                      .len = 30,
+	                      .ack = 501,
+	                      .data = bytes_at(101, 30),
+	                      .flags = PACKET_ACK,
+	                      .gso_size = 10};
+	struct rig *r = rig_established();
+	struct frame *frame = build_linked(build_tcp(&t));
+
+	frame->linked = false;
+	pvm_frame(r, frame);
+	svm(r, 0, 0, 101, 5, 501);
+	gate_tick(r->gate, r->now += LATE / 2);
+	assert_out(r, 0);
+	svm(r, 0, 0, 106, 25, 501);
+	assert_out(r, 1);
+	for (uint32_t seq = 101; seq < 131; seq += 10)
+		pvm(r, 0, seq, 10, 501);
+	assert_out(r, 4);
 	rig_free(r);
 }
 
@@ -1690,6 +1732,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/gate/tcp/order", test_order_in_flow);
 	g_test_add_func("/gate/tcp/exempt", test_exempt);
 	g_test_add_func("/gate/tcp/split", test_split);
+	g_test_add_func("/gate/tcp/split-refused", test_split_refused);
 	g_test_add_func("/gate/tcp/cut", test_cut);
 	g_test_add_func("/gate/tcp/cut-not-asked", test_cut_not_asked);
 	g_test_add_func("/gate/tcp/cut-bad-answers", test_cut_bad_answers);

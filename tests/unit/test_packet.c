@@ -785,6 +785,18 @@ static void assert_segment(struct frame *f, uint32_t seq, const uint8_t *payload
 	g_assert_cmpuint(slow_checksum(f->data + p.ip_off, p.ip_len, f->data, 0), ==, 0);
 }
 
+/* As from a hold that hands over IP packets, and knows the header that was in front. */
+static void take_link_off(struct frame *f)
+{
+	f->data += FRAME_LINK;
+	f->len -= FRAME_LINK;
+	f->room -= FRAME_LINK;
+	f->start = FRAME_AT_IP;
+	f->linked = true;
+	if (f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+		f->vnet.csum_start -= FRAME_LINK;
+}
+
 /* Both parts carry the stream's bytes once, in order, with right checksums. */
 static void test_split(void)
 {
@@ -811,7 +823,15 @@ static void test_split(void)
 			g_assert_cmpint(packet_split(&p, prefix, &first), ==, -EINVAL);
 			g_assert_null(first);
 		} else {
+			if (i & 1) {
+				take_link_off(f);
+				g_assert_cmpint(packet_parse(&p, f), ==, 0);
+			}
 			g_assert_cmpint(packet_split(&p, prefix, &first), ==, 0);
+			g_assert_cmpint(first->start, ==, FRAME_AT_ETHERNET);
+			g_assert_cmpint(f->start, ==, FRAME_AT_ETHERNET);
+			g_assert_cmpmem(first->data, 14, f->data, 14);
+			g_assert_cmpint(first->data[12] << 8 | first->data[13], ==, 0x0800);
 			assert_segment(first, seq, payload, prefix,
 			               flags & (uint16_t) ~(PACKET_FIN | PACKET_PSH));
 			assert_segment(f, seq + prefix, payload + prefix, len - prefix,
@@ -834,7 +854,7 @@ static void test_split(void)
 }
 
 /* A superframe: the partial checksum counts the new length, a single segment is none any more. */
-static void test_split_superframe(void)
+static void check_split_superframe(bool linked)
 {
 	struct frame *small = plain_tcp(PACKET_ACK, 1);
 	struct frame *f = frame_new(small->len + 4);
@@ -854,8 +874,17 @@ static void test_split_superframe(void)
 	f->vnet.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
 	f->vnet.gso_size = 1;
 	f->vnet.hdr_len = (uint16_t)f->len; /* guests count the linear part, payload and all */
+	if (linked) {
+		take_link_off(f);
+		f->vnet.csum_start--; /* cannot be where it says */
+		g_assert_cmpint(packet_parse(&p, f), ==, 0);
+		g_assert_cmpint(packet_split(&p, 1, &first), ==, -EINVAL);
+		f->vnet.csum_start++;
+	}
 	g_assert_cmpint(packet_parse(&p, f), ==, 0);
 	g_assert_cmpint(packet_split(&p, 1, &first), ==, 0);
+	g_assert_cmpuint(first->vnet.csum_start, ==, p.l4_off);
+	g_assert_cmpuint(f->vnet.csum_start, ==, p.l4_off);
 	g_assert_cmpuint(first->vnet.gso_type, ==, VIRTIO_NET_HDR_GSO_NONE);
 	g_assert_cmpuint(first->vnet.gso_size, ==, 0);
 	g_assert_cmpuint(first->vnet.hdr_len, <=, first->len);
@@ -865,6 +894,31 @@ static void test_split_superframe(void)
 	                 checksum_fold(checksum_ipv4_pseudo(p.src, p.dst, p.proto,
 	                                                    p.payload_off - p.l4_off + 1)));
 	frame_free(first);
+	frame_free(f);
+}
+
+static void test_split_superframe(void)
+{
+	check_split_superframe(false);
+	check_split_superframe(true);
+}
+
+/* The header in front comes along. */
+static void test_copy_linked(void)
+{
+	struct frame *f = plain_tcp(PACKET_ACK, 4);
+	struct frame *first, *copy;
+	struct packet p;
+
+	put16(f->data + 46, 8u << 12 | PACKET_ACK); /* the last 12 bytes become payload */
+	take_link_off(f);
+	copy = frame_copy(f);
+	g_assert_cmpint(packet_parse(&p, copy), ==, 0);
+	g_assert_cmpint(packet_split(&p, 1, &first), ==, 0);
+	g_assert_cmpmem(first->data, FRAME_LINK, f->data - FRAME_LINK, FRAME_LINK);
+	g_assert_cmpmem(copy->data, FRAME_LINK, f->data - FRAME_LINK, FRAME_LINK);
+	frame_free(first);
+	frame_free(copy);
 	frame_free(f);
 }
 
@@ -1122,6 +1176,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/packet/truncated", test_truncated);
 	g_test_add_func("/packet/split", test_split);
 	g_test_add_func("/packet/split-superframe", test_split_superframe);
+	g_test_add_func("/packet/copy-linked", test_copy_linked);
 	g_test_add_func("/packet/seq-len", test_seq_len);
 	g_test_add_func("/packet/csum-start", test_csum_start);
 	g_test_add_func("/packet/checksum-replace", test_checksum_replace);
