@@ -91,24 +91,40 @@ class Loads:
         self.all[name] = (unit, read, [str(arg) for arg in argv])
 
 
-class Bench:
+class Progress:
+    """What a benchmark says while it runs: to standard error when its results go to standard output."""
+
     def __init__(self, args):
         self.args = args
         self.started = time.monotonic()
+        self.notes = []
+        self.out = sys.stderr if getattr(args, "json", False) else sys.stdout
+
+    def say(self, text):
+        print(f"[{time.monotonic() - self.started:6.1f}s] {text}", file=self.out, flush=True)
+
+    def note(self, text):
+        if text not in self.notes:
+            self.notes.append(text)
+            self.say(f"note: {text}")
+
+
+def some(text, known, parser):
+    """The words of an option that takes some of the known ones."""
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            parser.error(f"{name}: not one of {','.join(known)}")
+    return names
+
+
+class Bench(Progress):
+    def __init__(self, args):
+        super().__init__(args)
         self.loads = Loads(args.quick, any(name in POLICIES for name in args.variants))
         self.names = [name for name in VARIANTS if name in args.variants]
         self.rounds = []   # [{variant: {load: result}}]
         self.extra = {}
-        self.notes = []
-
-    # --- words ----------------------------------------------------------------------------------
-
-    def say(self, text):
-        print(f"[{time.monotonic() - self.started:6.1f}s] {text}", flush=True)
-
-    def note(self, text):
-        self.notes.append(text)
-        self.say(f"note: {text}")
 
     def left(self):
         return self.args.budget - (time.monotonic() - self.started)
@@ -656,11 +672,11 @@ def main():
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.cuts = args.cuts if args.cuts is not None else 1 if args.quick else 5
     args.budget = args.budget or (220 if args.quick else 840)
-    args.variants = list(WITH_POLICIES) if args.policies else args.variants.split(",")
+    args.variants = (list(WITH_POLICIES) if args.policies
+                     else some(args.variants, VARIANTS, parser))
     args.parts = (args.parts or ("rounds" if args.policies else "rounds,singles")).split(",")
-    unknown = [name for name in args.variants if name not in VARIANTS]
-    if unknown or args.rounds < 1:
-        parser.error(f"no variant {unknown[0]}" if unknown else "at least one round")
+    if args.rounds < 1:
+        parser.error("at least one round")
     Bench(args).go()
 
 

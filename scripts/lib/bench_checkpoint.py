@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import lab as lab_module  # noqa: E402
 from lab import Lab, LabError, build_dir, wait_for  # noqa: E402
-from lib.bench import GUEST, VERDICT, Bench  # noqa: E402
+from lib.bench import GUEST, VERDICT, Bench, some  # noqa: E402
 from lib.bench_checkpoint_plot import plot  # noqa: E402
 
 PREFIX = "colockpt"
@@ -578,14 +578,6 @@ def policies():
     done = subprocess.run([str(build_dir() / "colo-proxy"), "check", "--example"],
                           capture_output=True, text=True, timeout=10)
     return "policy" in [line.lstrip("#").split("=")[0].strip() for line in done.stdout.splitlines()]
-
-
-def some(text, known, parser):
-    names = text.split(",")
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        parser.error(f"{unknown[0]}: not one of {','.join(known)}")
-    return names
 
 
 def main():

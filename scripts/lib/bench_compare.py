@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import lab as lab_module  # noqa: E402
 from lab import LabError, build_dir, cache_dir, wait_for  # noqa: E402
+from lib.bench import Progress  # noqa: E402
 from lib.bench_compare_plot import plot  # noqa: E402
 
 CONTENDERS = {
@@ -101,27 +102,14 @@ class Contender:
         self.folder.cleanup()
 
 
-class Bench:
+class Bench(Progress):
     def __init__(self, args):
-        self.args = args
-        self.started = time.monotonic()
+        super().__init__(args)
         self.cpus = sorted(os.sched_getaffinity(0))
         self.rounds = []  # [{case: {contender: result}}]
-        self.notes = []
         self.qemu_memory = None
         self.cases = [(flows, payload, different) for flows in args.flows
                       for payload in PAYLOADS for different in (False, True)]
-
-    def say(self, text):
-        print(f"[{time.monotonic() - self.started:6.1f}s] {text}", file=self.progress(), flush=True)
-
-    def progress(self):
-        return sys.stderr if self.args.json else sys.stdout
-
-    def note(self, text):
-        if text not in self.notes:
-            self.notes.append(text)
-            self.say(f"note: {text}")
 
     # --- measuring ------------------------------------------------------------------------------
 

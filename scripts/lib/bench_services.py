@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import lab as lab_module  # noqa: E402
 from lab import GUEST_IP, GUEST_IP6, Lab, LabError, wait_for  # noqa: E402
-from lib.bench import Bench  # noqa: E402
+from lib.bench import Bench, some  # noqa: E402
 from lib.service_client import SERVICES, Iperf, services_dir  # noqa: E402
 
 PREFIX = "colosvc"
@@ -97,10 +97,6 @@ class ServicesBench(Bench):
         self.names = args.variants
         self.results = {}   # variant: family: service: figures
         self.remedies = {}  # remedy: service: figures
-
-    def say(self, text):
-        out = sys.stderr if self.args.json else sys.stdout
-        print(f"[{time.monotonic() - self.started:6.1f}s] {text}", file=out, flush=True)
 
     # --- one lab --------------------------------------------------------------------------------
 
@@ -289,14 +285,6 @@ class ServicesBench(Bench):
         for text in self.notes:
             print(f"note: {text}")
         print(f"\n{out}/services.json written after {time.monotonic() - self.started:.0f} s")
-
-
-def some(text, known, parser):
-    names = text.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{name}: not one of {','.join(known)}")
-    return names
 
 
 def main():
