@@ -20,71 +20,13 @@
  * something, is a relay: it passes bytes on and has a hook on those from the primary.
  */
 
+struct own {
+	uint64_t got_bytes[LINK_CHANNELS];
+	bool echo, pause_on_message;
+};
+
 #define PATIENCE_S 10
 #include "tests/unit/link_rig.h"
-
-struct side {
-	struct loop *loop;
-	struct link *link;
-	struct link_params params;
-	struct link_key key;
-	unsigned ups, downs, refusals, rooms[LINK_CHANNELS];
-	uint64_t session;
-	char reason[512];
-	GString *refused; /* all texts, one a line */
-	GString *caps;
-	uint64_t got[LINK_CHANNELS]; /* messages; each carries its number */
-	uint64_t got_bytes[LINK_CHANNELS];
-	bool echo, close_on_message, pause_on_message;
-};
-
-struct test {
-	struct loop *loop;
-	struct loop_timer guard;
-	struct side p, s;
-};
-
-static void on_up(void *ctx, const struct link_peer *peer)
-{
-	struct side *s = ctx;
-
-	g_assert_cmpuint(s->ups, ==, s->downs);
-	s->ups++;
-	s->session = peer->session;
-	g_string_assign(s->caps, "");
-	g_string_append_len(s->caps, (const char *)peer->caps, (gssize)peer->caps_len);
-	s->got[0] = s->got[1] = 0;
-	loop_stop(s->loop);
-}
-
-static void on_down(void *ctx, const char *reason)
-{
-	struct side *s = ctx;
-
-	g_assert_cmpuint(s->ups, ==, s->downs + 1);
-	s->downs++;
-	g_strlcpy(s->reason, reason, sizeof(s->reason));
-	g_test_message("%s down: %s", s->params.role == LINK_PRIMARY ? "P" : "S", reason);
-	loop_stop(s->loop);
-}
-
-static void on_room(void *ctx, enum link_channel channel)
-{
-	struct side *s = ctx;
-
-	s->rooms[channel]++;
-	loop_stop(s->loop);
-}
-
-static void on_refused(void *ctx, const char *text)
-{
-	struct side *s = ctx;
-
-	s->refusals++;
-	g_string_append_printf(s->refused, "%s\n", text);
-	g_test_message("%s refused: %s", s->params.role == LINK_PRIMARY ? "P" : "S", text);
-	loop_stop(s->loop);
-}
 
 /* A message of n bytes: its number, then a pattern of it. */
 static int send_numbered(struct side *s, enum link_channel channel, uint64_t number, size_t n)
@@ -113,90 +55,14 @@ static void on_message(void *ctx, enum link_channel channel, uint8_t type, uint3
 	g_assert_cmpuint(epoch, ==, number + 3);
 	g_assert_true(len == sizeof(number) || payload[len - 1] == (uint8_t)(number * 7 + 1));
 	s->got[channel]++;
-	s->got_bytes[channel] += len;
-	if (s->echo)
+	s->own.got_bytes[channel] += len;
+	if (s->own.echo)
 		g_assert_cmpint(send_numbered(s, channel, number, len), ==, 0);
-	if (s->pause_on_message)
+	if (s->own.pause_on_message)
 		link_pause(s->link, channel, true);
 	if (s->close_on_message)
 		link_close(s->link, "closed in a callback");
 	loop_stop(s->loop);
-}
-
-static const struct link_ops ops = {
-        .up = on_up,
-        .down = on_down,
-        .message = on_message,
-        .room = on_room,
-        .refused = on_refused,
-};
-
-static void side_up(struct test *t, struct side *s, enum link_role role, bool encrypt)
-{
-	memset(s, 0, sizeof(*s));
-	s->loop = t->loop;
-	s->refused = g_string_new(NULL);
-	s->caps = g_string_new(NULL);
-	s->key.len = 32;
-	memset(s->key.bytes, 0x5a, 32);
-	s->params = (struct link_params){
-	        .role = role,
-	        .vm_name = "vm1",
-	        .address = "127.0.0.1",
-	        .key = &s->key,
-	        .encrypt = encrypt,
-	        .caps = role == LINK_PRIMARY ? "from P" : "of S",
-	        .caps_len = role == LINK_PRIMARY ? 6 : 4,
-	        .backoff_min_ms = 5,
-	        .backoff_max_ms = 50,
-	        .setup_ms = 2000,
-	};
-}
-
-static void side_start(struct side *s)
-{
-	char err[256] = "";
-	int ret = link_new(&s->link, s->loop, &s->params, &ops, s, err, sizeof(err));
-
-	g_assert_cmpstr(err, ==, "");
-	g_assert_cmpint(ret, ==, 0);
-}
-
-static void side_down(struct side *s)
-{
-	link_free(s->link);
-	g_string_free(s->refused, TRUE);
-	g_string_free(s->caps, TRUE);
-}
-
-static void test_begin(struct test *t, bool encrypt)
-{
-	memset(t, 0, sizeof(*t));
-	g_assert_cmpint(loop_new(&t->loop), ==, 0);
-	t->guard.fire = guard_fired;
-	side_up(t, &t->p, LINK_PRIMARY, encrypt);
-	side_up(t, &t->s, LINK_SECONDARY, encrypt);
-}
-
-static void start_both(struct test *t)
-{
-	side_start(&t->s);
-	t->p.params.port = link_port(t->s.link);
-	side_start(&t->p);
-}
-
-static void start_session(struct test *t)
-{
-	start_both(t);
-	UNTIL(t, t->p.ups == 1 && t->s.ups == 1);
-}
-
-static void test_end(struct test *t)
-{
-	side_down(&t->p);
-	side_down(&t->s);
-	loop_timer_clear(t->loop, &t->guard);
-	loop_free(t->loop);
 }
 
 static void test_messages(const void *data)
@@ -212,7 +78,7 @@ static void test_messages(const void *data)
 	g_assert_cmpuint(t.p.session, !=, 0);
 	g_assert_cmpstr(t.p.caps->str, ==, "of S");
 	g_assert_cmpstr(t.s.caps->str, ==, "from P");
-	t.s.echo = true;
+	t.s.own.echo = true;
 	for (i = 0; i < G_N_ELEMENTS(sizes); i++) {
 		if (sizes[i] <= LINK_MAX_FAST)
 			g_assert_cmpint(send_numbered(&t.p, LINK_FAST, i, sizes[i]), ==, 0);
@@ -222,7 +88,7 @@ static void test_messages(const void *data)
 	link_counters(t.p.link, LINK_FAST, &count);
 	g_assert_cmpuint(count.sent_messages, ==, 7);
 	g_assert_cmpuint(count.received_messages, ==, 7);
-	g_assert_cmpuint(count.sent_bytes, ==, t.s.got_bytes[LINK_FAST]);
+	g_assert_cmpuint(count.sent_bytes, ==, t.s.own.got_bytes[LINK_FAST]);
 	g_assert_cmpuint(count.received_bytes, ==, count.sent_bytes);
 	g_assert_cmpuint(link_queued(t.p.link, LINK_BULK), ==, 0);
 	g_assert_cmpuint(t.p.refusals + t.s.refusals, ==, 0);
@@ -341,7 +207,7 @@ static void test_pause_each(const void *data)
 
 	test_begin(&t, encrypted(data));
 	start_session(&t);
-	t.s.pause_on_message = true;
+	t.s.own.pause_on_message = true;
 	for (i = 0; i < 5; i++)
 		g_assert_cmpint(send_numbered(&t.p, LINK_FAST, i, 20), ==, 0);
 	for (i = 1; i <= 5; i++) {
@@ -459,7 +325,7 @@ static void test_second_primary(const void *data)
 
 	test_begin(&t, encrypted(data));
 	start_session(&t);
-	side_up(&t, &other, LINK_PRIMARY, encrypted(data));
+	side_init(&t, &other, LINK_PRIMARY, encrypted(data));
 	other.params.port = t.p.params.port;
 	side_start(&other);
 	UNTIL(&t, other.refusals >= 1 && t.s.refusals >= 1);
@@ -469,7 +335,7 @@ static void test_second_primary(const void *data)
 	/* When the first is gone, the second gets its turn. */
 	link_close(t.p.link, "made way");
 	UNTIL(&t, other.ups == 1 && t.s.ups == 2);
-	side_down(&other);
+	side_fini(&other);
 	test_end(&t);
 }
 
@@ -993,35 +859,26 @@ static void test_small_socket(const void *data)
 	}
 }
 
-static void add_both(const char *name, void (*fn)(const void *data))
-{
-	g_autofree char *clear = g_strdup_printf("/link/%s/clear", name);
-	g_autofree char *tls = g_strdup_printf("/link/%s/tls", name);
-
-	g_test_add_data_func(clear, &in_clear, fn);
-	g_test_add_data_func(tls, &under_tls, fn);
-}
-
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
-	add_both("messages", test_messages);
+	add_both("/link/messages", test_messages);
 	g_test_add_func("/link/send-refuses", test_send_refuses);
-	add_both("back-pressure", test_back_pressure);
-	add_both("small-socket", test_small_socket);
-	add_both("long-flow", test_long_flow);
+	add_both("/link/back-pressure", test_back_pressure);
+	add_both("/link/small-socket", test_small_socket);
+	add_both("/link/long-flow", test_long_flow);
 	g_test_add_func("/link/queue-memory", test_queue_memory);
-	add_both("pause-each", test_pause_each);
-	add_both("close-and-drop", test_close_and_drop);
-	add_both("peer-gone", test_peer_gone);
-	add_both("wrong-key", test_wrong_key);
-	add_both("wrong-name", test_wrong_name);
-	add_both("encryption-differs", test_encryption_differs);
-	add_both("second-primary", test_second_primary);
-	add_both("strangers", test_strangers);
-	add_both("flipped-bit", test_flipped_bit);
+	add_both("/link/pause-each", test_pause_each);
+	add_both("/link/close-and-drop", test_close_and_drop);
+	add_both("/link/peer-gone", test_peer_gone);
+	add_both("/link/wrong-key", test_wrong_key);
+	add_both("/link/wrong-name", test_wrong_name);
+	add_both("/link/encryption-differs", test_encryption_differs);
+	add_both("/link/second-primary", test_second_primary);
+	add_both("/link/strangers", test_strangers);
+	add_both("/link/flipped-bit", test_flipped_bit);
 	g_test_add_func("/link/longer-length", test_longer_length);
-	add_both("cut-mid-message", test_cut_mid_message);
+	add_both("/link/cut-mid-message", test_cut_mid_message);
 	g_test_add_func("/link/stale-session", test_stale_session);
 	g_test_add_func("/link/replayed-setup", test_replayed_setup);
 	g_test_add_func("/link/false-secondary", test_false_secondary);
