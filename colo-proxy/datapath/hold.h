@@ -87,8 +87,9 @@ int hold_fds(const struct hold *hold, int ret_fds[2]);
 /*
  * Takes up to `max` frames, in the order in which the VM said them (with hold_nfqueue: in order
  * among IPv4 and IPv6, and in order among the others), as a list linked by `next`, each with its
- * virtio-net header. They are the caller's to release or discard. Returns their number, 0 when none
- * waits, or a negative errno. Call it until it returns less than `max`, or poll again.
+ * virtio-net header, and IP packets with the Ethernet header if it is known (frame.linked). They
+ * are the caller's to release or discard. Returns their number, 0 when none waits, or a negative
+ * errno. Call it until it returns less than `max`, or poll again.
  */
 int hold_receive(struct hold *hold, struct frame **ret_list, unsigned max);
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Packets from arbitrary bytes: the parser stays inside the frame, its invariants hold, the view
- * after a rewrite equals a fresh parse, and a rewrite can be undone.
+ * after a rewrite equals a fresh parse, and a rewrite can be undone; both parts of a packet that is
+ * cut are frames with its bytes.
  *
- * Input: byte 0 bit 0 the frame starts at the IP header, bit 1 partial checksum at the TCP header;
- * byte 1 gso_type; bytes 2-5 and 6-9 (host order) the deltas; then the frame.
+ * Input: byte 0 bit 0 the frame starts at the IP header, bit 1 partial checksum at the TCP header,
+ * bit 2 with bit 0 the header in front is known; byte 1 gso_type; bytes 2-5 and 6-9 (host order)
+ * the deltas; then the frame.
  */
 #include <endian.h>
 #include <stdlib.h>
@@ -179,6 +181,51 @@ static void check_fragment(const struct packet *p)
 	fragments_free(fragments);
 }
 
+/* A part that was cut off; its bytes are at `payload`. */
+static void check_part(struct frame *f, uint32_t seq, const uint8_t *payload, uint32_t len)
+{
+	struct packet p;
+
+	require(f->start == FRAME_AT_ETHERNET && packet_parse(&p, f) == 0);
+	check_view(&p);
+	require(p.class == PACKET_TCP && p.tcp.seq == seq && p.payload_len == len);
+	require(memcmp(f->data + p.payload_off, payload, len) == 0);
+}
+
+/* Cuts a copy in two, somewhere. */
+static void check_split(const struct packet *p, uint32_t where)
+{
+	uint32_t prefix = p->class == PACKET_TCP && p->payload_len ? where % p->payload_len : where;
+	bool splits = p->class == PACKET_TCP && prefix && prefix < p->payload_len &&
+	              !(p->tcp.flags & PACKET_SYN) &&
+	              (p->frame->start == FRAME_AT_ETHERNET || p->frame->linked);
+	struct frame *rest = frame_copy(p->frame);
+	struct frame *first;
+	struct packet copy;
+
+	require(rest && packet_parse(&copy, rest) == 0);
+	require((packet_split(&copy, prefix, &first) == 0) == splits);
+	if (splits) {
+		const uint8_t *payload = p->frame->data + p->payload_off;
+
+		check_part(first, p->tcp.seq, payload, prefix);
+		check_part(rest, p->tcp.seq + prefix, payload + prefix, p->payload_len - prefix);
+		frame_free(first);
+	}
+	frame_free(rest);
+}
+
+/* The header that was in front of an IP packet. */
+static void link_frame(struct frame *f)
+{
+	bool v6 = f->len && f->data[0] >> 4 == 6;
+
+	memset(f->data - FRAME_LINK, 2, FRAME_LINK);
+	f->data[-2] = v6 ? 0x86 : 0x08;
+	f->data[-1] = v6 ? 0xdd : 0x00;
+	f->linked = true;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct packet p;
@@ -200,6 +247,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		f->vnet.csum_start = htole16(34);
 		f->vnet.csum_offset = htole16(16);
 	}
+	if ((data[0] & 5) == 5) {
+		f->vnet.csum_start = htole16(34 - FRAME_LINK);
+		link_frame(f);
+	}
 	if (packet_parse(&p, f) == 0) {
 		check_view(&p);
 		if (p.why == PACKET_WHY_FRAGMENT)
@@ -207,6 +258,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_uses(&p);
 		check_rewrite(&p, deltas[0], deltas[1]);
 		check_quote(&p, deltas[0]);
+		check_split(&p, deltas[1]);
 	}
 	frame_free(f);
 	return 0;
