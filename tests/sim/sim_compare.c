@@ -73,7 +73,7 @@ struct vm {
 	uint32_t clock_ms;
 	uint32_t counter, changes;
 	uint8_t means[GROUPS]; /* a number in words[], for each group; 0: it was never in it */
-	bool news[GROUPS];     /* not reported yet */
+	uint8_t news[GROUPS];  /* 1: not reported yet */
 	struct conn conn[SLOTS];
 };
 
@@ -147,14 +147,14 @@ struct sim {
 	bool wanted, crashed, draining;
 	bool calm; /* no checkpoint but for a cause, no divergence, no lost input */
 	uint32_t matched, by_commit, checkpoints;
-	uint32_t late;               /* checkpoints that were asked for because the SVM is late */
-	uint32_t broken_below;       /* epochs of which nothing more matches */
-	uint64_t lag_ns;             /* of what S tells P */
-	GQueue reports;              /* of the PVM, that are held */
-	const struct report *saying; /* a VM */
-	struct heard heard[2];       /* by epoch & 1 */
-	uint8_t said[GROUPS];        /* the PVM's newest words; 0: not known */
-	uint32_t told;               /* digests of what the SVM says */
+	uint32_t late;         /* checkpoints that were asked for because the SVM is late */
+	uint32_t broken_below; /* epochs of which nothing more matches */
+	uint64_t lag_ns;       /* of what S tells P */
+	GQueue reports;        /* of the PVM, that are held */
+	struct report saying;  /* what a VM says */
+	struct heard heard[2]; /* by epoch & 1 */
+	uint8_t said[GROUPS];  /* the PVM's newest words; 0: not known */
+	uint32_t told;         /* digests of what the SVM says */
 	uint32_t reports_matched;
 };
 
@@ -369,7 +369,7 @@ static bool is_report(const struct digest *digest)
 
 static uint32_t group_of(const struct digest *digest)
 {
-	return digest->key.peer_ip & 0xff;
+	return (digest->key.peer_ip & 0xff) % GROUPS;
 }
 
 /* Whether the lineage of the report's epoch means all that it says. */
@@ -482,10 +482,10 @@ static void on_digest(void *ctx, uint32_t lineage, const struct digest *digest)
 	                  .due = s->now + s->lag_ns};
 
 	if (is_report(digest)) {
-		CHECK(s, (digest->key.kind == FLOW_MEMBERSHIP) == s->saying->unclear,
+		CHECK(s, (digest->key.kind == FLOW_MEMBERSHIP) == s->saying.unclear,
 		      "an unclear report is told as a clear one, or otherwise");
 		s->told++;
-		msg.word = s->saying->word[group_of(digest) % GROUPS];
+		msg.word = s->saying.word[group_of(digest)];
 	}
 	post(&s->to_p, &msg);
 }
@@ -709,7 +709,7 @@ static void vm_changes(struct vm *vm)
 	uint32_t random = ++vm->changes * 2654435761u >> 8, group = random % GROUPS;
 
 	vm->means[group] = 1 + random / GROUPS % (G_N_ELEMENTS(words) - 1);
-	vm->news[group] = true;
+	vm->news[group] = 1;
 }
 
 /* What is new, and some of the rest, as it comes. */
@@ -723,7 +723,7 @@ static uint32_t choose_records(struct sim *s, struct vm *vm, struct report *repo
 
 		if (!word || !(vm->news[group] ? chance(s, 80) : chance(s, 30)))
 			continue;
-		vm->news[group] = false;
+		vm->news[group] = 0;
 		report->word[group] = (uint8_t)word;
 		record[n] = words[word];
 		record[n].group = (uint8_t)group;
@@ -758,19 +758,20 @@ static void pvm_said(struct sim *s, struct report *report)
 
 static void vm_reports(struct sim *s, struct vm *vm)
 {
-	struct report report = {.epoch = s->epoch, .unclear = rnd(s, 20) == 0};
+	struct report *report = &s->saying;
 	struct build_record record[GROUPS];
-	uint32_t n = choose_records(s, vm, &report, record);
+	uint32_t n;
 
+	*report = (struct report){.epoch = s->epoch, .unclear = rnd(s, 20) == 0};
+	n = choose_records(s, vm, report, record);
 	if (!n)
 		return;
-	s->saying = &report;
 	s->told = 0;
-	report.frame = build_words(s, record, n, report.unclear);
+	report->frame = build_words(s, record, n, report->unclear);
 	if (vm == &s->pvm)
-		pvm_said(s, &report);
-	vm_says(s, vm, report.frame);
-	CHECK(s, vm == &s->pvm || s->crashed || s->told == (report.unclear ? 1 : n),
+		pvm_said(s, report);
+	vm_says(s, vm, report->frame);
+	CHECK(s, vm == &s->pvm || s->crashed || s->told == (report->unclear ? 1 : n),
 	      "of %u groups %u are told", n, s->told);
 }
 
@@ -831,7 +832,7 @@ static void vm_acts(struct sim *s, struct vm *vm)
 	uint16_t fin = 0;
 	bool reports = !s->calm && !s->draining;
 
-	if (reports && chance(s, memchr(vm->news, true, sizeof(vm->news)) ? 20 : 2))
+	if (reports && chance(s, memchr(vm->news, 1, sizeof(vm->news)) ? 20 : 2))
 		vm_reports(s, vm);
 	if (c->state == SYN_RCVD && chance(s, 10))
 		vm_sends(s, vm, slot, PACKET_SYN | PACKET_ACK, 0, 0);
