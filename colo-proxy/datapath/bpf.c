@@ -36,6 +36,8 @@
 #define STACK_SEGMENT (STACK_HEAD + (int)offsetof(struct bpf_link, segment))
 #define IPV4_AT       26 /* the addresses in the frame, and the ports right behind them */
 #define IPV6_AT       22
+#define IPV4_PROTO    23
+#define IPV6_NEXT     20
 
 static_assert(sizeof(struct bpf_link) == 16, "the program compares it in two words");
 static_assert(IPV4_AT + sizeof(((struct bpf_flow *)0)->bytes) <= HEAD_BYTES, "it is all there");
@@ -216,7 +218,7 @@ static void learn(struct prog *p, int map_fd)
 {
 	place(p, LABEL_IPV6);
 	load_bytes(p, STACK_HEAD, IPV6_AT + sizeof(struct bpf_flow), LABEL_PASS);
-	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + 20, 0);
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + IPV6_NEXT, 0);
 	jump_if(p, BPF_JNE, BPF_REG_1, IPPROTO_TCP, LABEL_PASS);
 	stack(p, BPF_REG_8, STACK_HEAD + IPV6_AT);
 	jump_if64(p, BPF_JA, 0, 0, LABEL_LEARN);
@@ -224,9 +226,9 @@ static void learn(struct prog *p, int map_fd)
 	for (int off = 32; off < HEAD_BYTES; off += 8) /* behind the ports: zero */
 		emit(p, BPF_ST | BPF_MEM | BPF_DW, BPF_REG_10, 0, STACK_HEAD + off, 0);
 	load_bytes(p, STACK_HEAD, IPV4_AT + BPF_FLOW_IPV4, LABEL_PASS);
-	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + 14, 0);
-	jump_if(p, BPF_JNE, BPF_REG_1, 0x45, LABEL_PASS);
-	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + 23, 0);
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + ETH_HLEN, 0);
+	jump_if(p, BPF_JNE, BPF_REG_1, 0x45, LABEL_PASS); /* no options */
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + IPV4_PROTO, 0);
 	jump_if(p, BPF_JNE, BPF_REG_1, IPPROTO_TCP, LABEL_PASS);
 	stack(p, BPF_REG_8, STACK_HEAD + IPV4_AT);
 	place(p, LABEL_LEARN);
