@@ -142,10 +142,10 @@ void flow_ahead_add(const struct flow_table *table, struct flow_ahead *ahead,
 }
 
 /*
- * Reads from each line of the entry. Nobody waits for the bytes, so that many such reads are on
- * their way at once, as with prefetches; but those may be dropped when the page's translation has
- * to be looked for, too (with a million flows on an AMD EPYC under KVM, 55 of the 235 ns that the
- * shadow takes for a packet).
+ * Reads from each line of the entry that a packet needs. Nobody waits for the bytes, so that many
+ * such reads are on their way at once, as with prefetches; but those may be dropped when the page's
+ * translation has to be looked for, too (with a million flows on an AMD EPYC under KVM, 55 of the
+ * 235 ns that the shadow takes for a packet).
  */
 static void read_ahead(const struct flow_table *table, const struct flow_entry *entry)
 {

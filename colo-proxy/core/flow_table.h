@@ -50,7 +50,7 @@ struct flow_entry {
 
 struct flow_table_ops {
 	size_t size;                            /* of the user's struct */
-	uint32_t lines;                         /* what the table's `lines` begins with */
+	uint32_t lines;                         /* with which the table's begin */
 	void (*init)(struct flow_entry *entry); /* all but the entry is zero; NULL: that will do */
 	/* Frees what the entry owns, and forgets it; the memory is the table's. NULL: nothing. */
 	void (*fini)(void *ctx, struct flow_entry *entry);

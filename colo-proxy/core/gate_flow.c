@@ -43,14 +43,16 @@ static bool flow_may_go(const struct flow_entry *entry, enum flow_going why)
 	return !flow->head && !flow->touched;
 }
 
+#define LINES_BEFORE_VIEWS 3u /* bits 0 and 1 */
+
 uint32_t gate_flow_lines(uint32_t epoch)
 {
-	return 3u | 4u << (epoch & 1);
+	return LINES_BEFORE_VIEWS | 4u << (epoch & 1);
 }
 
 const struct flow_table_ops gate_flow_ops = {
         .size = sizeof(struct flow),
-        .lines = 3,
+        .lines = LINES_BEFORE_VIEWS,
         .init = flow_init,
         .fini = flow_fini,
         .may_go = flow_may_go,

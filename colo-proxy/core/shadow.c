@@ -71,7 +71,7 @@ static bool flow_may_go(const struct flow_entry *entry, enum flow_going why)
 
 static const struct flow_table_ops flow_ops = {
         .size = sizeof(struct flow),
-        .lines = 3,
+        .lines = 3, /* what comes before the openings */
         .fini = flow_fini,
         .fini_all = flow_fini_all,
         .may_go = flow_may_go,
