@@ -98,7 +98,10 @@ static void parse_udp(struct packet *p)
 	p->protocol = (uint8_t)protocol_of_udp(p->udp.sport, p->udp.dport);
 	p->payload_off = off + UDP_LEN;
 	p->payload_len = p->l4_len - UDP_LEN;
-	set_class(p, PACKET_UDP, PACKET_UDP_CSUM_OFF);
+	if (packet_is_udp_superframe(p) && !f->vnet.gso_size)
+		packet_set_other(p, PACKET_WHY_UDP_SEGMENTS);
+	else
+		set_class(p, PACKET_UDP, PACKET_UDP_CSUM_OFF);
 }
 
 static bool is_echo(const struct packet *p)
@@ -446,6 +449,8 @@ static const struct why_words whys[PACKET_WHY_COUNT] = {
         [PACKET_WHY_ARP] = {"ARP not for IPv4 over Ethernet", "unknown; or truncated"},
         [PACKET_WHY_CSUM_START] = {"checksum offload at another place",
                                    "the bytes on the wire would be other ones"},
+        [PACKET_WHY_UDP_SEGMENTS] = {"UDP superframe, segments unknown",
+                                     "NFQUEUE does not tell how it is cut into datagrams"},
         [PACKET_WHY_MEMBERSHIP] = {"unclear membership report",
                                    "says more than its words, or receivers would not take it"},
         [PACKET_WHY_TCP_FASTOPEN] = {"TCP Fast Open",

@@ -56,6 +56,8 @@ enum packet_why {
 	PACKET_WHY_ARP,          /* truncated, or not for IPv4 over Ethernet */
 	PACKET_WHY_CSUM_START,   /* the vnet header asks for a checksum at another place than the
 	                            transport header's: the bytes on the wire would not be these */
+	PACKET_WHY_UDP_SEGMENTS, /* a UDP superframe of unknown segment size (NFQUEUE does not
+	                           tell it): which datagrams it is cut into is not known */
 	PACKET_WHY_MEMBERSHIP,   /* a report of IGMP or MLD that says more than its words */
 	PACKET_WHY_TCP_FASTOPEN, /* RFC 7413, cookie or cookie request */
 	PACKET_WHY_TCP_SYN_DATA, /* data in a SYN */

@@ -19,10 +19,6 @@
 #define PROTO_TCP       6u
 #define PROTO_UDP       17u
 
-#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2; kernel headers from 6.2 on */
-#define VIRTIO_NET_HDR_GSO_UDP_L4 5
-#endif
-
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key has no implicit padding");
 _Static_assert(offsetof(struct flow_key, tag) == FLOW_KEY_NARROW, "what IPv4 needs is in front");
 _Static_assert(sizeof(((struct packet_digest_key *)0)->secret) >= XXH3_SECRET_SIZE_MIN,
@@ -179,7 +175,7 @@ int packet_digest_datagram(const struct packet *p, const struct packet_digest_ke
 		return -EINVAL;
 	switch (p->class) {
 	case PACKET_UDP:
-		if ((f->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_UDP_L4) {
+		if (packet_is_udp_superframe(p)) {
 			const uint8_t *size = (const uint8_t *)&f->vnet.gso_size;
 
 			XXH3_128bits_update(&state, "gso", 3);

@@ -18,6 +18,10 @@
  *   packet_flow.c  the flow's key, the digest of a datagram, the words for a log
  */
 
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2; kernel headers from 6.2 on */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
 #define PACKET_ETH_LEN       14u
 #define PACKET_IPV6_LEN      40u
 #define PACKET_TCP_CSUM_OFF  16u
@@ -61,6 +65,11 @@ static inline void packet_set_other(struct packet *p, enum packet_why why)
 static inline bool packet_needs_csum(const struct packet *p)
 {
 	return p->frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
+}
+
+static inline bool packet_is_udp_superframe(const struct packet *p)
+{
+	return (p->frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_UDP_L4;
 }
 
 /* Whether the checksum that the vnet header may ask for is the transport header's own, at csum_off

@@ -484,9 +484,9 @@ static void test_oracle(void)
 	}
 	g_assert_cmpuint(count, >=, 300);
 	g_assert_cmpuint(guesses_seen, >=, 100);
-	/* Every row and every reason; only a vnet header, which scapy has not, gives this one. */
+	/* Every row and every reason; only a vnet header, which scapy has not, gives these two. */
 	g_assert_cmphex(rows_seen, ==, (1u << PROTOCOL_COUNT) - 1);
-	whys_seen |= 1u << PACKET_WHY_CSUM_START;
+	whys_seen |= 1u << PACKET_WHY_CSUM_START | 1u << PACKET_WHY_UDP_SEGMENTS;
 	g_assert_cmphex(whys_seen, ==, (1u << PACKET_WHY_COUNT) - 1);
 }
 
@@ -1098,6 +1098,24 @@ static void test_digest_udp(void)
 	assert_digests(d_super, digest_of(super2, &key), false);
 }
 
+/* The same bytes may be cut into other datagrams, and NFQUEUE does not tell. */
+static void test_udp_segments(void)
+{
+	static const uint8_t bytes[] = "\0\65\4\322\0\14\x11\x22"
+	                               "abcd";
+	struct frame *f = datagram(17, false, bytes, 12);
+	struct packet p;
+
+	f->vnet.gso_type = 5; /* VIRTIO_NET_HDR_GSO_UDP_L4 */
+	g_assert_cmpint(packet_parse(&p, f), ==, 0);
+	g_assert_cmpint(p.class, ==, PACKET_OTHER);
+	g_assert_cmpint(p.why, ==, PACKET_WHY_UDP_SEGMENTS);
+	f->vnet.gso_size = htole16(2);
+	g_assert_cmpint(packet_parse(&p, f), ==, 0);
+	g_assert_cmpint(p.class, ==, PACKET_UDP);
+	frame_free(f);
+}
+
 static void test_digest_icmp(void)
 {
 	static const uint8_t a[10] = {8, 0, 0x11, 0x22, 0, 1, 0, 2, 'h', 'i'};
@@ -1183,6 +1201,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/packet/flow-key", test_flow_key);
 	g_test_add_func("/packet/digest/stream", test_digest_stream);
 	g_test_add_func("/packet/digest/udp", test_digest_udp);
+	g_test_add_func("/packet/udp-segments", test_udp_segments);
 	g_test_add_func("/packet/digest/icmp", test_digest_icmp);
 	g_test_add_func("/packet/digest/arp", test_digest_arp);
 	g_test_add_func("/packet/describe", test_describe);
