@@ -579,24 +579,27 @@ struct breakage {
 	const char *name;
 	bool (*hook)(struct relay *r, struct pipe_end *end, uint8_t *bytes, size_t n);
 	bool encrypt;
-	unsigned deaf;     /* nothing comes on this place; 0: no */
-	const char *words; /* of the secondary's reason */
+	unsigned deaf;            /* nothing comes on this place; 0: no */
+	const char *words;        /* of the secondary's reason */
+	unsigned user_timeout_ms; /* 0: the default */
 };
 
 static const struct breakage breakages[] = {
-        {"cut", cut_stripe, false, 0, "stream "},
-        {"cut-tls", cut_stripe, true, 0, "stream "},
-        {"flipped-bit", flip_bit, false, 0, "checksum differs"},
-        {"flipped-bit-tls", flip_bit, true, 0, "TLS"},
-        {"longer-length", lengthen, false, 0, "may have 1048576"},
-        {"own-type", own_type, false, 0, "a message of type 6, out of turn"},
-        {"another-session", other_session, false, 0, "of another session"},
-        {"marker-of-no-stream", other_stripe, false, 0, "a marker of stream 4, there are 3"},
-        {"marker-wrong", wrong_marker, false, 0, "a marker of 16 bytes that is malformed"},
-        {"marker-other-length", other_length, false, 0, "than its marker names"},
-        {"marker-twice", marker_twice, false, 0, "than its marker names"},
-        {"stalled", NULL, false, LINK_CHANNELS, "a message has not come on stream 1"},
-        {"stalled-tls", NULL, true, LINK_CHANNELS + 2, "a message has not come on stream 3"},
+        {"cut", cut_stripe, false, 0, "stream ", 0},
+        {"cut-tls", cut_stripe, true, 0, "stream ", 0},
+        {"flipped-bit", flip_bit, false, 0, "checksum differs", 0},
+        {"flipped-bit-tls", flip_bit, true, 0, "TLS", 0},
+        {"longer-length", lengthen, false, 0, "may have 1048576", 0},
+        {"own-type", own_type, false, 0, "a message of type 6, out of turn", 0},
+        {"another-session", other_session, false, 0, "of another session", 0},
+        {"marker-of-no-stream", other_stripe, false, 0, "a marker of stream 4, there are 3", 0},
+        {"marker-wrong", wrong_marker, false, 0, "a marker of 16 bytes that is malformed", 0},
+        {"marker-other-length", other_length, false, 0, "than its marker names", 0},
+        /* Another message comes on that stream, or, when the others had room sooner, none:
+         * after twice the default, the test would have given up. */
+        {"marker-twice", marker_twice, false, 0, "stream ", 1000},
+        {"stalled", NULL, false, LINK_CHANNELS, "a message has not come on stream 1", 300},
+        {"stalled-tls", NULL, true, LINK_CHANNELS + 2, "a message has not come on stream 3", 300},
 };
 
 /* Ends the session once on each side, and the next one works. */
@@ -607,7 +610,7 @@ static void test_break(const void *data)
 	struct test t;
 
 	begin(&t, b->encrypt);
-	t.s.params.user_timeout_ms = b->deaf ? 300 : 0;
+	t.s.params.user_timeout_ms = b->user_timeout_ms;
 	relay_session(&t, &r);
 	r.hook = b->hook;
 	r.deaf[b->deaf] = b->deaf > 0;
