@@ -16,6 +16,10 @@
  * header (a VLAN tag that a packet socket stripped) can be put back without a copy.
  */
 
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2; kernel headers from 6.2 on */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
 #define FRAME_HEADROOM 16u
 #define FRAME_LINK     14u                 /* an Ethernet header */
 #define FRAME_MAX_LEN  (65535u + 14u + 8u) /* the largest GSO frame plus Ethernet and two tags */

@@ -18,11 +18,7 @@
  *   packet_flow.c  the flow's key, the digest of a datagram, the words for a log
  */
 
-#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2; kernel headers from 6.2 on */
-#define VIRTIO_NET_HDR_GSO_UDP_L4 5
-#endif
-
-#define PACKET_ETH_LEN       14u
+#define PACKET_ETH_LEN       FRAME_LINK
 #define PACKET_IPV6_LEN      40u
 #define PACKET_TCP_CSUM_OFF  16u
 #define PACKET_UDP_CSUM_OFF  6u

@@ -68,9 +68,6 @@
 #define TCP_CWR       0x80
 #define KNOWN         16u
 
-/* VIRTIO_NET_HDR_GSO_UDP_L4 is Linux 6.2's; Debian 12's headers are older. */
-#define GSO_UDP_L4 5
-
 enum origin { ORIGIN_QUEUE, ORIGIN_TAP };
 
 struct hold_nfqueue_state {
@@ -376,7 +373,7 @@ static void set_metadata(struct frame *f, uint32_t info)
 	if ((info & NFQA_SKB_GSO) && proto == IPPROTO_TCP)
 		f->vnet.gso_type = v4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
 	else if (info & NFQA_SKB_GSO)
-		f->vnet.gso_type = GSO_UDP_L4;
+		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
 }
 
 /* Where the payload of a packet begins whose connection the port's filter learns; else 0. */
