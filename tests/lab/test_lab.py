@@ -155,6 +155,20 @@ while True:
         server.wait_line("up", 10)
         python(self.lab, "primary", self.CONNECT)
 
+    def test_power_cut_while_taps_come_and_go(self):
+        flips = """
+import subprocess
+print("flips", flush=True)
+while True:
+    for verb in "add", "del":
+        subprocess.run(["ip", "tuntap", verb, "dev", "flip0", "mode", "tap"], check=True)
+"""
+        for _ in range(10):
+            self.lab.spawn("secondary", [sys.executable, "-c", flips]).wait_line("flips", 10)
+            self.lab.power_cut("secondary")
+            self.lab.power_on("secondary")
+            self.lab.run("secondary", ["ip", "tuntap", "del", "dev", "flip0", "mode", "tap"])
+
     def test_delay_relay_delays_and_keeps_every_byte(self):
         if not (lab.build_dir() / "tests/delay-relay").exists():
             self.skipTest("no build")
