@@ -286,6 +286,9 @@ void packet_map_in(struct packet *p, uint32_t seq_delta, uint32_t ts_delta);
 /* Replaces the acknowledgement number of a TCP packet that has ACK set; else nothing happens. */
 void packet_set_ack(struct packet *p, uint32_t ack);
 
+/* Replaces the echoed timestamp of a TCP packet that has the option; else nothing happens. */
+void packet_set_tsecr(struct packet *p, uint32_t tsecr);
+
 /*
  * An ICMP error that quotes a TCP segment of the VM's: the quoted segment's flow and where its
  * sequence number stands. 0, or -EINVAL (nothing written) for anything else.

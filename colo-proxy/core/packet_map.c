@@ -51,10 +51,8 @@ void packet_map_in(struct packet *p, uint32_t seq_delta, uint32_t ts_delta)
 
 		replace32(p, off, frame_get32(p->frame, off) - seq_delta);
 	}
-	if (p->tcp.ts_off && p->tcp.tsecr) {
-		p->tcp.tsecr -= ts_delta;
-		replace32(p, p->tcp.ts_off + 4, p->tcp.tsecr);
-	}
+	if (p->tcp.tsecr)
+		packet_set_tsecr(p, p->tcp.tsecr - ts_delta);
 }
 
 void packet_set_ack(struct packet *p, uint32_t ack)
@@ -63,6 +61,14 @@ void packet_set_ack(struct packet *p, uint32_t ack)
 		return;
 	p->tcp.ack = ack;
 	replace32(p, p->l4_off + 8, ack);
+}
+
+void packet_set_tsecr(struct packet *p, uint32_t tsecr)
+{
+	if (p->class != PACKET_TCP || !p->tcp.ts_off)
+		return;
+	p->tcp.tsecr = tsecr;
+	replace32(p, p->tcp.ts_off + 4, tsecr);
 }
 
 /* The unfolded sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1). */

@@ -113,6 +113,24 @@ static void map_error(struct shadow *shadow, struct packet *packet)
 		packet_map_quote(packet, seq_off, flow->seq_delta);
 }
 
+/*
+ * A VM that waits for the answer to its SYN takes the echo of a timestamp that the SYN had, and no
+ * other: Linux drops the segment in SYN-RECEIVED (since 6.15) and answers with RST in SYN-SENT.
+ * The client may echo one that only the PVM's SYN had, if that was repeated at another time; and
+ * after the takeover the lead is taken from what the PVM had said, too, which did not have it.
+ */
+static void map_syn_echo(struct flow *flow, struct packet *packet)
+{
+	uint32_t tsecr = packet->tcp.tsecr;
+
+	if (seq_gt(packet->tcp.ack, flow->svm.iss + 1))
+		flow->opening = false;
+	else if (tsecr && seq_lt(tsecr, flow->svm.tsval))
+		packet_set_tsecr(packet, flow->svm.tsval);
+	else if (tsecr && seq_gt(tsecr, flow->syn_tsval))
+		packet_set_tsecr(packet, flow->syn_tsval);
+}
+
 void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
@@ -144,6 +162,8 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 	shadow_note_state(shadow, flow, &packet, PACKET_TO_VM, now);
 	if (flow->seq_delta || flow->ts_delta)
 		packet_map_in(&packet, flow->seq_delta, flow->ts_delta);
+	if (flow->opening && (packet.tcp.flags & PACKET_ACK))
+		map_syn_echo(flow, &packet);
 	if (packet.tcp.flags & PACKET_ACK)
 		shadow_note_peer_ack(flow, packet.tcp.ack);
 }

@@ -53,6 +53,7 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 	bool has_ack = tcp->flags & PACKET_ACK;
 
 	if (flow->svm.seen && flow->svm.iss == tcp->seq) {
+		flow->syn_tsval = tcp->tsval;
 		if (!has_ack || flow->svm.has_ack)
 			return; /* a retransmission: it has been told, or waits */
 		if (flow->mapped) {
@@ -63,6 +64,8 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 	flow->mapped = flow->told_known = flow->ack_known = false;
 	flow->fin_in = flow->fin_out = flow->reset = false;
 	flow->seq_delta = flow->ts_delta = 0;
+	flow->opening = tcp->ts_off != 0;
+	flow->syn_tsval = tcp->tsval;
 	flow->svm = (struct opening){
 	        .seen = true,
 	        .has_ack = has_ack,

@@ -43,15 +43,17 @@ struct flow {
 	bool superseded; /* a survivor's: the VM has opened the 4-tuple anew, and that is held */
 	bool fed_ts_known, fed_ack_known;
 	bool fed_known, missing; /* missing: the SVM repeats its acknowledgement */
-	uint32_t fed;            /* number behind the last byte of the client's that was fed */
-	uint32_t fed_ts;         /* the newest timestamp of the client's */
-	uint32_t fed_ack;        /* the highest acknowledgement of the client's, PVM number */
+	bool opening;     /* of what the VM said, the client has acknowledged its SYN at most */
+	uint32_t fed;     /* number behind the last byte of the client's that was fed */
+	uint32_t fed_ts;  /* the newest timestamp of the client's */
+	uint32_t fed_ack; /* the highest acknowledgement of the client's, PVM number */
 	uint32_t missing_until;  /* `fed` when that began */
 	uint32_t repeats;        /* acknowledgements in a row that were the same */
 	uint32_t told;           /* SVM number behind the last digested byte */
 	uint32_t hole, hole_end; /* what is not told below that; empty when equal */
 	uint32_t ack;            /* highest acknowledgement told */
 	uint32_t seq_delta, ts_delta;
+	uint32_t syn_tsval; /* of the VM's newest SYN; that of its first is in svm */
 	/* Line 2, which few packets need. */
 	_Alignas(FLOW_LINE) struct opening pvm;
 	struct opening svm;

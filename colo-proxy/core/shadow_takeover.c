@@ -75,6 +75,8 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 		flow_table_remove(&shadow->flows, &flow->entry);
 		return;
 	}
+	if (packet.tcp.flags & PACKET_SYN)
+		flow->syn_tsval = packet.tcp.tsval;
 	if (packet.tcp.flags & (PACKET_FIN | PACKET_RST))
 		shadow->map_changes++;
 	if (packet.tcp.flags & PACKET_FIN)

@@ -167,6 +167,41 @@ int net_open(struct stack stacks[PLACES], char *err, size_t errlen)
 	return 0;
 }
 
+/* The number below the counter's name: /proc/net/netstat has a line of names for each of numbers.
+ */
+static int64_t counter_of(FILE *netstat, const char *counter)
+{
+	char names[8192], values[8192];
+
+	while (fgets(names, sizeof(names), netstat) && fgets(values, sizeof(values), netstat)) {
+		char *name_rest, *value_rest;
+		char *name = strtok_r(names, " \n", &name_rest);
+		char *value = strtok_r(values, " \n", &value_rest);
+
+		for (; name && value; name = strtok_r(NULL, " \n", &name_rest),
+		                      value = strtok_r(NULL, " \n", &value_rest)) {
+			if (strcmp(name, counter) == 0)
+				return strtoll(value, NULL, 10);
+		}
+	}
+	return -ENOENT;
+}
+
+int64_t net_counter(const struct stack *stack, const char *counter)
+{
+	FILE *netstat;
+	int64_t count;
+
+	if (setns(stack->ns, CLONE_NEWNET) < 0)
+		return -errno;
+	netstat = fopen("/proc/thread-self/net/netstat", "re");
+	if (!netstat)
+		return -errno;
+	count = counter_of(netstat, counter);
+	fclose(netstat);
+	return count;
+}
+
 void net_close(struct stack stacks[PLACES])
 {
 	for (int i = 0; i < PLACES; i++) {

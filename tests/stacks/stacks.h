@@ -67,6 +67,9 @@ struct stack {
 int net_open(struct stack stacks[PLACES], char *err, size_t errlen);
 void net_close(struct stack stacks[PLACES]);
 
+/* A counter of /proc/net/netstat there by its name; negative errno: it cannot be read. */
+int64_t net_counter(const struct stack *stack, const char *counter);
+
 /* The address for sockets, which are all of IPv6: IPv4's as ::ffff:ADDRESS, of six fd00::ADDRESS.
  */
 struct sockaddr_in6 net_address(bool six, uint32_t ip, uint16_t port);

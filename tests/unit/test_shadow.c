@@ -274,6 +274,50 @@ static void test_timestamp_mapping(void)
 	rig_free(r);
 }
 
+/* The client's segment with an echo, as the VM gets it: what it echoes there. */
+static uint32_t echoed(struct rig *r, uint32_t ack, uint32_t tsecr)
+{
+	struct build_tcp in = {.from_peer = true,
+	                       .flags = PACKET_ACK,
+	                       .seq = 501,
+	                       .ack = ack,
+	                       .has_ts = true,
+	                       .tsecr = tsecr};
+
+	return through(r, shadow_input, in).tsecr;
+}
+
+/* RFC 7323 section 3.2: an echo is of a timestamp that was sent, and here only SYNs were. */
+static void test_syn_echo(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp syn = segment(PACKET_SYN, 100, 0, 501);
+	struct flow_open open = opening(5000, 501);
+
+	syn.has_ts = open.has_ts = true;
+	syn.tsval = 1000;
+	open.tsval = 70000;
+	shadow_flow_open(r->shadow, 1, &open, r->now);
+	svm_says(r, syn);
+	g_assert_cmpuint(echoed(r, 5001, 70000), ==, 1000);
+	g_assert_cmpuint(echoed(r, 5001, 71020), ==, 1000); /* the PVM has repeated it */
+	syn.tsval = 2025;                                   /* and the SVM */
+	svm_says(r, syn);
+	g_assert_cmpuint(echoed(r, 5001, 71020), ==, 2020);
+	g_assert_cmpuint(echoed(r, 5001, 71030), ==, 2025);
+	g_assert_cmpuint(echoed(r, 5001, 0), ==, 0);
+	shadow_ts_lead(r->shadow, 1, 1024);
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(echoed(r, 5001, 70000), ==, 1000); /* the PVM's, without the lead */
+	syn.tsval = 3000;
+	g_assert_cmpuint(through(r, shadow_translate, syn).tsval, ==, 73024);
+	g_assert_cmpuint(echoed(r, 5001, 73024), ==, 3000);
+	/* Then the VM says more than its SYN, and its clock is what it is. */
+	g_assert_cmpuint(echoed(r, 5002, 74524), ==, 4500);
+	g_assert_cmpuint(echoed(r, 5001, 70000), ==, UINT32_C(1000) - 1024);
+	rig_free(r);
+}
+
 static void test_opening_is_used_once(void)
 {
 	struct rig *r = rig_new(16);
@@ -701,6 +745,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/superframe", test_superframe_in_pieces);
 	g_test_add_func("/shadow/mapping", test_mapping);
 	g_test_add_func("/shadow/timestamp-mapping", test_timestamp_mapping);
+	g_test_add_func("/shadow/syn-echo", test_syn_echo);
 	g_test_add_func("/shadow/opening-used-once", test_opening_is_used_once);
 	g_test_add_func("/shadow/lineage-to-come", test_lineage_to_come);
 	g_test_add_func("/shadow/takeover", test_takeover);
