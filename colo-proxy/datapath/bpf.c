@@ -43,6 +43,7 @@ static_assert(sizeof(struct bpf_link) == 16, "the program compares it in two wor
 static_assert(IPV4_AT + sizeof(((struct bpf_flow *)0)->bytes) <= HEAD_BYTES, "it is all there");
 
 enum label {
+	LABEL_NONE, /* the next instruction */
 	LABEL_PASS,
 	LABEL_DROP,
 	LABEL_DIVERT,
@@ -56,12 +57,8 @@ enum label {
 
 struct prog {
 	struct bpf_insn insn[PROG_MAX];
+	enum label to[PROG_MAX]; /* where it jumps */
 	int len;
-	struct {
-		int at;
-		enum label label;
-	} jump[PROG_MAX];
-	int jumps;
 };
 
 static long sys_bpf(enum bpf_cmd cmd, union bpf_attr *attr)
@@ -146,16 +143,15 @@ static void call(struct prog *p, int32_t helper)
 /* Compares 32 bits, so that a mark or a type with its top bit set is not sign-extended. */
 static void jump_if(struct prog *p, uint8_t op, int reg, uint32_t value, enum label label)
 {
-	p->jump[p->jumps].at = p->len;
-	p->jump[p->jumps++].label = label;
+	p->to[p->len] = label;
 	emit(p, BPF_JMP32 | op | BPF_K, reg, 0, 0, (int32_t)value);
 }
 
 static void place(struct prog *p, enum label label)
 {
-	for (int i = 0; i < p->jumps; i++)
-		if (p->jump[i].label == label)
-			p->insn[p->jump[i].at].off = (int16_t)(p->len - p->jump[i].at - 1);
+	for (int i = 0; i < p->len; i++)
+		if (p->to[i] == label)
+			p->insn[i].off = (int16_t)(p->len - i - 1);
 }
 
 static void leave(struct prog *p, int32_t action)
@@ -167,8 +163,7 @@ static void leave(struct prog *p, int32_t action)
 /* 64 bits: a pointer against NULL, or against the register `other` when that is not 0. */
 static void jump_if64(struct prog *p, uint8_t op, int reg, int other, enum label label)
 {
-	p->jump[p->jumps].at = p->len;
-	p->jump[p->jumps++].label = label;
+	p->to[p->len] = label;
 	emit(p, BPF_JMP | op | (other ? BPF_X : BPF_K), reg, other, 0, 0);
 }
 

@@ -65,6 +65,7 @@
 #define VERDICT_BYTES 64u /* headers and attributes of a verdict without payload, rounded up */
 #define SOCKET_BYTES  (64 << 20)
 #define COPY_RANGE    0xffffu
+#define TCP_BYTES     20u
 #define TCP_CWR       0x80
 #define KNOWN         16u
 
@@ -335,64 +336,59 @@ static int kernel_drops(const struct hold_nfqueue_state *s, uint64_t *ret_drops)
 
 /* ---- packets ---- */
 
-/* The offset of the transport header, or 0 when there is none to be found. */
-static unsigned transport(const struct frame *f, uint8_t *ret_proto)
+/* A packet's transport header; at 0 when there is none to be found. */
+struct transport {
+	unsigned at;
+	uint8_t proto;
+	bool v4;
+};
+
+static struct transport find_transport(const struct frame *f)
 {
 	const uint8_t *ip = f->data;
-	unsigned at = 40;
+	struct transport t = {.v4 = f->len >= 20 && ip[0] >> 4 == 4};
 
-	if (f->len >= 20 && ip[0] >> 4 == 4) {
-		*ret_proto = ip[9];
-		return (ip[0] & 15u) * 4;
+	if (t.v4) {
+		t.proto = ip[9];
+		t.at = (ip[0] & 15u) * 4;
+	} else if (f->len >= 40 && ip[0] >> 4 == 6) {
+		t.proto = ip[6];
+		t.at = 40;
+		/* Hop-by-hop options, routing and destination options (RFC 8200 section 4). */
+		while ((t.proto == 0 || t.proto == 43 || t.proto == 60) && t.at + 8 <= f->len) {
+			t.proto = ip[t.at];
+			t.at += (ip[t.at + 1] + 1u) * 8;
+		}
 	}
-	if (f->len < 40 || ip[0] >> 4 != 6)
-		return 0;
-	*ret_proto = ip[6];
-	/* Hop-by-hop options, routing and destination options (RFC 8200 section 4). */
-	while ((*ret_proto == 0 || *ret_proto == 43 || *ret_proto == 60) && at + 8 <= f->len) {
-		*ret_proto = ip[at];
-		at += (ip[at + 1] + 1u) * 8;
-	}
-	return at;
+	return t;
 }
 
 /* What NFQA_SKB_INFO says, in the words of the virtio-net header. */
-static void set_metadata(struct frame *f, uint32_t info)
+static void set_metadata(struct frame *f, const struct transport *t, uint32_t info)
 {
-	uint8_t proto = 0;
-	unsigned at = transport(f, &proto);
-	bool v4 = f->len && f->data[0] >> 4 == 4;
+	bool tcp = t->proto == IPPROTO_TCP;
 
-	if (!at || at >= f->len || (proto != IPPROTO_TCP && proto != IPPROTO_UDP))
+	if (!t->at || t->at >= f->len || (!tcp && t->proto != IPPROTO_UDP))
 		return;
 	if (info & NFQA_SKB_CSUMNOTREADY) {
 		f->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-		f->vnet.csum_start = (uint16_t)at;
-		f->vnet.csum_offset = proto == IPPROTO_TCP ? 16 : 6;
+		f->vnet.csum_start = (uint16_t)t->at;
+		f->vnet.csum_offset = tcp ? 16 : 6;
 	}
-	if ((info & NFQA_SKB_GSO) && proto == IPPROTO_TCP)
-		f->vnet.gso_type = v4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+	if ((info & NFQA_SKB_GSO) && tcp)
+		f->vnet.gso_type = t->v4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
 	else if (info & NFQA_SKB_GSO)
 		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
 }
 
-/* Where the payload of a packet begins whose connection the port's filter learns; else 0. */
-static unsigned flow_of(const struct frame *f, struct bpf_flow *ret_flow)
+/* The connection's key, as the port's filter has it: addresses stand right in front of ports. */
+static struct bpf_flow flow_of(const struct frame *f, const struct transport *t)
 {
-	const uint8_t *ip = f->data;
-	unsigned tcp;
+	struct bpf_flow flow = {0};
+	unsigned len = t->v4 ? BPF_FLOW_IPV4 : sizeof(flow.bytes);
 
-	memset(ret_flow, 0, sizeof(*ret_flow));
-	if (f->len >= 40 && ip[0] == 0x45 && ip[9] == IPPROTO_TCP) {
-		memcpy(ret_flow->bytes, ip + 12, BPF_FLOW_IPV4);
-		tcp = 20;
-	} else if (f->len >= 60 && ip[0] >> 4 == 6 && ip[6] == IPPROTO_TCP) {
-		memcpy(ret_flow->bytes, ip + 8, sizeof(ret_flow->bytes));
-		tcp = 40;
-	} else {
-		return 0;
-	}
-	return tcp + (ip[tcp + 12] >> 4) * 4u;
+	memcpy(flow.bytes, f->data + t->at + 4 - len, len);
+	return flow;
 }
 
 /* One system call for the packets of a connection that are received together. NULL: not learned. */
@@ -413,28 +409,28 @@ static const struct bpf_link *find_link(struct hold_nfqueue_state *s, const stru
  * a superframe's metadata. Without a token its verdict could not be found when it was cut: the
  * kernel's number has wrapped. What is too long for one frame was put together from fragments.
  */
-static void link_packet(struct hold_nfqueue_state *s, struct frame *f)
+static void link_packet(struct hold_nfqueue_state *s, struct frame *f, const struct transport *t)
 {
+	bool super = f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
+	uint16_t type = t->v4 ? ETH_P_IP : ETH_P_IPV6;
 	const struct bpf_link *link;
 	struct bpf_flow flow;
-	unsigned payload = flow_of(f, &flow);
-	bool super = f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
-	bool v4;
 
-	if (!payload || f->len <= payload + 1 || !f->token)
+	if (t->at != (t->v4 ? 20 : 40) || t->proto != IPPROTO_TCP || f->len < t->at + TCP_BYTES ||
+	    f->len <= t->at + (f->data[t->at + 12] >> 4) * 4u + 1 || !f->token)
 		return;
+	flow = flow_of(f, t);
 	link = find_link(s, &flow);
 	if (!link || (super ? !link->segment : (int)f->len > s->mtu))
 		return;
-	v4 = f->data[0] >> 4 == 4;
 	if (super) {
 		f->vnet.gso_size = (uint16_t)link->segment;
-		if (f->data[(v4 ? 20 : 40) + 13] & TCP_CWR)
+		if (f->data[t->at + 13] & TCP_CWR)
 			f->vnet.gso_type |= VIRTIO_NET_HDR_GSO_ECN;
 	}
 	memcpy(f->data - FRAME_LINK, link->addresses, sizeof(link->addresses));
-	f->data[-2] = (v4 ? ETH_P_IP : ETH_P_IPV6) >> 8;
-	f->data[-1] = (v4 ? ETH_P_IP : ETH_P_IPV6) & 0xff;
+	f->data[-2] = type >> 8;
+	f->data[-1] = type & 0xff;
 	f->linked = true;
 }
 
@@ -448,6 +444,7 @@ static int on_packet(const struct nlmsghdr *nlh, void *arg)
 {
 	struct nlattr *attr[NFQA_MAX + 1] = {0};
 	struct parse *parse = arg;
+	struct transport transport;
 	struct frame *f;
 	uint32_t info = 0;
 	size_t len;
@@ -471,8 +468,9 @@ static int on_packet(const struct nlmsghdr *nlh, void *arg)
 	                      ->packet_id);
 	if (attr[NFQA_SKB_INFO])
 		info = ntohl(mnl_attr_get_u32(attr[NFQA_SKB_INFO]));
-	set_metadata(f, info);
-	link_packet(parse->s, f);
+	transport = find_transport(f);
+	set_metadata(f, &transport, info);
+	link_packet(parse->s, f, &transport);
 	if (attr[NFQA_CAP_LEN] && ntohl(mnl_attr_get_u32(attr[NFQA_CAP_LEN])) > len)
 		parse->s->hold.count.truncated++;
 	parse->frame = f;
