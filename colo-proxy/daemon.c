@@ -35,7 +35,7 @@
 #include "colo-proxy/control/report_history.h"
 #include "colo-proxy/core/dirty_rate.h"
 #include "colo-proxy/loop/loop.h"
-#include "colo-proxy/node.h"
+#include "colo-proxy/node/node.h"
 #include "colo-proxy/stock.h"
 #include "colo-proxy/vm.h"
 #include "qemu-glue/colo.h"

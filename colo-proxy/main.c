@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "colo-proxy/cmd.h"
+#include "colo-proxy/cmd/cmd.h"
 
 #include <locale.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "colo-proxy/node.h"
+#include "colo-proxy/node/node.h"
 #include "qemu-glue/colo.h"
 
 #define QMP_MS 5000

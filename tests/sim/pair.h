@@ -29,7 +29,7 @@
 #include <stdlib.h>
 
 #include "colo-proxy/config/config.h"
-#include "colo-proxy/node_private.h"
+#include "colo-proxy/node/node_private.h"
 #include "tests/sim/pair_end.h"
 
 #define US    1000ull

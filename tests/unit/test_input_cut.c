@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Input around a cut (R5): what the link does not take (colo-proxy/node_mirror.c), and what the VM
- * does not take (node_cut.c, node_feed.c), against models of the taps, the mirror, the link, the
- * gate and the shadow: they stand in the place of the libraries' objects.
+ * Input around a cut (R5): what the link does not take (colo-proxy/node/node_mirror.c), and what
+ * the VM does not take (node_cut.c, node_feed.c), against models of the taps, the mirror, the link,
+ * the gate and the shadow: they stand in the place of the libraries' objects.
  */
 #include <errno.h>
 #include <glib.h>
@@ -10,7 +10,7 @@
 #include "colo-proxy/core/frame.h"
 #include "colo-proxy/link/messages.h"
 #include "colo-proxy/datapath/tapdev.h"
-#include "colo-proxy/node_private.h"
+#include "colo-proxy/node/node_private.h"
 
 #define FRAME_LEN 100u
 
