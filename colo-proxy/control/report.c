@@ -77,6 +77,7 @@ static const struct field stats_fields[] = {
         STATS(comparison, lag_us, FIELD_UINT),
         STATS(comparison, late_wait_us, FIELD_UINT),
         STATS(comparison, ranges_cut, FIELD_UINT),
+        STATS(comparison, frames_cut, FIELD_UINT),
         TOP(kernel_drops, FIELD_UINT),
         STATS(checkpoints, total, FIELD_UINT),
         STATS(checkpoints, pause_us, FIELD_HIST),

@@ -95,6 +95,9 @@ static void print_lag(FILE *out, const struct stats_snapshot *stats)
 	if (stats->comparison.ranges_cut)
 		fprintf(out, "        %s ranges of its streams were asked for in two\n",
 		        SI(stats->comparison.ranges_cut));
+	if (stats->comparison.frames_cut)
+		fprintf(out, "        %s frames of the primary's VM were let out in two\n",
+		        SI(stats->comparison.frames_cut));
 }
 
 static void print_queue(FILE *out, const char *name, const struct stats_queue *queue)

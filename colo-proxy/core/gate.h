@@ -95,6 +95,7 @@ struct gate_stats {
 	uint32_t now_flows, high_flows;
 	uint64_t digests, digests_stale, flows_evicted;
 	uint64_t ranges_cut;           /* of the SVM's, where the PVM had stopped */
+	uint64_t frames_cut;           /* of the PVM's, where the SVM had stopped */
 	uint64_t lag_ns, late_wait_ns; /* the SVM's lag, smoothed; how long it is waited for now */
 };
 

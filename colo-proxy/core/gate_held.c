@@ -216,6 +216,7 @@ static void split(struct gate *gate, struct held *held, uint32_t part, uint64_t 
 		frame_free(frame);
 		return;
 	}
+	gate->stats.frames_cut++;
 	gate_match_release(gate, held->flow, now);
 }
 

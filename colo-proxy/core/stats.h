@@ -93,6 +93,7 @@ struct stats_snapshot {
 		uint64_t lag_us;       /* the secondary behind the primary, smoothed */
 		uint64_t late_wait_us; /* what is waited for it now */
 		uint64_t ranges_cut;   /* of its streams, asked for in two */
+		uint64_t frames_cut;   /* of the primary's VM, let out in two */
 	} comparison;
 
 	uint64_t kernel_drops; /* frames that the kernel reports lost before we saw them */

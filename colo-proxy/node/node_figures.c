@@ -228,6 +228,7 @@ static void fill_stats(struct node *node, struct stats_snapshot *stats)
 	stats->comparison.lag_us = gate.lag_ns / 1000;
 	stats->comparison.late_wait_us = gate.late_wait_ns / 1000;
 	stats->comparison.ranges_cut = gate.ranges_cut;
+	stats->comparison.frames_cut = gate.frames_cut;
 	stats->kernel_drops = hold.kernel_dropped;
 	stats->link.rtt_us = node->rtt_ns / 1000;
 	stats->link.streams = node->link ? link_streams(node->link) : 0;

@@ -923,6 +923,7 @@ static void check_split(bool linked)
 	pvm(r, 0, 101, 10, 501);
 	assert_out(r, 5);
 	gate_get_stats(r->gate, &stats);
+	g_assert_cmpuint(stats.frames_cut, ==, 1);
 	g_assert_cmpuint(stats.now_packets, ==, 0);
 	g_assert_cmpuint(stats.now_bytes, ==, 0);
 	g_assert_cmpuint(stats.by_class[PACKET_TCP].held_bytes, ==,
@@ -948,12 +949,15 @@ static void test_split_refused(void)
 	                      .gso_size = 10};
 	struct rig *r = rig_established();
 	struct frame *frame = build_linked(build_tcp(&t));
+	struct gate_stats stats;
 
 	frame->linked = false;
 	pvm_frame(r, frame);
 	svm(r, 0, 0, 101, 5, 501);
 	gate_tick(r->gate, r->now += LATE / 2);
 	assert_out(r, 0);
+	gate_get_stats(r->gate, &stats);
+	g_assert_cmpuint(stats.frames_cut, ==, 0);
 	svm(r, 0, 0, 106, 25, 501);
 	assert_out(r, 1);
 	for (uint32_t seq = 101; seq < 131; seq += 10)
