@@ -37,6 +37,9 @@ static void transmit(struct end *end, const struct end_owner *owner, uint16_t fl
 	if (flags & PACKET_SYN) {
 		t.mss = END_MSS;
 		t.sack_permitted = true;
+		end->syn_first = end->syn_sent ? end->syn_first : t.tsval;
+		end->syn_last = t.tsval;
+		end->syn_sent = true;
 	}
 	if (flags & PACKET_ACK) {
 		t.ack = end->irs + 1 + end->rcv;
@@ -145,6 +148,12 @@ static void hear_reset(struct end *end, const struct packet *p)
 	}
 }
 
+static bool echoes_syn(const struct end *end, const struct packet *p)
+{
+	return !p->tcp.ts_off ||
+	       (seq_geq(p->tcp.tsecr, end->syn_first) && seq_leq(p->tcp.tsecr, end->syn_last));
+}
+
 static void hear_handshake(struct end *end, const struct end_owner *owner, const struct packet *p)
 {
 	bool syn = p->tcp.flags & PACKET_SYN, ack = p->tcp.flags & PACKET_ACK;
@@ -152,8 +161,10 @@ static void hear_handshake(struct end *end, const struct end_owner *owner, const
 	if (end->state == END_SYN_RCVD) {
 		if (syn && p->tcp.seq == end->irs)
 			send_syn(end, owner, true);
-		else if (ack && p->tcp.ack == end->iss + 1)
+		else if (ack && p->tcp.ack == end->iss + 1 && echoes_syn(end, p))
 			end->state = END_OPEN;
+	} else if (ack && p->tcp.ack == end->iss + 1 && !echoes_syn(end, p)) {
+		end_refuses(owner, p);
 	} else if (syn && ack && p->tcp.ack == end->iss + 1) {
 		end->state = END_OPEN;
 		end->irs = p->tcp.seq;

@@ -10,7 +10,8 @@
 /*
  * One end of a TCP connection, for the model VM and for the model client alike: handshake from
  * either side, segments, cumulative acknowledgement, go-back-N with a timer that doubles,
- * timestamps and PAWS (RFC 7323 section 5), FIN, RST. Plain data, so that it can be part of a
+ * timestamps and PAWS (RFC 7323 section 5), FIN, RST. In a handshake it takes no echo but of a
+ * timestamp that its SYN had, as Linux does. Plain data, so that it can be part of a
  * checkpoint. Offsets of a stream count from 0; the SYN is before, the FIN behind.
  */
 
@@ -24,10 +25,12 @@ struct end {
 	bool fin_queued, fin_heard, ack_due, refused;
 	uint16_t vm_port, peer_port;
 	uint32_t iss, irs, ts_offset, ts_recent;
-	uint32_t una, nxt, max; /* offsets: acknowledged, to send next, the highest sent */
-	uint32_t written;       /* the stream's length so far; the FIN is there */
-	uint32_t rcv;           /* offset expected next */
-	uint32_t acked;         /* the highest `rcv` that was acknowledged */
+	bool syn_sent;
+	uint32_t syn_first, syn_last; /* timestamps of the first SYN or SYN-ACK and the newest */
+	uint32_t una, nxt, max;       /* offsets: acknowledged, to send next, the highest sent */
+	uint32_t written;             /* the stream's length so far; the FIN is there */
+	uint32_t rcv;                 /* offset expected next */
+	uint32_t acked;               /* the highest `rcv` that was acknowledged */
 	uint32_t resend_at, wait_ms;
 	uint8_t tx[END_TX];
 };
