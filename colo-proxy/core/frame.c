@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "colo-proxy/core/frame.h"
 
+#include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +31,17 @@ struct frame *frame_copy(const struct frame *f)
 	if (f->linked)
 		memcpy(copy->data - FRAME_LINK, f->data - FRAME_LINK, FRAME_LINK);
 	return copy;
+}
+
+void frame_show_link(struct frame *f)
+{
+	f->data -= FRAME_LINK;
+	f->len += FRAME_LINK;
+	f->room += FRAME_LINK;
+	f->start = FRAME_AT_ETHERNET;
+	f->linked = false;
+	if (f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+		f->vnet.csum_start = htole16((uint16_t)(le16toh(f->vnet.csum_start) + FRAME_LINK));
 }
 
 void frame_free(struct frame *f)

@@ -51,6 +51,9 @@ struct frame *frame_new(size_t room);
 /* A copy of `len` bytes, and of the header in front of a linked one. NULL when memory is out. */
 struct frame *frame_copy(const struct frame *f);
 
+/* A linked packet becomes the Ethernet frame that it is in. */
+void frame_show_link(struct frame *f);
+
 /* Frees one frame; NULL is allowed. */
 void frame_free(struct frame *f);
 

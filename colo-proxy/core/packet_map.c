@@ -142,21 +142,6 @@ static void refit(struct frame *f, const struct packet *was, uint32_t payload_le
 		frame_put16(f, was->l4_off + PACKET_TCP_CSUM_OFF, packet_l4_checksum(&now));
 }
 
-/* A linked packet becomes the Ethernet frame that it is in. */
-static void show_link(struct packet *p)
-{
-	struct frame *f = p->frame;
-
-	f->data -= FRAME_LINK;
-	f->len += FRAME_LINK;
-	f->room += FRAME_LINK;
-	f->start = FRAME_AT_ETHERNET;
-	f->linked = false;
-	if (f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
-		f->vnet.csum_start = htole16((uint16_t)(le16toh(f->vnet.csum_start) + FRAME_LINK));
-	packet_parse(p, f);
-}
-
 int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first)
 {
 	struct frame *rest = p->frame;
@@ -169,8 +154,10 @@ int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first)
 	first = frame_new(FRAME_LINK + p->payload_off + prefix);
 	if (!first)
 		return -ENOMEM;
-	if (rest->start == FRAME_AT_IP)
-		show_link(p);
+	if (rest->start == FRAME_AT_IP) {
+		frame_show_link(rest);
+		packet_parse(p, rest);
+	}
 	was = *p;
 	first->vnet = rest->vnet;
 	first->origin = rest->origin;

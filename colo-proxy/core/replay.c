@@ -88,14 +88,15 @@ static int try_to_add(struct replay_out *out, const struct frame *frame)
 	uint64_t cost = replay_cost(frame), kept = out->of_older + out->of_newest;
 	struct frame *copy;
 
-	if (frame->start != FRAME_AT_ETHERNET)
+	if (frame->start == FRAME_AT_IP && !frame->linked)
 		return -EINVAL;
 	if (cost > out->limit || kept > out->limit - cost)
 		return -ENOSPC;
 	copy = frame_copy(frame);
 	if (!copy)
 		return -ENOMEM;
-	copy->next = NULL;
+	if (copy->linked)
+		frame_show_link(copy);
 	*(out->last ? &out->last->next : &out->first) = copy;
 	out->last = copy;
 	out->of_newest += cost;
@@ -106,7 +107,7 @@ int replay_out_add(struct replay_out *out, const struct frame *frame)
 {
 	int r = try_to_add(out, frame);
 
-	count(r == 0 ? &out->sent : &out->left_out, frame);
+	count(r == 0 ? &out->sent : &out->left_out, r == 0 ? out->last : frame);
 	return r;
 }
 

@@ -21,12 +21,13 @@ struct replay_count {
 	uint64_t packets, bytes; /* bytes of frames */
 };
 
-/* What a frame counts for a limit: its bytes and what says so much on the link. */
+/* What a frame counts for a limit: its bytes, from the Ethernet header on, and what says so much on
+ * the link. */
 #define REPLAY_FRAME_COST 16u
 
 static inline uint64_t replay_cost(const struct frame *frame)
 {
-	return frame->len + REPLAY_FRAME_COST;
+	return frame->len + (frame->linked ? FRAME_LINK : 0) + REPLAY_FRAME_COST;
 }
 
 /* Whether the packet is lost for good when this host dies: TCP is sent again by the stack of the
@@ -54,8 +55,8 @@ void replay_out_begin(struct replay_out *out, uint64_t limit);
 /* C(epoch) was cut. What waits for the link of the one before never left: that was given up. */
 void replay_out_cut(struct replay_out *out, uint32_t epoch);
 
-/* Adds a copy of a frame that C(epoch) is to say again. -ENOSPC above the limit, -EINVAL when it
- * cannot be said by another host (FRAME_AT_IP), -ENOMEM: it is left out, and counted. */
+/* Adds a copy of a frame that C(epoch) is to say again. -ENOSPC above the limit, -EINVAL when no
+ * other host can say it (FRAME_AT_IP and not linked), -ENOMEM: it is left out, and counted. */
 int replay_out_add(struct replay_out *out, const struct frame *frame);
 
 /* The link has taken the first of those that wait. */

@@ -26,7 +26,7 @@
  * administrator may have, and then its way.
  */
 
-#define PROG_MAX 128 /* the longest has 103 */
+#define PROG_MAX 128 /* the longest has 107 */
 
 /* The port's program's stack, from its end. */
 #define STACK_CELL    (-4)
@@ -50,6 +50,7 @@ enum label {
 	LABEL_MARKED,
 	LABEL_IPV4,
 	LABEL_IPV6,
+	LABEL_ADDRESSES,
 	LABEL_LEARN,
 	LABEL_SEGMENT,
 	LABEL_STORE,
@@ -202,10 +203,17 @@ static void load_cell(struct prog *p, int map_fd, enum bpf_cell cell)
 	load32(p, BPF_REG_7, BPF_REG_0, 0);
 }
 
+/* Clears what stands behind the addresses of the key at r8. */
+static void clear_ports(struct prog *p, int at)
+{
+	emit(p, BPF_ST | BPF_MEM | BPF_H, BPF_REG_8, 0, at, 0);
+	emit(p, BPF_ST | BPF_MEM | BPF_H, BPF_REG_8, 0, at + 2, 0);
+}
+
 /*
- * Notes which addresses the frame of a TCP connection has, and its segment size, under its IP
- * addresses and ports, where these stand right behind each other. The map is written when that
- * changes; a frame that is one segment leaves the size as it was. All of this passes.
+ * Notes which Ethernet addresses a frame has, and its segment size, under its IP addresses, and
+ * TCP's ports where these stand right behind them. The map is written when that changes; a frame
+ * that is one segment leaves the size as it was. All of this passes.
  *
  * The key is used where it was loaded, and the value is put together in front of it.
  */
@@ -214,18 +222,21 @@ static void learn(struct prog *p, int map_fd)
 	place(p, LABEL_IPV6);
 	load_bytes(p, STACK_HEAD, IPV6_AT + sizeof(struct bpf_flow), LABEL_PASS);
 	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + IPV6_NEXT, 0);
-	jump_if(p, BPF_JNE, BPF_REG_1, IPPROTO_TCP, LABEL_PASS);
 	stack(p, BPF_REG_8, STACK_HEAD + IPV6_AT);
+	jump_if(p, BPF_JEQ, BPF_REG_1, IPPROTO_TCP, LABEL_LEARN);
+	clear_ports(p, sizeof(struct bpf_flow) - BPF_FLOW_PORTS);
 	jump_if64(p, BPF_JA, 0, 0, LABEL_LEARN);
 	place(p, LABEL_IPV4);
 	for (int off = 32; off < HEAD_BYTES; off += 8) /* behind the ports: zero */
 		emit(p, BPF_ST | BPF_MEM | BPF_DW, BPF_REG_10, 0, STACK_HEAD + off, 0);
 	load_bytes(p, STACK_HEAD, IPV4_AT + BPF_FLOW_IPV4, LABEL_PASS);
-	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + ETH_HLEN, 0);
-	jump_if(p, BPF_JNE, BPF_REG_1, 0x45, LABEL_PASS); /* no options */
-	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + IPV4_PROTO, 0);
-	jump_if(p, BPF_JNE, BPF_REG_1, IPPROTO_TCP, LABEL_PASS);
 	stack(p, BPF_REG_8, STACK_HEAD + IPV4_AT);
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + ETH_HLEN, 0);
+	jump_if(p, BPF_JNE, BPF_REG_1, 0x45, LABEL_ADDRESSES); /* options */
+	emit(p, BPF_LDX | BPF_MEM | BPF_B, BPF_REG_1, BPF_REG_10, STACK_HEAD + IPV4_PROTO, 0);
+	jump_if(p, BPF_JEQ, BPF_REG_1, IPPROTO_TCP, LABEL_LEARN);
+	place(p, LABEL_ADDRESSES);
+	clear_ports(p, BPF_FLOW_IPV4 - BPF_FLOW_PORTS);
 	place(p, LABEL_LEARN);
 	load32(p, BPF_REG_7, BPF_REG_6, offsetof(struct __sk_buff, gso_size));
 	load_map(p, map_fd);

@@ -29,27 +29,30 @@ int bpf_cells_new(void);
 int bpf_cell_set(int map_fd, enum bpf_cell cell, uint32_t value);
 
 /*
- * What the port's program learns of TCP connections of the VM whose packets it leaves to the other
- * hook, in a map of its own. Connections in packets with IPv4 options or IPv6 extension headers are
- * not in it. When it is full, those go that have said nothing for longest.
+ * What the port's program learns of the VM's IP packets, which it leaves to the other hook, in a
+ * map of its own: under their addresses, those of TCP under their connection. TCP behind IPv4
+ * options or IPv6 extension headers counts as a packet of another protocol. It does not learn from
+ * one that has less than 4 bytes behind the addresses. When the map is full, those go that have
+ * said nothing for longest.
  */
-#define BPF_LINKS     4096
-#define BPF_FLOW_IPV4 12 /* bytes of a key in use; the others are zero */
+#define BPF_LINKS      4096
+#define BPF_FLOW_IPV4  12 /* bytes of a key in use; the others are zero */
+#define BPF_FLOW_PORTS 4
 
-/* Source and destination address and port, as in the packet. */
+/* Source and destination address, as in the packet, and TCP's ports; zero for all others. */
 struct bpf_flow {
 	uint8_t bytes[36];
 };
 
 struct bpf_link {
 	uint8_t addresses[12]; /* destination and source, as in the Ethernet header */
-	uint32_t segment;      /* gso_size of its newest superframe; 0: it has said none */
+	uint32_t segment;      /* gso_size of the newest superframe; 0: there was none */
 };
 
 /* A map without entries; returns its descriptor or a negative errno. */
 int bpf_links_new(void);
 
-/* What was learned of the connection. 0, or -ENOENT. */
+/* What was learned under that key. 0, or -ENOENT. */
 int bpf_link_get(int map_fd, const struct bpf_flow *flow, struct bpf_link *ret_link);
 
 struct bpf_divert {

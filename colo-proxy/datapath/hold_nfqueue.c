@@ -11,10 +11,11 @@
  *
  * A queued packet is let out by one verdict, so it could not go in two parts, and the kernel does
  * not say which Ethernet header it has. The filter on the port, which every packet passes first,
- * writes the header's addresses and the segment size down for each TCP connection (bpf_link_get()).
- * With them a packet that the gate cuts becomes two frames that go by the tap; when the rest of it
- * has gone, or is discarded, the packet in the queue is dropped. Until then it is what holds its
- * place: if this process dies between the two parts, the rest is lost, and TCP repeats it.
+ * writes down the header's addresses for each pair of IP addresses, and for each TCP connection
+ * them and the segment size (bpf_link_get()). With them another host can say the packet (replay.c),
+ * and one that the gate cuts becomes two frames that go by the tap; when the rest of it has gone,
+ * or is discarded, the packet in the queue is dropped. Until then it is what holds its place: if
+ * this process dies between the two parts, the rest is lost, and TCP repeats it.
  *
  * Invariants: without a listener the rule drops (no bypass flag, no fail-open flag). Verdicts go
  * out one for each packet, many in one sendmsg: NFQNL_MSG_VERDICT_BATCH would accept every packet
@@ -30,13 +31,16 @@
  *   a conntrack rule exists.
  * - NFQUEUE tells neither gso_size nor the segmentation type. The type is inferred from the
  *   protocol; gso_size is that of the connection's newest superframe (TCP), or 0.
- * - What the filter does not learn is not cut: TCP behind IPv4 options or IPv6 extension headers,
- *   and packets that were put together from fragments.
+ * - TCP behind IPv4 options or IPv6 extension headers is not cut. Packets that were put together
+ *   from fragments are not, and no other host says them, nor superframes of UDP.
+ * - Where a partial checksum goes is inferred, too. A tunnel's UDP packet with one inside, which no
+ *   other host could finish, is known by its own checksum; by chance, one of 65,536 is not.
  * - A part that goes by the tap is in order with what is released before and after it, unless the
  *   kernel handles the tap's frames on another processor (receive packet steering of the tap).
  * - 65,531 bytes at most: a longer packet is handed out short (len < the IP header's length), can
  *   be released as it is and not rewritten.
  */
+#include "colo-proxy/core/checksum.h"
 #include "colo-proxy/datapath/divert.h"
 #include "colo-proxy/datapath/hold.h"
 #include "colo-proxy/datapath/netif.h"
@@ -67,6 +71,7 @@
 #define COPY_RANGE    0xffffu
 #define TCP_BYTES     20u
 #define TCP_CWR       0x80
+#define UDP_BYTES     8u
 #define KNOWN         16u
 
 enum origin { ORIGIN_QUEUE, ORIGIN_TAP };
@@ -381,21 +386,23 @@ static void set_metadata(struct frame *f, const struct transport *t, uint32_t in
 		f->vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
 }
 
-/* The connection's key, as the port's filter has it: addresses stand right in front of ports. */
+/* The key under which the port's filter has learned: addresses, and TCP's ports behind them. */
 static struct bpf_flow flow_of(const struct frame *f, const struct transport *t)
 {
 	struct bpf_flow flow = {0};
 	unsigned len = t->v4 ? BPF_FLOW_IPV4 : sizeof(flow.bytes);
 
-	memcpy(flow.bytes, f->data + t->at + 4 - len, len);
+	if (t->proto != IPPROTO_TCP)
+		len -= BPF_FLOW_PORTS;
+	memcpy(flow.bytes, f->data + (t->v4 ? 12 : 8), len);
 	return flow;
 }
 
-/* One system call for the packets of a connection that are received together. NULL: not learned. */
+/* One system call for the packets of a key that are received together. NULL: not learned. */
 static const struct bpf_link *find_link(struct hold_nfqueue_state *s, const struct bpf_flow *flow)
 {
 	const uint8_t *b = flow->bytes; /* the ports are in 8 to 11, or in 32 to 35 */
-	struct known *known = &s->known[(b[9] ^ b[11] ^ b[33] ^ b[35]) % KNOWN];
+	struct known *known = &s->known[(b[7] ^ b[9] ^ b[11] ^ b[31] ^ b[33] ^ b[35]) % KNOWN];
 
 	if (!known->is || memcmp(&known->flow, flow, sizeof(*flow)) != 0) {
 		known->is = bpf_link_get(s->divert.links_fd, flow, &known->link) == 0;
@@ -404,24 +411,51 @@ static const struct bpf_link *find_link(struct hold_nfqueue_state *s, const stru
 	return known->is ? &known->link : NULL;
 }
 
-/*
- * Puts the Ethernet header in front of a packet that the gate may have to cut in two, and completes
- * a superframe's metadata. Without a token its verdict could not be found when it was cut: the
- * kernel's number has wrapped. What is too long for one frame was put together from fragments.
- */
-static void link_packet(struct hold_nfqueue_state *s, struct frame *f, const struct transport *t)
+/* TCP that the gate may have to cut in two. */
+static bool is_cuttable(const struct frame *f, const struct transport *t)
 {
-	bool super = f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
+	return t->at == (t->v4 ? 20 : 40) && f->len >= t->at + TCP_BYTES &&
+	       f->len > t->at + (f->data[t->at + 12] >> 4) * 4u + 1;
+}
+
+/*
+ * Another host could finish the checksum of a packet that is no TCP. Where that goes is inferred:
+ * UDP has the sum of its pseudo header there, or it is that of a packet in a tunnel.
+ */
+static bool is_finishable(const struct frame *f, const struct transport *t, uint32_t info)
+{
+	const uint8_t *udp;
+	uint64_t sum;
+
+	if (!(info & NFQA_SKB_CSUMNOTREADY))
+		return true;
+	if (t->proto != IPPROTO_UDP || f->len < t->at + UDP_BYTES)
+		return false;
+	udp = f->data + t->at;
+	sum = checksum_add(IPPROTO_UDP, udp + 4, 2); /* its length, and the addresses */
+	sum = checksum_add(sum, f->data + (t->v4 ? 12 : 8), t->v4 ? 8 : 32);
+	return checksum_fold(sum) == (udp[6] << 8 | udp[7]);
+}
+
+/*
+ * Puts the Ethernet header in front of a packet that the gate may have to cut in two, or another
+ * host may have to say, and completes a superframe's metadata. Without a token its verdict could
+ * not be found when it was cut: the kernel's number has wrapped. What is too long for one frame was
+ * put together from fragments.
+ */
+static void link_packet(struct hold_nfqueue_state *s, struct frame *f, const struct transport *t,
+                        uint32_t info)
+{
+	bool tcp = t->proto == IPPROTO_TCP, super = f->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	uint16_t type = t->v4 ? ETH_P_IP : ETH_P_IPV6;
 	const struct bpf_link *link;
 	struct bpf_flow flow;
 
-	if (t->at != (t->v4 ? 20 : 40) || t->proto != IPPROTO_TCP || f->len < t->at + TCP_BYTES ||
-	    f->len <= t->at + (f->data[t->at + 12] >> 4) * 4u + 1 || !f->token)
+	if (!t->at || !f->token || !(tcp ? is_cuttable(f, t) : is_finishable(f, t, info)))
 		return;
 	flow = flow_of(f, t);
 	link = find_link(s, &flow);
-	if (!link || (super ? !link->segment : (int)f->len > s->mtu))
+	if (!link || (super ? !tcp || !link->segment : (int)f->len > s->mtu))
 		return;
 	if (super) {
 		f->vnet.gso_size = (uint16_t)link->segment;
@@ -470,7 +504,7 @@ static int on_packet(const struct nlmsghdr *nlh, void *arg)
 		info = ntohl(mnl_attr_get_u32(attr[NFQA_SKB_INFO]));
 	transport = find_transport(f);
 	set_metadata(f, &transport, info);
-	link_packet(parse->s, f, &transport);
+	link_packet(parse->s, f, &transport, info);
 	if (attr[NFQA_CAP_LEN] && ntohl(mnl_attr_get_u32(attr[NFQA_CAP_LEN])) > len)
 		parse->s->hold.count.truncated++;
 	parse->frame = f;
@@ -577,16 +611,12 @@ static void complete_checksum(struct frame *f)
 {
 	unsigned start = f->vnet.csum_start;
 	unsigned field = start + f->vnet.csum_offset;
-	uint32_t sum = 0;
+	uint16_t sum;
 
 	if (!(f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || f->vnet.gso_type ||
 	    field + 2 > f->len)
 		return;
-	for (unsigned i = start; i < f->len; i++)
-		sum += (i - start) & 1 ? f->data[i] : (uint32_t)f->data[i] << 8;
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	sum = ~sum & 0xffff;
+	sum = (uint16_t)~checksum_fold(checksum_add(0, f->data + start, f->len - start));
 	if (sum == 0 && f->vnet.csum_offset == 6)
 		sum = 0xffff; /* UDP: 0 would mean none (RFC 768) */
 	f->data[field] = (uint8_t)(sum >> 8);

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from registry import test
-from support import GUEST_IP, MB, PATIENT, URL, Capture, Continuity, check, wait_for
+from support import GUEST_IP, GUEST_IP6, MB, PATIENT, URL, Capture, Continuity, check, wait_for
 
 
 def policy(name, **keys):
@@ -92,8 +92,8 @@ for one, keys in (("epoch", {"latency-target": 40}), ("on-output", {}), ("contin
 def said_once(env, again):
     """a datagram's answer is committed, and the power is cut before the primary knows: it is said; without
     replay-limit it is not"""
-    own = env.socket(socket.SOCK_DGRAM)
-    own.connect((GUEST_IP, 7))
+    own = env.socket(socket.SOCK_DGRAM, socket.AF_INET6 if env.ipv6 else socket.AF_INET)
+    own.connect((GUEST_IP6 if env.ipv6 else GUEST_IP, 7))
 
     def echo(words):
         own.send(words)
@@ -126,8 +126,9 @@ def said_once(env, again):
         env.said("secondary", "said again of checkpoint [0-9]+: 1 frames")
 
 
-for one, keys in (("on", {}), ("off", {"replay-limit": 0})):
-    test(f"policy-replay/{one}", args=(one == "on",), valve=True, primary=PATIENT,
+for one, keys, how in (("on", {}, {}), ("off", {"replay-limit": 0}, {}),
+                       ("nfqueue", {}, {"datapath": "nfqueue", "ipv6": True})):
+    test(f"policy-replay/{one}", args=(one != "off",), valve=True, primary=PATIENT, **how,
          **policy("on-output", **keys))(said_once)
 
 

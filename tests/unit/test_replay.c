@@ -146,6 +146,33 @@ static void test_out_limit(void)
 	replay_out_begin(&out, 0);
 }
 
+/* A packet whose Ethernet header is only known crosses as the frame that it is in. */
+static void test_out_linked(void)
+{
+	struct frame *frame = numbered(7), *whole = numbered(7);
+	struct replay_out out = {0};
+
+	frame->vnet.flags = whole->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	frame->vnet.csum_start = 34 - FRAME_LINK;
+	whole->vnet.csum_start = 34;
+	build_linked(frame);
+	replay_out_begin(&out, COST);
+	replay_out_cut(&out, 1);
+	g_assert_cmpint(replay_out_add(&out, frame), ==, 0);
+	g_assert_true(frame->linked); /* it is a copy that crosses */
+	g_assert_cmpint(out.first->start, ==, FRAME_AT_ETHERNET);
+	g_assert_false(out.first->linked);
+	g_assert_cmpmem(out.first->data, out.first->len, whole->data, LEN);
+	g_assert_cmpmem(&out.first->vnet, sizeof(whole->vnet), &whole->vnet, sizeof(whole->vnet));
+	g_assert_cmpuint(out.of_newest, ==, COST);
+	g_assert_cmpuint(out.sent.bytes, ==, LEN);
+	replay_out_begin(&out, COST - 1);
+	replay_out_cut(&out, 1);
+	g_assert_cmpint(replay_out_add(&out, frame), ==, -ENOSPC);
+	frame_free(frame);
+	frame_free(whole);
+}
+
 static void test_out_released(void)
 {
 	struct replay_out out = {0};
@@ -406,6 +433,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/replay/which", test_which);
 	g_test_add_func("/replay/order", test_order);
 	g_test_add_func("/replay/out-limit", test_out_limit);
+	g_test_add_func("/replay/out-linked", test_out_linked);
 	g_test_add_func("/replay/out-released", test_out_released);
 	g_test_add_func("/replay/whole-only", test_whole_only);
 	g_test_add_func("/replay/in-released", test_in_released);
