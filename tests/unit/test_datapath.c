@@ -936,6 +936,33 @@ static void test_split_address(const void *data)
 	tear_down();
 }
 
+/* A superframe has its segment size also when its connection has said a short frame since. */
+static void test_split_segment(const void *data)
+{
+	struct frame *super = make_gso(), *plain = make_partial();
+	struct frame *list, *first;
+	struct packet packet;
+	struct hold *hold;
+
+	set_up();
+	hold = open_hold(data);
+	g_assert_cmpint(tapdev_write(vm_fd, super), ==, 0);
+	g_assert_cmpint(tapdev_write(vm_fd, plain), ==, 0);
+	assert_silence(); /* both have passed the filter */
+	list = hold_wait(hold, 2);
+	g_assert_cmpint(list->vnet.gso_size, ==, super->vnet.gso_size);
+	hold_discard(hold, list->next);
+	g_assert_cmpint(packet_parse(&packet, list), ==, 0);
+	g_assert_cmpint(packet_split(&packet, 5000, &first), ==, 0);
+	release(hold, first, false);
+	client_expect_part(super, 0, 5000);
+	hold_discard(hold, list);
+	hold_close(hold);
+	frame_free(super);
+	frame_free(plain);
+	tear_down();
+}
+
 /* UDP whose checksum, at `start` of the IP packet, is left to the next one who says it. */
 static struct frame *udp4_partial(unsigned start, unsigned offset)
 {
@@ -1777,6 +1804,7 @@ int main(int argc, char **argv)
 		add("split-order", all[i], test_split_order);
 		add("split-fails", all[i], test_split_fails);
 		add("split-address", all[i], test_split_address);
+		add("split-segment", all[i], test_split_segment);
 		add("whole", all[i], test_whole);
 		add("death", all[i], test_death);
 		add("modes", all[i], test_modes);
