@@ -616,7 +616,7 @@ static void complete_checksum(struct frame *f)
 	if (!(f->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || f->vnet.gso_type ||
 	    field + 2 > f->len)
 		return;
-	sum = (uint16_t)~checksum_fold(checksum_add(0, f->data + start, f->len - start));
+	sum = checksum_fold(checksum_add(0, f->data + start, f->len - start)) ^ 0xffff;
 	if (sum == 0 && f->vnet.csum_offset == 6)
 		sum = 0xffff; /* UDP: 0 would mean none (RFC 768) */
 	f->data[field] = (uint8_t)(sum >> 8);
