@@ -39,6 +39,7 @@ REPLICATION_IP = {"primary": "10.78.0.1", "secondary": "10.78.0.2"}
 CLIENT_IP6 = "fd00:77::1"
 GUEST_IP6 = "fd00:77::a"
 DEAD_MAC = "02:00:00:00:de:ad"  # nobody's: frames to it are dropped by whoever gets them
+PATIENCE = 120  # s: what comes at all has come by then, however busy the machine is
 
 
 class LabError(Exception):
@@ -54,9 +55,12 @@ def build_dir():
 
 
 def wait_for(predicate, seconds, what="condition"):
-    """Wait until predicate() is true and return its value; LabError when @seconds have passed.
+    """Wait until predicate() is true and return its value; LabError when it has not come.
 
-    It looks again after 1 ms at first and after 20 ms at most."""
+    @seconds is what an idle machine would take at most: no less than PATIENCE is waited, so that
+    no test fails because its machine is busy. It looks again after 1 ms at first and after 20 ms
+    at most."""
+    seconds = max(seconds, PATIENCE)
     deadline = time.monotonic() + seconds
     pause = 0.001
     while True:
@@ -146,7 +150,9 @@ class Process(subprocess.Popen):
 
     def wait_line(self, pattern, seconds, start=0):
         """Wait for a line of output, from number @start on, that @pattern is found in; return the
-        match. LabError at the deadline, and when the output ends without it."""
+        match. LabError when it has not come (as with wait_for()), and when the output ends without
+        it."""
+        seconds = max(seconds, PATIENCE)
         regex = re.compile(pattern)
         deadline = time.monotonic() + seconds
         with self._news:
@@ -166,9 +172,9 @@ class Process(subprocess.Popen):
 
     def end_log(self):
         """Wait for the last of the output; the processes that could write it are gone."""
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
 
-    def stop(self, seconds=5):
+    def stop(self, seconds=PATIENCE):
         """SIGTERM, and SIGKILL after @seconds; returns the exit status."""
         if self.poll() is None:
             self.terminate()
@@ -230,7 +236,7 @@ class Lab:
                     with contextlib.suppress(ProcessLookupError):
                         child.kill()
                 for child in self._children:
-                    child.wait(10)
+                    child.wait(PATIENCE)
                 remove_namespaces(self.prefix)
                 for child in self._children:
                     child.end_log()
@@ -243,7 +249,8 @@ class Lab:
             self._restore_signals()
 
     def _take(self):
-        self._lock = take_lock(self.prefix)
+        with one_at_a_time():
+            self._lock = take_lock(self.prefix)
         if not self._lock:
             raise LabError(f"lab {self.prefix} is in use; choose another prefix")
         if (self.dir / "keep").exists():
@@ -317,7 +324,7 @@ class Lab:
         self._children.append(child)
         return child
 
-    def run(self, host, argv, timeout=60, check=True, **kw):
+    def run(self, host, argv, timeout=PATIENCE, check=True, **kw):
         """Run a program on a host to its end; returns CompletedProcess with text output."""
         kw.setdefault("stdin", subprocess.DEVNULL)
         done = subprocess.run(self.argv(host, argv), capture_output=True, text=True,
@@ -372,21 +379,17 @@ class Lab:
     def power_cut(self, host):
         """The links of a host down in one batch, then all its processes killed.
 
-        Returns (t0, t1), time.monotonic() before and after. Nothing is said on the wire after t1;
-        what left before t0 is out. power_on() gives the links back. The host's taps are left alone:
-        its processes may make and remove some until they are dead."""
+        Nothing is said on the wire when it returns. power_on() gives the links back. The host's
+        taps are left alone: its processes may make and remove some until they are dead."""
         # A child that was just spawned may still be on its way into the namespace.
         children = [child for child in self._children if child.host == host]
         pids = self.pids(host) + [child.pid for child in children if child.poll() is None]
-        started = time.monotonic()
         self.ip(host, "link set lan0 down", "link set repl0 down", "link set br0 down")
         kill_pids(pids)
         # What was forked meanwhile.
         kill_namespace(self.ns(host))
-        ended = time.monotonic()
         for child in children:
-            child.wait(10)
-        return started, ended
+            child.wait(PATIENCE)
 
     def power_on(self, host):
         """The links of a host up again after a power cut. Taps stay as they were."""
@@ -427,7 +430,8 @@ def link_device(link):
 
 def ip_batch(ns, lines):
     done = subprocess.run(["ip", *(["-n", ns] if ns else []), "-batch", "-"],
-                          input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=30)
+                          input="\n".join(lines) + "\n", capture_output=True, text=True,
+                          timeout=PATIENCE)
     if done.returncode:
         raise LabError(f"ip {'-n ' + ns if ns else ''}: {done.stderr.strip()}, of: "
                        + "; ".join(lines))
@@ -477,7 +481,20 @@ def remove_namespaces(prefix):
         ns = f"{prefix}-{host}"
         if Path("/run/netns", ns).exists():
             kill_namespace(ns)
-            subprocess.run(["ip", "netns", "del", ns], check=True, timeout=30)
+            subprocess.run(["ip", "netns", "del", ns], check=True, timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def one_at_a_time():
+    """Held by who takes a lab's lock, so that nobody takes a lab that begins for one whose owner is
+    dead, and the lock of a dead one has one taker."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    folder = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def lock_path(prefix):
@@ -485,8 +502,8 @@ def lock_path(prefix):
 
 
 def take_lock(prefix):
-    """The lock of a lab as an open file with the owner's pid in it, or None when its owner lives."""
-    RUN.mkdir(parents=True, exist_ok=True)
+    """The lock of a lab as an open file with the owner's pid in it, or None when its owner lives.
+    For who is one_at_a_time()."""
     while True:
         lock = open(lock_path(prefix), "a+")
         try:
@@ -507,7 +524,8 @@ def take_lock(prefix):
 
 
 def remove_lab(prefix, kept):
-    """Remove a lab without a living owner; one that was made to stay only when @kept."""
+    """Remove a lab without a living owner; one that was made to stay only when @kept. For who is
+    one_at_a_time()."""
     lock = take_lock(prefix)
     if not lock:
         return False
@@ -522,7 +540,7 @@ def remove_lab(prefix, kept):
 
 def remove_dead():
     """Remove what owners that died without a chance to clean up have left."""
-    if RUN.is_dir():
+    with one_at_a_time():
         for path in RUN.glob("*.lock"):
             remove_lab(path.stem, kept=False)
 
@@ -547,7 +565,9 @@ def main():
         with Lab(args.prefix, keep=True):
             print(" ".join(f"{args.prefix}-{host}" for host in HOSTS))
     elif args.command == "down":
-        if not remove_lab(args.prefix, kept=True):
+        with one_at_a_time():
+            removed = remove_lab(args.prefix, kept=True)
+        if not removed:
             raise LabError(f"lab {args.prefix} is in use by a running program")
     elif args.command == "guest":
         with Lab(args.prefix) as lab:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import lab as lab_module  # noqa: E402
-from lab import LabError, build_dir, cache_dir, wait_for, write_config  # noqa: E402
+from lab import PATIENCE, LabError, build_dir, cache_dir, wait_for, write_config  # noqa: E402
 
 FENCE = Path(__file__).resolve().parent / "lab-fence"
 LINK_PORT = 7400
@@ -91,7 +91,7 @@ class Pair:
     def socket(self, host):
         return self.dir / host / "control.sock"
 
-    def cli(self, host, *argv, check=True, timeout=60):
+    def cli(self, host, *argv, check=True, timeout=PATIENCE):
         done = subprocess.run(
             [str(build_dir() / "colo-proxy"), argv[0], "--socket", str(self.socket(host)),
              *map(str, argv[1:])],
@@ -103,7 +103,7 @@ class Pair:
 
     def status(self, host):
         """The daemon's status, or None while it does not answer."""
-        done = self.cli(host, "status", "--json", check=False, timeout=20)
+        done = self.cli(host, "status", "--json", check=False)
         if done.returncode:
             return None
         status = json.loads(done.stdout)

