@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DEADLINE_MS 20000
+#define DEADLINE_MS 120000
 
 static char *binary;
 

@@ -39,7 +39,7 @@ static char *target_of(const char *text)
 static struct result run(const char *arguments)
 {
 	g_autofree char *text = target_of(arguments);
-	g_autofree char *line = g_strdup_printf("%s --json --deadline 20 %s", program, text);
+	g_autofree char *line = g_strdup_printf("%s --json --deadline 120 %s", program, text);
 	g_auto(GStrv) argv = g_strsplit(line, " ", -1);
 	g_autoptr(GError) error = NULL;
 	struct result r = {0};
@@ -258,7 +258,7 @@ static void test_hold_signal(void)
 
 static void test_progress(void)
 {
-	struct result r = run("http %h/hello -d 0.5 -i 10 --progress 50");
+	struct result r = run("http %h/hello -n 40 -i 10 --progress 50");
 	g_auto(GStrv) lines = g_strsplit(r.out, "\n", -1);
 	json_int_t last_t = 0, last_requests = 0;
 	json_error_t error;
@@ -298,14 +298,14 @@ static void test_rr(void)
 
 static void test_udp(void)
 {
-	struct result r = passes("udp %u -n 12 -i 20 --timeout 100", 10);
+	struct result r = passes("udp %u -n 12 -i 20 --timeout 600", 10);
 
 	g_assert_cmpint(field(&r, "sent"), ==, 12);
 	g_assert_cmpint(field(&r, "lost"), ==, 2);
 	g_assert_cmpint(field(&r, "late"), ==, 1);
 	g_assert_cmpint(field(&r, "duplicates"), ==, 1);
 	result_free(&r);
-	fails("udp %u -n 12 -i 1 --timeout 100 --max-lost 1", "2 of 12 lost");
+	fails("udp %u -n 12 -i 1 --timeout 600 --max-lost 1", "2 of 12 lost");
 	fails("udp %u -n 700 -i 0 --timeout 20", "the echo differs");
 	fails("udp 127.0.0.1:1 -n 2 --timeout 20", "no answer to any");
 }

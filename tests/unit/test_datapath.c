@@ -44,7 +44,7 @@
 
 #define MARK       0xc0100001u /* the top bit set: must not be sign-extended anywhere */
 #define QUEUE      77
-#define WAIT_MS    5000
+#define WAIT_MS    120000
 #define SENTINEL   0x88b6
 #define IPV4_BYTES 20
 #define TCP_BYTES  20
@@ -118,7 +118,7 @@ static void set_up(void)
 	vm_fd = make_tap("vm0", "br0");
 	side_fd = make_tap("side0", "br0");
 	/* Before the kernel's worker has heard of a port's carrier, its frames are lost. */
-	run("timeout 5 sh -c 'until [ $(bridge link | grep -c \"state forwarding\") = 3 ]; do :; "
+	run("timeout 120 sh -c 'until [ $(bridge link | grep -c \"state forwarding\") = 3 ]; do :; "
 	    "done'");
 	client_fd = packet_socket("c1");
 }

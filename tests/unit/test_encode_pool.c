@@ -20,8 +20,8 @@
 #define PAGES      400u
 #define CACHE      (300u * PAGE_CACHE_PAGE) /* some do not fit */
 #define LIMIT      (16u << 20)
-#define DEADLINE   20000 /* ms */
-#define CHECKPOINT 3     /* of a run */
+#define DEADLINE   120000 /* ms */
+#define CHECKPOINT 3      /* of a run */
 
 /* ---- checkpoints ---- */
 

@@ -25,7 +25,7 @@ struct own {
 	bool echo, pause_on_message;
 };
 
-#define PATIENCE_S 10
+#define PATIENCE_S 120
 #include "tests/unit/link_rig.h"
 
 /* A message of n bytes: its number, then a pattern of it. */

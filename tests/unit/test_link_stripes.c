@@ -26,7 +26,7 @@ struct own {
 	uint64_t sent;
 };
 
-#define PATIENCE_S 20
+#define PATIENCE_S 120
 #include "tests/unit/link_rig.h"
 
 #define MAX_LEN 200000u
@@ -354,7 +354,7 @@ static void send_whole(int fd, const uint8_t *bytes, size_t n)
 			return; /* the session has just ended */
 		if (sent < 0) {
 			/* Stripes are read by threads, and little goes over the others. */
-			g_assert_cmpint(poll(&pollfd, 1, 10000), ==, 1);
+			g_assert_cmpint(poll(&pollfd, 1, 120000), ==, 1);
 			continue;
 		}
 		bytes += sent;
@@ -631,25 +631,27 @@ static void test_break(const void *data)
 	test_end(&t);
 }
 
-/* Who does not take does not wait either; a stripe that moves, however slowly, is waited for. */
-static void test_slow_stripe(void)
+/* A stripe that comes in pieces, each well within the time-out, all together beyond it; false: it
+ * was not waited for. */
+static bool slow_stripe(unsigned timeout_ms)
 {
-	const unsigned pieces = 5, pause = 120;
+	const unsigned pieces = 5, pause = timeout_ms * 3 / 10;
 	struct pipe_end *end = NULL;
 	GByteArray *kept = g_byte_array_new();
 	struct relay r;
 	struct test t;
 	size_t piece;
+	bool waited;
 
 	begin(&t, false);
-	t.s.params.user_timeout_ms = 400;
+	t.s.params.user_timeout_ms = timeout_ms;
 	relay_session(&t, &r);
 	r.kept = kept;
 	r.hook = keep_stripe;
 	link_pause(t.s.link, LINK_BULK, true);
 	g_assert_cmpint(send_len(&t.p, 20000), ==, 0);
 	UNTIL(&t, kept->len == LINK_HEADER_LEN + 20000);
-	loop_turn_for(t.loop, 500);
+	loop_turn_for(t.loop, timeout_ms * 5 / 4);
 	link_pause(t.s.link, LINK_BULK, false);
 	for (unsigned i = 0; i < r.n; i += 2) {
 		if (r.ends[i].place == r.hits)
@@ -660,15 +662,26 @@ static void test_slow_stripe(void)
 	for (size_t at = 0; at < kept->len; at += piece) {
 		send_whole(end->fd, kept->data + at, MIN(piece, kept->len - at));
 		loop_turn_for(t.loop, pause);
-		g_assert_cmpuint(t.s.downs, ==, 0);
 	}
-	UNTIL(&t, t.s.got[LINK_BULK] == 1);
-	g_assert_cmpint(send_len(&t.p, 20000), ==, 0); /* and now nothing comes */
-	UNTIL(&t, t.s.downs == 1);
-	g_assert_nonnull(strstr(t.s.reason, "a message has not come"));
+	UNTIL(&t, t.s.downs || t.s.got[LINK_BULK] == 1);
+	waited = !t.s.downs;
+	if (waited) {
+		g_assert_cmpint(send_len(&t.p, 20000), ==, 0); /* and now nothing comes */
+		UNTIL(&t, t.s.downs == 1);
+		g_assert_nonnull(strstr(t.s.reason, "a message has not come"));
+	}
 	relay_end(&r);
 	g_byte_array_unref(kept);
 	test_end(&t);
+	return waited;
+}
+
+/* Who does not take does not wait either; a stripe that moves, however slowly, is waited for. On a
+ * machine that stands still between two pieces that takes a longer time-out to see. */
+static void test_slow_stripe(void)
+{
+	for (unsigned timeout_ms = 400; !slow_stripe(timeout_ms); timeout_ms *= 2)
+		g_assert_cmpuint(timeout_ms, <, 5000);
 }
 
 /* ---- strangers ---- */

@@ -32,7 +32,7 @@ static void bench_up(struct bench *b)
 	g_assert_cmpint(loop_new(&b->loop), ==, 0);
 	b->log = g_string_new(NULL);
 	b->guard.fire = guard_fired;
-	loop_timer_set(b->loop, &b->guard, loop_clock() + 10000ull * MS);
+	loop_timer_set(b->loop, &b->guard, loop_clock() + 120000ull * MS);
 }
 
 static void bench_down(struct bench *b)

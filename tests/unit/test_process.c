@@ -15,7 +15,7 @@
 #include "qemu-glue/process.h"
 #include "qemu-glue/tcg_flush.h"
 
-#define TIMEOUT_MS 10000
+#define TIMEOUT_MS 120000
 
 struct fixture {
 	char *dir;

@@ -32,7 +32,7 @@
 #define SAY_GREETING ">" GREETING
 #define SAY_OK       ">" OK
 
-#define TIMEOUT_MS 10000
+#define TIMEOUT_MS 120000
 
 struct peer {
 	int fd;
