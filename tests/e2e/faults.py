@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from freeze import Frozen  # noqa: E402
 from pair import FENCE  # noqa: E402
 import workers  # noqa: E402
-from support import (HERE, MB, URL, Capture, Env, Failed, LabError,  # noqa: E402
+from support import (HERE, MB, PATIENCE, URL, Capture, Env, Failed, LabError,  # noqa: E402
                      build_dir, check, keep_files, merge, no_fence, stands_still, wait_for)
 
 OTHER = {"primary": "secondary", "secondary": "primary"}
@@ -142,10 +142,8 @@ class Copy(Phase):
         env.wait_guest()
         env.answers()
         cell.begin_loads()
-        env.tell_valve("rate 20000000")
-        cell.start("secondary")
-        wait_for(lambda: env.state("primary") == "joining", 20, "the first copy begins")
         env.tell_valve(f"stall-after {8 * MB}")
+        cell.start("secondary")
         env.wait_stalled()
 
     def release(self, cell):
@@ -308,9 +306,8 @@ class Recopy(Phase):
         env.taken_over(before)
         env.lab.power_on("primary")
         env.start_valve()
-        cell.start("primary")
-        wait_for(lambda: env.state("secondary") == "joining", 20, "the copy begins")
         env.tell_valve(f"stall-back-after {8 * MB}")
+        cell.start("primary")
         env.wait_stalled()
 
     def release(self, cell):
@@ -651,7 +648,7 @@ class Cell:
             if daemon.poll() is None:
                 children = Path(f"/proc/{daemon.pid}/task").glob("*/children")
                 qemu = [int(pid) for task in children for pid in task.read_text().split()
-                        if "-netdev" in Path(f"/proc/{pid}/cmdline").read_text()]
+                        if "-netdev" in command_line(pid)]
                 self.pids[host] = {"daemon": daemon.pid, "qemu": qemu[0] if qemu else None}
 
     # --- what faults ask for
@@ -749,7 +746,7 @@ class Cell:
         env = self.env
         self.idle_since = None
         restarted = False
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             self.repair()
             status = {host: env.pair.status(host) for host in env.pair.daemon}
@@ -759,11 +756,11 @@ class Cell:
             for host, one in status.items():  # what it asks the operator for
                 if one and "start its daemon again" in one["message"]:
                     env.daemon(host).kill()
-                    env.daemon(host).wait(10)
+                    env.daemon(host).wait(PATIENCE)
             if not restarted and self.nobody_has_it(status):
                 restarted = self.result["restarted"] = True
                 env.daemon("primary").kill()
-                env.daemon("primary").wait(10)
+                env.daemon("primary").wait(PATIENCE)
             if self.starting and "secondary" not in status and status["primary"] and \
                     status["primary"]["qemu_pid"]:
                 env.run("http", "-n", 1, "--allow-errors", "--deadline", 40, target=URL + "/hello")
@@ -852,6 +849,13 @@ def parse_fault(name):
     """(what to do, "serving" or "other" or None)"""
     stem, _, side = name.rpartition("-")
     return (FAULTS[name], None) if name in FAULTS else (FAULTS[stem], side)
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def responds(pid):

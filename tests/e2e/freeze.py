@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from support import LabError, stands_still, wait_for
+from support import PATIENCE, LabError, stands_still, threads, wait_for
 
 CONT, GETREGS, SETREGS, DETACH, SEIZE, INTERRUPT = 7, 12, 13, 17, 0x4206, 0x4207
 WALL = 0x40000000
@@ -29,8 +29,8 @@ def ptrace(request, tid, addr=0, data=0):
 
 
 def data_thread(pid):
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        if (task / "comm").read_text().strip() == "colo-data":
+    for task, name in threads(pid):
+        if name == "colo-data":
             return int(task.name)
     raise LabError(f"process {pid} has no data thread")
 
@@ -78,7 +78,7 @@ class Frozen:
 
     def _interrupt(self):
         ptrace(INTERRUPT, self.tid)
-        next_stop(self.tid, time.monotonic() + 10)
+        next_stop(self.tid, time.monotonic() + PATIENCE)
 
     def _poke(self, byte):
         """Returns what was there."""
@@ -89,8 +89,8 @@ class Frozen:
             mem.write(byte)
         return old
 
-    def wait(self, seconds=20):
-        if next_stop(self.tid, time.monotonic() + seconds) & 0xff != signal.SIGTRAP:
+    def wait(self):
+        if next_stop(self.tid, time.monotonic() + PATIENCE) & 0xff != signal.SIGTRAP:
             raise LabError("the traced thread stops for another reason")
         self._poke(self.byte)
         self.byte = None

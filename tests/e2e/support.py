@@ -20,8 +20,8 @@ TOP = HERE.parents[1]
 sys.path.insert(0, str(TOP / "scripts"))
 sys.path.insert(0, str(TOP / "scripts/lib"))
 import lab as lab_module  # noqa: E402
-from lab import (GUEST_IP, GUEST_IP6, GUEST_MAC, LabError, build_dir,  # noqa: E402,F401
-                 wait_for)
+from lab import (GUEST_IP, GUEST_IP6, GUEST_MAC, PATIENCE, LabError,  # noqa: E402,F401
+                 build_dir, wait_for)
 from pair import LINK_PORT, Pair  # noqa: E402
 
 URL = f"http://{GUEST_IP}"
@@ -56,7 +56,7 @@ class Load:
                       URL + "/hello" if mode in ("hold", "http") else URL)
         endless = mode not in ("download", "upload", "hold") and "-n" not in argv
         argv += ("-d", 600) if endless else ()  # until stop()
-        argv += ("--deadline", 100) if "--deadline" not in argv else ()
+        argv += ("--deadline", 2 * PATIENCE) if "--deadline" not in argv else ()
         self.mode = mode
         self.seen = 0
         self.last = {"bytes": 0, "requests": 0}
@@ -99,6 +99,13 @@ class Load:
         """Waits for so much progress from now on."""
         return self.reached(what, self.poll()[what] + amount, seconds)
 
+    def goes_on(self, bytes_):
+        """So many bytes from now on, or the end: on a busy machine a stream whose rate is limited
+        may be through before what was done meanwhile. What it says is result()'s to check."""
+        goal = self.poll()["bytes"] + bytes_
+        wait_for(lambda: self.process.poll() is not None or self.poll()["bytes"] >= goal, 30,
+                 f"{self.mode}: {bytes_} bytes more")
+
     def event(self, name, seconds=30):
         def there():
             ended = self.process.poll() is not None
@@ -117,6 +124,13 @@ class Load:
         self.process.terminate()
         return self
 
+    def end(self):
+        """Ends a stream in its middle; a wrong byte would have ended it before. Its bytes until then."""
+        check(self.process.poll() is None, f"{self.mode} ended: {self.tail()}")
+        self.process.kill()
+        self.process.wait()
+        return self.poll()["bytes"]
+
     def use(self):
         """hold: use the connections now."""
         self.process.stdin.close()
@@ -124,10 +138,7 @@ class Load:
 
     def report(self, seconds=60):
         """Waits for the end; the result, whether good or bad."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"{self.mode} does not end within {seconds} s: {self.tail()}") from None
+        wait_for(lambda: self.process.poll() is not None, seconds, f"{self.mode} ends")
         self.process.end_log()
         for line in reversed(self.process.lines):
             with contextlib.suppress(ValueError):
@@ -234,8 +245,15 @@ class Capture:
             name=f"tcpdump-{host}")
         self.process.wait_line("listening on", 10)
 
+    def so_far(self):
+        """Frames that have been written down."""
+        return read_pcap(self.path)
+
     def frames(self):
         """Ends it. All frames, in order."""
+        # Told to end, tcpdump leaves unread what it has been given; it sleeps when that is nothing.
+        wait_for(lambda: state_of(Path(f"/proc/{self.process.pid}")) in (None, "S"), 10,
+                 "the capture has read all")
         self.process.stop()
         self.process.end_log()
         lost = [line for line in self.process.lines if "dropped by kernel" in line]
@@ -339,6 +357,9 @@ def merge(*overrides):
 
 # The peer's silence is not noticed for as long as a test lasts.
 PATIENT = {"replication": {"heartbeat-loss": 1000}}
+# No checkpoint comes by itself, nor because the secondary's VM is slow.
+UNHURRIED = {"checkpoint": {"late-timeout": 60000, "late-timeout-max": 60000,
+                            "longest-epoch": 600000}}
 FENCE_NONE = {"failover": {"fence": "none"}}
 
 
@@ -346,10 +367,25 @@ def no_fence(argv=None, **keys):
     return {"failover": {"fence": argv, **keys}}
 
 
+def threads(pid):
+    """(folder in /proc, name) of each thread; others begin and end meanwhile."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield task, (task / "comm").read_text().strip()
+
+
+def state_of(task):
+    """A process's or thread's state by its folder in /proc, or None when it has ended."""
+    try:
+        return (task / "stat").read_text().rsplit(") ", 1)[1][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def stands_still(pid):
-    """Every thread of the process is stopped, by proc(5)."""
-    return all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-               for task in Path(f"/proc/{pid}/task").iterdir())
+    """Every thread of the process is stopped; FileNotFoundError when there is no such process."""
+    states = {state_of(task) for task in Path(f"/proc/{pid}/task").iterdir()}
+    return states - {None} == {"T"}
 
 
 def keep_files(folder, kept):
@@ -487,6 +523,17 @@ class Env:
              str(self.pair.socket("primary"))], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
+    def settled(self):
+        """Waits until the VM has said nothing that is not compared: no checkpoint comes for it."""
+        wait_for(lambda: not self.stats()["traffic"]["total"]["held_now"]["packets"], 15,
+                 "nothing is held")
+
+    def all_wait(self, loads):
+        """The secondary stands still: waits until each of so many loads' connections waits for an
+        answer that is held. What the SVM had said before the PVM is out by then."""
+        wait_for(lambda: self.stats()["traffic"]["tcp"]["held_now"]["packets"] >= loads, 20,
+                 f"the answers of {loads} connections are held")
+
     def quiet(self, seconds=15):
         """Waits until no checkpoint is on its way."""
         def is_quiet():
@@ -499,6 +546,7 @@ class Env:
         return self.daemon(host).log.read_text(errors="replace")
 
     def said(self, host, pattern, seconds=15):
+        """Waits for a line of the daemon's log, which may come after what the daemon answers."""
         return self.daemon(host).wait_line(pattern, seconds)
 
     def tell_valve(self, command):
@@ -509,7 +557,7 @@ class Env:
         self.valve.wait_line(f"^{command.split()[0]}$", 15, self.valve_mark)
 
     def wait_stalled(self, seconds=20):
-        """One connection of the link has used up what `stall-after` left it."""
+        """One connection of the link has used up what `stall-after` left it (or -back-after)."""
         self.valve.wait_line("^stalled$", seconds, self.valve_mark)
 
     def rewrite(self, mib):
@@ -559,8 +607,7 @@ class Env:
 
     def answers(self, seconds=30, path="/hello"):
         """The VM answers a new connection."""
-        return self.run("http", "-n", 1, "--deadline", seconds, target=URL + path,
-                        seconds=seconds + 5)
+        return self.run("http", "-n", 1, target=URL + path, seconds=seconds)
 
     def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET, host="client", proto=0):
         """A socket of a host, in this process."""
@@ -577,7 +624,7 @@ class Env:
             os.close(here)
             os.close(there)
         self.sockets.append(sock)
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         return sock
 
     def forget_neighbours(self):

@@ -2,7 +2,7 @@
 """Checkpoints in fewer bytes: what changed in a page, not the page (docs/checkpoint.md)."""
 
 from registry import test
-from support import MB, URL, check, wait_for
+from support import MB, UNHURRIED, URL, check, merge, wait_for
 from test_reprotect import cut, cut_and_return
 
 
@@ -35,13 +35,16 @@ def encoding_words(env):
     dirty(env, "50?area=32")
     wait_for(lambda: env.stats()["queues"]["page_cache"]["now"] >= 32 * MB, 30,
              "the whole area is in the cache")
-    before, after = crossed(env, 6)
+    before, _ = crossed(env, 6)
+    # A guest on a busy machine dirties less in that time.
+    wait_for(lambda: grown(before, env.stats(), "checkpoints", "plain_bytes", "total") > 16 * MB and
+             grown(before, env.stats(), "encoding", "delta") > 4000, 30,
+             "16 MB and 4,000 pages told by what changed")
+    after = env.stats()
     plain = grown(before, after, "checkpoints", "plain_bytes", "total")
     sent = grown(before, after, "checkpoints", "bytes", "total")
-    check(plain > 16 * MB, f"6 checkpoints are of {plain} bytes: the guest does not dirty memory")
     check(sent * 4 <= plain, f"{sent} bytes of {plain} crossed the link")
     env.fact(f"{sent / 1e3:.0f} of {plain / 1e3:.0f} kB crossed the link")
-    check(grown(before, after, "encoding", "delta") > 4000, "pages are told by what changed")
     kept = [env.stats(host)["queues"]["page_cache"] for host in ("primary", "secondary")]
     for host, cache in zip(("primary", "secondary"), kept):
         check(cache["now"] >= 32 * MB, f"{host}: {cache['now']} bytes in the cache")
@@ -80,19 +83,15 @@ def encoding_unequal(env):
     env.answers()
 
 
-@test("encoding-agreed", both={"checkpoint": {"longest-epoch": 300, "agreeing-pages": "on"}})
+@test("encoding-agreed", both=merge(UNHURRIED, {"checkpoint": {"agreeing-pages": "on"}}))
 def encoding_agreed(env):
     """8 MiB that both VMs write alike cross the link as hashes, what they do not is asked for; a cut"""
     keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
-    rewrite(env, 8)
-    before, _ = crossed(env, 2)
-    agreed = 0
-    for _ in range(10):  # the secondary's VM may be slower than the checkpoint
-        rewrite(env, 8)
-        after = crossed(env, 1)[1]
-        agreed = grown(before, after, "encoding", "agreed")
-        if agreed >= 1000:
-            break
+    before = env.stats()
+    rewrite(env, 8)  # both have done it: the answer is compared
+    env.checkpoint()
+    after = env.stats()
+    agreed = grown(before, after, "encoding", "agreed")
     env.fact(f"{agreed} pages agreed, {grown(before, after, 'encoding', 'holes')} asked for")
     check(agreed >= 1000, f"{agreed} pages agreed: {after['encoding']}")
     env.cut()

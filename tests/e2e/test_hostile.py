@@ -13,8 +13,8 @@ import time
 
 from registry import Group, test
 from rogue import BULK, Rogue
-from support import (GUEST_IP, GUEST_IP6, GUEST_MAC, PATIENT, Capture, Env, Failed, Frame, check,
-                     merge, no_fence, wait_for)
+from support import (GUEST_IP, GUEST_IP6, GUEST_MAC, PATIENCE, PATIENT, UNHURRIED, Capture, Env,
+                     Failed, Frame, check, merge, no_fence, wait_for)
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.all import (ARP, ICMP, IP, TCP, UDP, Dot1Q, Ether, ICMPv6EchoRequest, IPv6,  # noqa: E402
@@ -146,6 +146,7 @@ def client(env):
     env.quiet()
     opened_before = {syn_of(frame) for frame in before.said()} - {None}
     with env.stopped(env.daemon("secondary").pid):
+        env.all_wait(3)
         capture = Capture(env, "primary")
         held = held_now(env)
         send(sock, frames[::7])
@@ -339,11 +340,6 @@ def leaks(stream, name, frames):
             yield f"{name}: {packet.summary()}, offset {offset}"
 
 
-# No checkpoint comes by itself while the VMs differ.
-UNHURRIED = {"checkpoint": {"late-timeout": 60000, "late-timeout-max": 60000,
-                            "longest-epoch": 600000}}
-
-
 @test("hostile-equal", both=merge(PATIENT, UNHURRIED))
 def equal(env):
     """the PVM says what the SVM does not, built to look the same: only a checkpoint lets it out"""
@@ -437,7 +433,7 @@ class Handshakes:
 
     def stop(self):
         self.over = True
-        self.thread.join(5)
+        self.thread.join(PATIENCE)
 
 
 FLOOD_IP = "10.77.0.11"  # the guest's, but not its kernel's, which would reset what it does not know
@@ -475,6 +471,7 @@ def flood(env):
     # With nobody to say the same not one gets out.
     env.quiet()
     with env.stopped(env.daemon("secondary").pid):
+        env.all_wait(3)
         held = held_now(env)
         capture = Capture(env, "primary")
         sender.sock.sendall(struct.pack(">BH", Sender.FLOOD, 8 + 108) + struct.pack(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lab import CLIENT_IP
 from registry import test
-from support import GUEST_IP, GUEST_MAC, HERE, MB, LabError, Skipped, check, wait_for
+from support import (GUEST_IP, GUEST_MAC, HERE, MB, PATIENCE, LabError, Skipped, check, threads,
+                     wait_for)
 
 FIRMWARE = {"accel": "kvm", "kernel": None, "initrd": None, "append": None, "memory": 64}
 
@@ -19,8 +20,7 @@ FIRMWARE = {"accel": "kvm", "kernel": None, "initrd": None, "append": None, "mem
 def vcpu_ns(pid):
     """Processor time of the virtual CPUs, in the guest's code and for it."""
     return sum(int((task / "schedstat").read_text().split()[0])
-               for task in Path(f"/proc/{pid}/task").iterdir()
-               if (task / "comm").read_text().startswith("CPU "))
+               for task, name in threads(pid) if name.startswith("CPU "))
 
 
 def at_rest(pid):
@@ -37,14 +37,15 @@ def firmware(env, entries):
     wait_for(lambda: env.pair.status("primary") or env.daemon("primary").poll() is not None, 20,
              "the daemon answers")
     if env.daemon("primary").poll() is not None:
+        env.daemon("primary").end_log()
         check("KVM does not run guests here" in env.log("primary"), "the daemon ended")
         raise Skipped("KVM runs no guests here")
     wait_for(lambda: env.status("primary")["qemu_pid"] > 1, 20, "QEMU runs")
     pid = env.qemu_pid("primary")
     try:
-        wait_for(lambda: at_rest(pid), 60, "the firmware comes to rest")
+        wait_for(lambda: at_rest(pid), PATIENCE, "the firmware comes to rest")
     except LabError:  # it is not protected yet: KVM and QEMU alone
-        raise Skipped("this KVM does not bring firmware to rest within a minute") from None
+        raise Skipped("this KVM does not bring firmware to rest within two minutes") from None
     check(env.status("primary")["accel"] == "kvm", "KVM is used")
     asked = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     size = [int(word.rsplit(b"=", 1)[1]) for word in asked if b"dirty-ring-size=" in word]

@@ -8,7 +8,8 @@ import socket
 from pathlib import Path
 
 from registry import test
-from support import GUEST_IP, GUEST_IP6, MB, PATIENT, URL, Capture, Continuity, check, wait_for
+from support import (GUEST_IP, GUEST_IP6, MB, PATIENT, UNHURRIED, URL, Capture, Continuity, check,
+                     wait_for)
 
 
 def policy(name, **keys):
@@ -129,7 +130,7 @@ def said_once(env, again):
 for one, keys, how in (("on", {}, {}), ("off", {"replay-limit": 0}, {}),
                        ("nfqueue", {}, {"datapath": "nfqueue", "ipv6": True})):
     test(f"policy-replay/{one}", args=(one != "off",), valve=True, primary=PATIENT, **how,
-         **policy("on-output", **keys))(said_once)
+         **policy("on-output", **UNHURRIED["checkpoint"], **keys))(said_once)
 
 
 def in_force(env, name, compares, seconds=30):

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A survivor is protected again by itself, and taken over from again (R6, R7)."""
 
+import contextlib
 import json
-import subprocess
 import time
 
 from registry import test
-from support import (GUEST_IP6, MB, Capture, Continuity, LabError, build_dir, check, no_fence, wait_for)
+from support import (GUEST_IP6, MB, PATIENT, Capture, Continuity, build_dir, check, no_fence,
+                     wait_for)
 
 OTHER = {"primary": "secondary", "secondary": "primary"}
 
@@ -79,7 +80,7 @@ def download(env):
     cut_and_return(env, "primary")
     later = env.load("download", "-b", 12 * MB, "-r", 2 * MB)  # known to the survivor as it is
     for load in (*loads, later):
-        load.more("bytes", 1000)
+        load.goes_on(1000)
     env.pair.cli("secondary", "checkpoint")  # the mapping of the first ones goes with it
     cut(env, "secondary")
     loads[2].more("requests", 50)
@@ -97,13 +98,13 @@ def ipv6(env):
     load.reached("bytes", MB)
     cut_and_return(env, "primary")
     keep.more("requests", 20)
-    load.more("bytes", MB)
+    load.goes_on(MB)
     cut(env, "secondary")
     keep.more("requests", 20)
     env.stall(keep.stop().result(), load.result())
 
 
-@test("reprotect-failover")
+@test("reprotect-failover", both=PATIENT)
 def failover(env):
     """planned switch-over, and back (fail-back): no daemon is started, never two speakers"""
     running = {host: Capture(env, host) for host in OTHER}
@@ -113,7 +114,7 @@ def failover(env):
         move(env, host)
         spoke[host] = time.time()
         keep.more("requests", 20)
-    check(env.stall(keep.stop().result()) < 3000, "the client has to wait")
+    env.stall(keep.stop().result())
     said = {host: [frame.at for frame in capture.said()] for host, capture in running.items()}
     between = [at for at in said["primary"] if at < spoke["primary"]]
     check(between and max(between) < min(said["secondary"]), "two speakers at the first move")
@@ -121,23 +122,38 @@ def failover(env):
     check(back and max(said["secondary"]) < min(back), "two speakers at the way back")
 
 
-@test("reprotect-progress", valve=True)
+def copied(watch):
+    """How far the copy was in each report of `status --watch`."""
+    text, at, seen = "\n".join(watch.lines), 0, []
+    with contextlib.suppress(ValueError):  # the last one is not whole yet
+        while "{" in text[at:]:
+            value, at = json.JSONDecoder().raw_decode(text, text.index("{", at))
+            if value["state"] == "joining" and value["copy"]["total"]:
+                seen.append(value["copy"]["done"] / value["copy"]["total"])
+    return seen
+
+
+@test("reprotect-progress", valve=True, both={"replication": {"link-buffer": 1}})
 def progress(env):
     """the copy to the returned host shows how far it is, to `status` and to `status --watch`"""
     watch = env.lab.spawn("secondary", [build_dir() / "colo-proxy", "status", "--json", "--watch",
                                         "--socket", env.pair.socket("secondary")],
                           name="watch")
-    env.tell_valve("rate 40000000")
-    move(env, "primary")
+    before = time.time_ns()
+    env.tell_valve(f"stall-back-after {2 * MB}")
+    env.pair.cli("primary", "failover")
+    env.taken_over(before)
+    env.wait_stalled()
+    wait_for(lambda: len(copied(watch)) >= 2, 15, "two reports")
+    part = copied(watch)[-1]
+    copy = env.status("secondary")["copy"]
+    check(part <= copy["done"] / copy["total"] < 1, f"a part: {part}, {copy}")
+    env.tell_valve("open")
+    env.protected_by("secondary")
     watch.stop()
     watch.end_log()
-    text = "\n".join(watch.lines)
-    decoder, at, seen = json.JSONDecoder(), 0, []
-    while "{" in text[at:]:
-        value, at = decoder.raw_decode(text, text.index("{", at))
-        if value["state"] == "joining" and value["copy"]["total"]:
-            seen.append(value["copy"]["done"] / value["copy"]["total"])
-    check(len(seen) >= 2 and seen == sorted(seen) and 0 <= seen[0] < 1, f"progress: {seen}")
+    seen = copied(watch)
+    check(seen == sorted(seen), f"progress: {seen}")
     env.fact(f"{len(seen)} reports: " + " ".join(f"{100 * part:.0f}%" for part in seen))
 
 
@@ -149,9 +165,9 @@ def dies_again(env):
     keep.more("requests", 10)
     env.lab.power_on("primary")
     env.start_valve()
-    env.tell_valve("rate 20000000")
+    env.tell_valve(f"stall-back-after {8 * MB}")
     env.pair.start("primary")
-    wait_for(lambda: env.status("secondary")["copy"]["done"] > 8 * MB, 20, "the copy is under way")
+    env.wait_stalled()
     env.daemon("primary").kill()
     env.wait_state("secondary", "unprotected", 20)
     keep.more("requests", 10)
@@ -214,14 +230,10 @@ def ten_takeovers(env, away):
     for load in loads:
         load.more("bytes", 1000)
     env.facts = []
-    streams = [load.poll()["bytes"] for load in loads[2:]]
+    streams = [load.end() for load in loads[2:]]
     results = [load.stop().result() for load in loads[:2]]
     for load in held:
         load.use().result()
-    for load in loads[2:]:
-        load.poll()
-        check("wrong" not in load.last or load.last["wrong"] == 0, f"{load.mode}: {load.last}")
-        load.process.stop()
     env.fact(f"streams of {streams[0] / MB:.0f} and {streams[1] / MB:.0f} MB")
     env.stall(*results)
     is_continuous(env, running, 1000)

@@ -4,7 +4,7 @@
 import lab as lab_module
 from pair import LINK_PORT
 from registry import test
-from support import GUEST_MAC, check, wait_for
+from support import GUEST_MAC, PATIENCE, check, wait_for
 
 STOCK = {"checkpoint": {"comparator": "qemu"}}
 PRIMARY = f"{lab_module.REPLICATION_IP['primary']}:{LINK_PORT}"
@@ -56,7 +56,7 @@ def stock_secondary_dies(env):
     env.pair.wait_protected(30)
     check(env.checkpoints("initial") == 2, "protected twice")
     # What is not compared waits 3 s for colo-compare's own timeout, each time.
-    env.run("http", "-n", 30, "--deadline", 20)
+    env.run("http", "-n", 30)
 
 
 @test("stock-join-fails", both=STOCK, down=True, primary=STOCK_ENDS["primary"],
@@ -82,4 +82,4 @@ def unprotected(env):
     listening = env.lab.run("primary", ["ss", "-Htln"]).stdout
     check(not listening.strip(), f"nothing listens on TCP: {listening}")
     env.pair.cli("primary", "stop")
-    check(env.daemon("primary").wait(10) == 0, "the daemon ends well")
+    check(env.daemon("primary").wait(PATIENCE) == 0, "the daemon ends well")

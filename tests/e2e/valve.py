@@ -5,7 +5,8 @@
 It stands between two daemons, so that a test can hold a checkpoint half-way for as long as it
 likes. Commands on stdin, one a line:
 
-    stall-after N   each connection stops, for good, after N more bytes towards TARGET
+    stall-after N   each connection, also one that is yet to come, stops after N more bytes
+                    towards TARGET, until `open`
     stall-back-after N   the same for bytes from TARGET
     rate N          N bytes per second towards TARGET, all connections together; 0 stops them
     open            everything flows again
@@ -48,6 +49,7 @@ class Valve:
     def __init__(self, listen, target, records):
         self.target = target
         self.records, self.tamper = records, None
+        self.stall = {True: None, False: None}  # bytes for new connections, by Flow.limited
         self.rate = None
         self.credit = 0.0
         self.credit_at = time.monotonic()
@@ -72,6 +74,7 @@ class Valve:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for flow in pair:
+            flow.left = self.stall[flow.limited]
             self.flows.append(flow)
         self.watch()
 
@@ -84,9 +87,10 @@ class Valve:
             line, self.text = self.text.split(b"\n", 1)
             word, *rest = line.decode().split()
             if word in ("stall-after", "stall-back-after"):
+                towards = word == "stall-after"
+                self.stall = {towards: int(rest[0]), not towards: None}
                 for flow in self.flows:
-                    towards = word == "stall-after"
-                    flow.left = int(rest[0]) if flow.limited == towards else None
+                    flow.left = self.stall[flow.limited]
             elif word == "tamper":
                 self.tamper = rest[0]
             elif word == "rate":
@@ -94,6 +98,7 @@ class Valve:
                 self.credit = 0.0
             elif word == "open":
                 self.rate = None
+                self.stall = {True: None, False: None}
                 for flow in self.flows:
                     flow.left = None
             print(word, flush=True)

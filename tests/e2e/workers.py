@@ -36,10 +36,11 @@ def in_turns(groups, jobs, do, take):
     left = len(groups)
     try:
         while left:
+            living = any(worker.is_alive() for worker in workers)
             try:
                 over, result = results.get(timeout=1)
             except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
+                if not living:  # what it had put before would have come
                     raise SystemExit("a process of the tests died") from None
                 continue
             if over:
