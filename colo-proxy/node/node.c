@@ -78,15 +78,41 @@ void node_message(struct node *node, const char *text)
 	snprintf(node->message, sizeof(node->message), "%s", text);
 }
 
+/*
+ * A word that the link's queue had no room for may be lost if the next one makes up for it (a
+ * heartbeat), or a checkpoint (digests, an opening). Every other one is said once, and the peer
+ * waits for it: the session ends, and the roles decide what follows.
+ */
+static bool may_be_lost(enum msg_type type)
+{
+	return type == MSG_HEARTBEAT || type == MSG_DIGEST || type == MSG_FLOW_OPEN;
+}
+
+static void drop_session(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+	char text[80];
+
+	(void)now;
+	snprintf(text, sizeof(text), "the link took no %s", msg_type_name(node->unsaid));
+	link_drop(node->link, text);
+}
+
 int node_send(struct node *node, enum link_channel channel, enum msg_type type, uint32_t epoch,
               const void *payload, size_t len)
 {
 	struct iovec iov = {.iov_base = (void *)payload, .iov_len = len};
 	int r = link_send(node->link, channel, type, epoch, &iov, len ? 1 : 0);
 
-	if (r == -EAGAIN)
-		log_warn("the link's %s queue is full: %s for epoch %u is not sent",
-		         channel == LINK_FAST ? "fast" : "bulk", msg_type_name(type), epoch);
+	if (r != -EAGAIN)
+		return r;
+	log_warn("the link's %s queue is full: %s for epoch %u is not sent",
+	         channel == LINK_FAST ? "fast" : "bulk", msg_type_name(type), epoch);
+	if (channel == LINK_FAST && !may_be_lost(type)) {
+		/* Not here: whoever sends it goes on as if it was said. */
+		node->unsaid = type;
+		node_arm(node, &node->drop_timer, 0);
+	}
 	return r;
 }
 
@@ -460,6 +486,7 @@ static void link_is_now_up(void *ctx, const struct link_peer *peer)
 	snprintf(node->peer, sizeof(node->peer), "%s", peer->address);
 	node->beat_echo = 0;
 	node->beat_heard_at = loop_clock();
+	loop_timer_clear(node->loop, &node->drop_timer);
 	node_event(node, "link up with %s", peer->address);
 	if (!codec_peer(node, peer->caps, peer->caps_len))
 		return;
@@ -685,6 +712,7 @@ static int open_all(struct node *node, char *err, size_t errlen)
 	node->role_timer = (struct loop_timer){.fire = role_tick, .ctx = node};
 	node->beat_timer = (struct loop_timer){.fire = beat, .ctx = node};
 	node->release_timer = (struct loop_timer){.fire = release_again, .ctx = node};
+	node->drop_timer = (struct loop_timer){.fire = drop_session, .ctx = node};
 	primary_init_boot(node);
 	if (has_peer)
 		loop_timer_set(node->loop, &node->beat_timer, loop_clock());

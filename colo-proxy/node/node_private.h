@@ -229,6 +229,8 @@ struct node {
 	struct role role;
 	struct steady steady;
 	struct loop_timer role_timer, beat_timer, release_timer;
+	struct loop_timer drop_timer; /* the link had no room for a word that must not be lost: */
+	enum msg_type unsaid;         /* this one */
 	struct hold *hold;
 	struct loop_source hold_source[2];
 	int hold_sources;

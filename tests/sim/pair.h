@@ -252,6 +252,7 @@ struct host {
 	uint64_t qemu_slow_ns; /* and each load */
 	bool net_cut;          /* its port to the clients' network is dead */
 	bool sockets_full;     /* the link's sockets take nothing from it */
+	bool queue_full;       /* nor does the queue of what is urgent */
 	bool hold_full;        /* the kernel takes no frame back from it */
 	uint32_t damaged;      /* the n-th message that it receives now is damaged; 0: none */
 	struct said said;

@@ -90,7 +90,7 @@ static void is_fast_again(struct host *host, uint64_t arg)
 static void takes_again(struct host *host, uint64_t arg)
 {
 	(void)arg;
-	host->sockets_full = host->hold_full = false;
+	host->sockets_full = host->queue_full = host->hold_full = false;
 	host->slow_ns = host->qemu_slow_ns = 0;
 	loop_wake(host);
 }
@@ -312,7 +312,7 @@ static void network_is_bad(enum fault fault, uint64_t until)
 static void is_full(struct host *host, enum fault fault, uint64_t until)
 {
 	if (fault == FAULT_FULL_LINK)
-		host->sockets_full = true;
+		host->sockets_full = host->queue_full = true;
 	else
 		host->hold_full = true;
 	at(until, host, takes_again, 0);

@@ -257,7 +257,8 @@ int link_send(struct link *link, enum link_channel channel, uint8_t type, uint32
 	if (len > link_max_payload(type, (uint8_t)channel))
 		return -EMSGSIZE;
 	if (link->queue[channel].bytes + LINK_HEADER_LEN + len >
-	    link->params.queue_limit[channel]) {
+	            link->params.queue_limit[channel] ||
+	    (link->host->queue_full && channel == LINK_FAST)) {
 		link->full[channel] = true;
 		return -EAGAIN;
 	}
