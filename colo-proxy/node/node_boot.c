@@ -43,7 +43,12 @@ static bool marker_is_there(const struct node *node)
 	char path[160];
 
 	marker_path(node, path, sizeof(path));
-	return access(path, F_OK) == 0;
+	if (access(path, F_OK) == 0)
+		return true;
+	if (errno == ENOENT)
+		return false;
+	log_error("cannot look for %s: %s; it is taken to be there", path, strerror(errno));
+	return true;
 }
 
 static int sync_dir(const char *path)

@@ -44,8 +44,6 @@
 #define COPY_PAUSE_NS    (500 * MS)
 #define READ_RETRY_NS    (1 * MS)    /* the link has no room for the first copy */
 #define CHANNEL_WAIT_NS  (1000 * MS) /* for the news that QEMU has died */
-#define CKPT_KEEP        (64u << 20)
-#define CKPT_EXTRA       (64u << 20)
 #define RCVBUF           (4u << 20)
 #define DIGEST_BATCH     64u
 
@@ -922,7 +920,7 @@ int primary_init(struct node *node, char *err, size_t errlen)
 		snprintf(err, errlen, "no memory for the gate");
 		return -ENOMEM;
 	}
-	r = ckpt_buf_init(&p->ckpt.buf, (size_t)(config->memory_mib << 20) + CKPT_EXTRA, CKPT_KEEP);
+	r = ckpt_buf_init(&p->ckpt.buf, CKPT_LIMIT(config->memory_mib), CKPT_KEEP);
 	if (r < 0) {
 		snprintf(err, errlen, "no memory for a checkpoint of %lu MiB",
 		         (unsigned long)config->memory_mib);

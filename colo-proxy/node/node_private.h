@@ -60,7 +60,12 @@
  */
 
 #define FRAME_BATCH 64u
-#define MS          1000000ull
+/* What a checkpoint has beside the memory: devices, the firmware's and the display's memory. */
+#define CKPT_EXTRA (64u << 20)
+/* Bytes of a checkpoint of all pages, each with the 8 bytes that QEMU puts in front of it. */
+#define CKPT_LIMIT(mib) ((size_t)((mib) << 20) + (size_t)((mib) << 11) + CKPT_EXTRA)
+#define CKPT_KEEP       (64u << 20) /* of them stay resident */
+#define MS              1000000ull
 
 struct frame_queue {
 	struct frame *head, *tail;

@@ -39,8 +39,6 @@
 #include "qemu-glue/tcg_flush.h"
 
 #define BACKLOG_MAX (16u << 20)
-#define CKPT_KEEP   (64u << 20)
-#define CKPT_EXTRA  (64u << 20)
 /* Of what is kept of a VM that stands still: its memory, heads of records, QEMU's own blocks */
 #define IMAGE_LIMIT(mib) ((size_t)((mib) << 20) + (size_t)((mib) << 13) + 2 * CKPT_EXTRA)
 #define LOAD_DRAIN_NS    (2 * MS)
@@ -831,8 +829,7 @@ void secondary_stop_timers(struct node *node)
 int secondary_init(struct node *node, char *err, size_t errlen)
 {
 	struct secondary *s = of(node);
-	int r = ckpt_buf_init(&s->ckpt.buf, (size_t)(node->config->memory_mib << 20) + CKPT_EXTRA,
-	                      CKPT_KEEP);
+	int r = ckpt_buf_init(&s->ckpt.buf, CKPT_LIMIT(node->config->memory_mib), CKPT_KEEP);
 
 	if (r == 0)
 		r = image_new(&s->image, IMAGE_LIMIT(node->config->memory_mib));

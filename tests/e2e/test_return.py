@@ -72,3 +72,15 @@ def first_start(env):
     env.wait_guest()
     env.answers()
     check(not (env.pair.dir / "primary-state" / MARKER).exists(), "a marker without a copy")
+
+
+@test("return-marker-unreadable", down=True)
+def marker_unreadable(env):
+    """where it cannot see whether the secondary had a copy, a primary does not boot its VM"""
+    marker = env.pair.dir / "primary-state" / MARKER
+    marker.parent.mkdir()
+    marker.symlink_to(MARKER)
+    env.pair.start("primary")
+    env.said("primary", "waiting for the secondary, which may speak")
+    env.said("primary", "Too many levels of symbolic links")
+    check(no_vm(env), "a VM was booted, and the secondary may have had a copy")
