@@ -2,12 +2,14 @@
 #include "colo-proxy/control/log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 static char log_name[64];
 static _Atomic int log_threshold = LOG_LEVEL_INFO;
 static _Atomic int log_fd = 2;
+static _Atomic uint32_t log_lost; /* lines that there was no room for */
 static bool log_to_journal;
 
 static const char *const level_words[] = {"error", "warn", "info", "debug"};
@@ -114,13 +117,37 @@ static void escape(char *text)
 			*text = '?';
 }
 
-static void put_line(const char *line, size_t len)
+/* Whoever reads the log may stand still, and heartbeats must not. */
+static bool takes_line(int fd)
 {
+	struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
+
+	return poll(&poll_fd, 1, 0) != 0;
+}
+
+/* One write for all of it: there is room for PIPE_BUF bytes, and perhaps not for more. */
+static void put_line(char *line, size_t len)
+{
+	char note[160];
+	struct iovec iov[2] = {{.iov_base = note}, {.iov_base = line, .iov_len = len}};
+	int fd = atomic_load(&log_fd);
+	uint32_t lost;
 	ssize_t n;
 
+	if (!takes_line(fd)) {
+		atomic_fetch_add(&log_lost, 1);
+		return;
+	}
+	lost = atomic_exchange(&log_lost, 0);
+	if (lost) {
+		len = put_head(note, sizeof(note), LOG_LEVEL_WARN);
+		len += (size_t)snprintf(note + len, sizeof(note) - len,
+		                        "nobody read the log: %u lines are lost\n", lost);
+		iov[0].iov_len = len;
+	}
 	/* Nobody is left to be told when standard error is gone. */
 	do
-		n = write(atomic_load(&log_fd), line, len);
+		n = writev(fd, iov, 2);
 	while (n < 0 && errno == EINTR);
 }
 

@@ -41,6 +41,8 @@ void log_set_level(enum log_level level);
 /* Writes to another descriptor than 2 (tests). */
 void log_set_fd(int fd);
 
+/* One line. Any thread. It does not wait for a reader of the log that stands still: such lines are
+ * counted, and the next one that there is room for says how many are lost. */
 void log_write(struct log_site *site, enum log_level level, const char *format, ...)
         __attribute__((format(printf, 3, 4)));
 

@@ -814,6 +814,38 @@ static void test_log(void)
 }
 
 /* With JOURNAL_STREAM naming the stream: a priority, and no time of our own. */
+/* Whoever reads the log stands still: nothing waits for it, and it is told afterwards. */
+static void test_log_unread(void)
+{
+	char *text;
+	int fds[2];
+
+	g_assert_cmpint(pipe(fds), ==, 0);
+	g_assert_cmpint(fcntl(fds[1], F_SETPIPE_SZ, 4096), ==, 4096);
+	log_set_fd(fds[1]);
+	log_init(LOG_LEVEL_INFO, "vm1");
+	for (int i = 0; i < 100; i++) {
+		struct log_site site = {0};
+
+		log_write(&site, LOG_LEVEL_INFO, "%0200d", i);
+	}
+	text = logged(fds[0]);
+	g_assert_null(strstr(text, "lost"));
+	g_free(text);
+	log_info("read again");
+	text = logged(fds[0]);
+	g_assert_true(g_str_has_suffix(text, " vm1 info: read again\n"));
+	g_assert_nonnull(strstr(text, " vm1 warn: nobody read the log: "));
+	g_free(text);
+	log_info("and on");
+	text = logged(fds[0]);
+	g_assert_null(strstr(text, "lost"));
+	g_free(text);
+	log_set_fd(2);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static void test_log_journal(void)
 {
 	int fds[2];
@@ -866,6 +898,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/report/status-round-trip", test_status_round_trip);
 	g_test_add_func("/report/print", test_print);
 	g_test_add_func("/log/lines", test_log);
+	g_test_add_func("/log/unread", test_log_unread);
 	g_test_add_func("/log/journal", test_log_journal);
 	return g_test_run();
 }
