@@ -39,6 +39,7 @@ PAIR = "sim_pair"
 SEEDS = 2000
 LEAST_SECONDS = 12  # a test that takes ten times as long as without the mutant hangs, but not before
 E2E_SECONDS = 240
+LIMIT = 900  # s: for what does not hang
 
 
 class Broken(Exception):
@@ -142,7 +143,7 @@ class Run:
 
     def try_sound(self, name):
         began = time.monotonic()
-        status, output = self.test(name, BUILD / "tests" / name, 300)
+        status, output = self.test(name, BUILD / "tests" / name, LIMIT)
         if status:
             raise Broken(f"{name} fails without any mutant:\n{tail(output)}")
         self.sound[name] = time.monotonic() - began
@@ -171,14 +172,14 @@ class Run:
         name, text = place(mutant)
         source, target = folder / Path(name).name, folder / "mutant.o"
         source.write_text(text.replace(mutant["old"], mutant["new"]))
-        status, output = self.call(self.commands.compile(name, source, target), 120, cwd=BUILD)
+        status, output = self.call(self.commands.compile(name, source, target), LIMIT, cwd=BUILD)
         if status:
             raise Broken(f"it does not compile:\n{tail(output)}")
         return name, target
 
     def link(self, mutated, target, program):
         status, output = self.call(
-            self.commands.link(target, *mutated, program), 120, cwd=BUILD)
+            self.commands.link(target, *mutated, program), LIMIT, cwd=BUILD)
         if status:
             raise Broken(f"{target} cannot be linked with it:\n{tail(output)}")
 
@@ -224,7 +225,7 @@ class Run:
         self.link(mutated, "colo-proxy", build / "colo-proxy")
         names = [name.removeprefix("e2e:") for name in mutant["tests"]]
         status, output = self.call(
-            [sys.executable, TOP / "tests/e2e/run.py", "--prefix", "mu",
+            [sys.executable, TOP / "tests/e2e/run.py", "--prefix", f"m{os.getpid()}",
              "--logs", folder / "logs", *names],
             E2E_SECONDS * len(names), {"COLO_BUILD": str(build)})
         failed = re.findall(r"^not ok ([^:\n]+)", output, re.M)

@@ -177,7 +177,7 @@ def cut_fin(env):
 def cut_half_checkpoint(env):
     """half of a checkpoint has been sent: it is as if it never was (R3)"""
     keep = env.load("keepalive", "--check-log", "-i", 2).reached("requests", 10)
-    down = env.load("download", "-b", 20 * MB, "-r", 2 * MB).reached("bytes", MB)
+    down = env.load("download", "-b", 20 * MB, "-r", 5 * MB).reached("bytes", MB)
     env.quiet()
     committed = env.status("secondary")["committed"]
     env.stall_in_checkpoint(16, 4)

@@ -72,13 +72,13 @@ def keepalive(env):
 def download(env):
     """streams in both directions through a cut, the return and a second cut, and each packet fits"""
     running = captures(env)
-    loads = [env.load("download", "-b", 40 * MB, "-r", 3 * MB, "--deadline", 120),
-             env.load("upload", "-b", 20 * MB, "-r", 2 * MB, "--deadline", 120),
-             env.load("rr", "-c", 2, "-i", 2, "--deadline", 120)]
+    loads = [env.load("download", "-b", 40 * MB, "-r", 5 * MB),
+             env.load("upload", "-b", 20 * MB, "-r", 5 * MB // 2),
+             env.load("rr", "-c", 2, "-i", 2)]
     for load in loads:
         load.more("bytes", 1000)
     cut_and_return(env, "primary")
-    later = env.load("download", "-b", 12 * MB, "-r", 2 * MB)  # known to the survivor as it is
+    later = env.load("download", "-b", 12 * MB, "-r", 4 * MB)  # known to the survivor as it is
     for load in (*loads, later):
         load.goes_on(1000)
     env.pair.cli("secondary", "checkpoint")  # the mapping of the first ones goes with it
@@ -93,7 +93,7 @@ def download(env):
 def ipv6(env):
     """IPv6 connections live through two takeovers, too"""
     target = f"http://[{GUEST_IP6}]"
-    load = env.load("download", "-b", 30 * MB, "-r", 3 * MB, "--deadline", 100, target=target)
+    load = env.load("download", "-b", 30 * MB, "-r", 4 * MB, target=target)
     keep = env.load("keepalive", "-i", 5, target=target).reached("requests", 10)
     load.reached("bytes", MB)
     cut_and_return(env, "primary")

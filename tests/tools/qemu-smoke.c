@@ -42,7 +42,7 @@
 #define MSG_RECEIVED 5
 #define MSG_LOADED   6
 
-#define DEADLINE_MS 30000
+#define DEADLINE_MS 120000
 
 static struct {
 	char *qemu;
