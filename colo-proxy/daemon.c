@@ -306,6 +306,13 @@ static void migrate(struct daemon *daemon)
 	g_free(uri);
 }
 
+static void mark(struct daemon *daemon)
+{
+	int r = node_mark(daemon->node);
+
+	node_marked(daemon->node, r == 0, strerror(-r));
+}
+
 static void rearm(struct daemon *daemon)
 {
 	char err[ERR_LEN] = "no VM";
@@ -552,6 +559,9 @@ static gboolean carry_out(gpointer data)
 		break;
 	case ORDER_START_SECONDARY:
 		start_vm(daemon, true);
+		break;
+	case ORDER_MARK:
+		mark(daemon);
 		break;
 	case ORDER_MIGRATE:
 		migrate(daemon);

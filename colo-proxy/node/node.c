@@ -902,6 +902,11 @@ void node_vm_ready(struct node *node, bool ok, const char *text)
 	post(node, do_vm_ready, ok, text);
 }
 
+void node_marked(struct node *node, bool ok, const char *text)
+{
+	post(node, primary_marked, ok, text);
+}
+
 void node_copy_failed(struct node *node, const char *text)
 {
 	post(node, do_copy_failed, false, text);

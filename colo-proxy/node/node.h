@@ -27,6 +27,7 @@ enum order {
 	ORDER_NONE,
 	ORDER_START_PRIMARY,   /* P: start QEMU, the VM boots: node_vm_ready() */
 	ORDER_START_SECONDARY, /* S: start QEMU, listening for a stream: node_vm_ready() */
+	ORDER_MARK,            /* P: note on disk that the peer may speak: node_marked() */
 	ORDER_MIGRATE,         /* P: start the migration: node_copy_failed() if it fails */
 	ORDER_REARM,           /* P: log what the VM dirties, it stands still: node_rearmed() */
 	ORDER_ABORT_COPY,      /* P: end the migration or COLO, the VM runs on: node_left_colo() */
@@ -56,6 +57,9 @@ int node_new(struct node **ret_node, const struct config *config, const char *ma
 /* Stops the thread and closes everything; releases nothing that is held (R1). NULL is allowed. */
 void node_free(struct node *node);
 
+/* What ORDER_MARK asks for. It waits for the disk. Any thread. 0 or a negative errno. */
+int node_mark(const struct node *node);
+
 /* The VM's tap for QEMU to inherit. */
 int node_tap_fd(const struct node *node);
 /* Where the VM's QEMU is to migrate to (P). Two paths: a QEMU removes the one it listened on, and
@@ -71,6 +75,7 @@ void node_set_guest_memory(struct node *node, const struct guest_memory *memory)
 
 /* The answers of the control thread, and the operator's commands. Any thread; none waits. */
 void node_vm_ready(struct node *node, bool ok, const char *text);
+void node_marked(struct node *node, bool ok, const char *text);
 void node_copy_failed(struct node *node, const char *text);
 void node_rearmed(struct node *node, bool ok, const char *text);
 void node_left_colo(struct node *node, bool ok, const char *text);

@@ -63,8 +63,7 @@ static int sync_dir(const char *path)
 	return r;
 }
 
-/* On disk when this returns 0. */
-int primary_mark(struct node *node)
+int node_mark(const struct node *node)
 {
 	char path[160];
 	int fd;

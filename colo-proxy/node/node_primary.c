@@ -374,7 +374,6 @@ void primary_copy_due(void *ctx, uint64_t now)
 {
 	struct node *node = ctx;
 	uint64_t unsettled;
-	int r;
 
 	(void)now;
 	if (node->role.state != ROLE_JOINING)
@@ -394,11 +393,31 @@ void primary_copy_due(void *ctx, uint64_t now)
 		node_role(node, ROLE_EV_COPY_FAILED);
 		return;
 	}
-	r = primary_mark(node);
-	if (r < 0) {
+	of(node)->marks++;
+	of(node)->marking = true;
+	node->ops->order(node->ctx, ORDER_MARK, "");
+}
+
+/* The answer to an order of an earlier attempt is about what has been given up. */
+void primary_marked(struct node *node, bool ok, const char *text)
+{
+	struct primary *p = of(node);
+	int r;
+
+	if (p->marks)
+		p->marks--;
+	if (p->marks || !node->is_primary)
+		return;
+	if (!p->marking) {
+		if (role_speaks(&node->role))
+			primary_unmark(node);
+		return;
+	}
+	p->marking = false;
+	if (!ok) {
 		/* Without it a power cut could lead to two speakers: no protection. */
 		log_error("cannot write to state-dir %s: %s; the VM is not protected",
-		          node->config->state_dir, strerror(-r));
+		          node->config->state_dir, text);
 		node_role(node, ROLE_EV_COPY_FAILED);
 		return;
 	}
@@ -518,6 +537,7 @@ static void protection_over(struct node *node)
 	if (p->protected_at)
 		p->protected_ns += loop_clock() - p->protected_at;
 	p->protected_at = 0;
+	p->marking = false;
 	input_log_clear(&p->unsent);
 	replay_out_begin(&node->replay_out, 0);
 	if (node->evidence)

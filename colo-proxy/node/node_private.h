@@ -94,7 +94,8 @@ struct primary {
 	struct ckpt ckpt;
 	struct loop_source listen, pvm; /* the migration socket */
 	struct loop_timer start_timer;  /* until SHUT has left the socket */
-	uint32_t rearms;                /* that were ordered and not answered */
+	uint32_t marks, rearms;         /* that were ordered and not answered */
+	bool marking;                   /* the newest mark is for an attempt that goes on */
 	struct loop_timer copy_timer;   /* paces attempts to protect after failures */
 	uint32_t copy_failures;         /* in a row */
 	struct loop_timer read_timer;   /* until the link takes more of the first copy */
@@ -329,6 +330,7 @@ void primary_room(struct node *node, enum link_channel channel);
 void primary_copy(struct node *node);
 void primary_stop_copy(struct node *node);
 void primary_go_alone(struct node *node);
+void primary_marked(struct node *node, bool ok, const char *text);
 void primary_rearmed(struct node *node, bool ok, const char *text);
 void primary_left_colo(struct node *node, bool ok, const char *text);
 void primary_want(struct node *node, enum ckpt_cause cause);
@@ -359,8 +361,7 @@ void dirty_init(struct node *node);
 void dirty_pace(struct node *node);
 void dirty_due(void *ctx, uint64_t now);
 
-/* node_boot.c; the marker: 0 when it is on disk */
-int primary_mark(struct node *node);
+/* node_boot.c */
 void primary_unmark(struct node *node);
 bool primary_force_boot(struct node *node);
 void primary_boot_due(void *ctx, uint64_t now);

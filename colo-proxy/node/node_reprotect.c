@@ -118,7 +118,7 @@ void reprotect_follow(struct node *node)
 	node->is_primary = false;
 	node->committed_epoch = node->peer_lineage = 0;
 	if (r == 0)
-		r = primary_mark(node);
+		r = node_mark(node);
 	if (r < 0 && !err[0])
 		snprintf(err, sizeof(err), "state-dir %s: %s", node->config->state_dir,
 		         strerror(-r));

@@ -241,7 +241,7 @@ inline secondary_stop_copy() { no_copy(me) }
 
 /* ---- the primary ---- */
 
-/* code: primary_mark primary_unmark */
+/* code: node_mark primary_unmark */
 inline primary_unmark() { my.marker = false }
 
 /* code: boot: a VM that begins anew knows nothing and owes nothing */

@@ -199,6 +199,9 @@ static void carry_out(struct host *host, enum order what)
 		node_set_guest_memory(host->node, qemu_memory(host));
 		node_vm_ready(host->node, starts, "QEMU does not start");
 		break;
+	case ORDER_MARK:
+		node_marked(host->node, starts && node_mark(host->node) == 0, "no space");
+		break;
 	case ORDER_MIGRATE:
 		migrate(host);
 		break;
