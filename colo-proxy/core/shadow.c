@@ -106,6 +106,14 @@ void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct pa
 	flow_table_set_state(&shadow->flows, &flow->entry, state, now);
 }
 
+void shadow_note_reset(struct shadow *shadow, struct flow *flow, bool reset)
+{
+	if (flow->reset == reset)
+		return;
+	flow->reset = reset;
+	shadow->map_changes++;
+}
+
 /* ---- mapping ---- */
 
 void shadow_try_map(struct shadow *shadow, struct flow *flow)

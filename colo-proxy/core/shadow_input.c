@@ -131,6 +131,20 @@ static void map_syn_echo(struct flow *flow, struct packet *packet)
 		packet_set_tsecr(packet, flow->syn_tsval);
 }
 
+/*
+ * The RST is one that the VM takes: it has the number that the VM expects next (RFC 5961 section
+ * 3.2), or acknowledges the SYN that the VM waits on (RFC 9293 section 3.10.7.3). Anyone can say
+ * another one. With nothing known it does not count: what is kept in vain costs memory only.
+ */
+static bool is_reset(const struct flow *flow, const struct packet_tcp *tcp)
+{
+	if ((flow->ack_known && tcp->seq == flow->ack) ||
+	    (flow->fed_known && tcp->seq == flow->fed))
+		return true;
+	return !flow->ack_known && flow->svm.seen && (tcp->flags & PACKET_ACK) &&
+	       tcp->ack == flow->svm.iss + flow->seq_delta + 1;
+}
+
 void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 {
 	struct packet packet;
@@ -152,13 +166,13 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 		return;
 	if (stream)
 		note_fed(flow, &packet);
-	if (packet.tcp.flags & (PACKET_FIN | PACKET_RST))
-		shadow->map_changes++;
 	note_newest(flow, &packet);
-	if (packet.tcp.flags & PACKET_FIN)
+	if (packet.tcp.flags & PACKET_FIN) {
 		flow->fin_in = true;
-	if (packet.tcp.flags & PACKET_RST)
-		flow->reset = true;
+		shadow->map_changes++;
+	}
+	if ((packet.tcp.flags & PACKET_RST) && is_reset(flow, &packet.tcp))
+		shadow_note_reset(shadow, flow, true);
 	shadow_note_state(shadow, flow, &packet, PACKET_TO_VM, now);
 	if (flow->seq_delta || flow->ts_delta)
 		packet_map_in(&packet, flow->seq_delta, flow->ts_delta);

@@ -99,7 +99,7 @@ uint32_t shadow_map_adopt(struct shadow *shadow, const struct natmap *map, uint6
 		flow->svm.iss = from->iss;
 		flow->fin_in |= from->fin_in;
 		flow->fin_out |= from->fin_out;
-		flow->reset |= from->reset;
+		flow->reset |= from->reset && !flow->ack_known; /* else it has spoken since */
 		flow_table_set_state(&shadow->flows, &flow->entry, state_of(flow), now);
 	}
 	return left_out;

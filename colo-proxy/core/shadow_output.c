@@ -62,7 +62,7 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 		}
 	}
 	flow->mapped = flow->told_known = flow->ack_known = false;
-	flow->fin_in = flow->fin_out = flow->reset = false;
+	flow->fin_in = flow->fin_out = false;
 	flow->seq_delta = flow->ts_delta = 0;
 	flow->opening = tcp->ts_off != 0;
 	flow->syn_tsval = tcp->tsval;
@@ -167,7 +167,6 @@ static void segment_seen(struct shadow *shadow, struct flow *flow, const struct 
 	if (tcp->flags & PACKET_RST) {
 		struct digest digest = digest_of(flow, packet);
 
-		flow->reset = true;
 		digest.tcp_flags |= PACKET_RST;
 		shadow_tell(shadow, &digest);
 		return;
@@ -366,6 +365,7 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		shadow->stats.uncompared++;
 		return;
 	}
+	shadow_note_reset(shadow, flow, packet.tcp.flags & PACKET_RST);
 	if (packet.tcp.flags & PACKET_SYN)
 		syn_seen(shadow, flow, &packet);
 	else

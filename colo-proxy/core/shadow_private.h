@@ -101,6 +101,10 @@ struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, 
 void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct packet *packet,
                        enum packet_direction direction, uint64_t now);
 
+/* Notes that the connection was reset, or that it lives on: a RST that was not taken, or that was
+ * said to a half-open peer (RFC 9293 section 3.5.1). */
+void shadow_note_reset(struct shadow *shadow, struct flow *flow, bool reset);
+
 /* Maps the flow if the handshakes of both VMs are known and belong together: tells the SYN. */
 void shadow_try_map(struct shadow *shadow, struct flow *flow);
 

@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "colo-proxy/core/seq.h"
+
 #define TS_TICK_NS    1000000u
 #define EXPIRE_LOOKS  65536u         /* connections, a millisecond or two */
 #define CLOSED_FOR_NS 60000000000ull /* a closed connection's last segments: TIME-WAIT of Linux */
@@ -77,12 +79,15 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 	}
 	if (packet.tcp.flags & PACKET_SYN)
 		flow->syn_tsval = packet.tcp.tsval;
-	if (packet.tcp.flags & (PACKET_FIN | PACKET_RST))
-		shadow->map_changes++;
-	if (packet.tcp.flags & PACKET_FIN)
+	if (packet.tcp.flags & PACKET_FIN) {
 		flow->fin_out = true;
-	if (packet.tcp.flags & PACKET_RST)
-		flow->reset = true;
+		shadow->map_changes++;
+	}
+	shadow_note_reset(shadow, flow, packet.tcp.flags & PACKET_RST);
+	if (packet.tcp.flags & PACKET_ACK) {
+		flow->ack = flow->ack_known ? seq_max(flow->ack, packet.tcp.ack) : packet.tcp.ack;
+		flow->ack_known = true;
+	}
 	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
 	packet_map_out(&packet, flow->seq_delta, flow->ts_delta);
 }

@@ -455,6 +455,87 @@ static void test_expire(void)
 	rig_free(r);
 }
 
+static void client_resets(struct rig *r, uint32_t seq, uint32_t ack)
+{
+	struct build_tcp rst = segment(PACKET_RST, seq, 0, ack);
+
+	rst.from_peer = true;
+	through(r, shadow_input, rst);
+}
+
+/* How many connections are mapped two minutes later. */
+static uint32_t mapped_later(struct rig *r)
+{
+	r->now += 120000 * MS;
+	return shadow_expire(r->shadow, 7200000 * MS, r->now);
+}
+
+/* RFC 5961 section 3.2: a RST with any other number than the next one is not taken. */
+static void test_reset_not_taken(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	client_resets(r, 600, 0); /* off the path; in the window, or not */
+	shadow_takeover(r->shadow, r->now);
+	client_resets(r, 500, 5001);
+	client_resets(r, 0x12345678, 0);
+	g_assert_cmpuint(mapped_later(r), ==, 1);
+	through(r, shadow_translate, segment(0, 101, 0, 511)); /* ten bytes of the client's */
+	client_resets(r, 501, 0);
+	g_assert_cmpuint(mapped_later(r), ==, 1);
+	client_resets(r, 511, 0);
+	g_assert_cmpuint(mapped_later(r), ==, 0);
+	rig_free(r);
+	/* With bytes of the client's that the VM has not acknowledged yet. */
+	r = rig_new(16);
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	shadow_takeover(r->shadow, r->now);
+	through(r, shadow_input,
+	        (struct build_tcp){.from_peer = true,
+	                           .flags = PACKET_ACK,
+	                           .seq = 501,
+	                           .len = 4,
+	                           .data = (const uint8_t *)"abcd",
+	                           .ack = 5001});
+	client_resets(r, 505, 0);
+	g_assert_cmpuint(mapped_later(r), ==, 0);
+	rig_free(r);
+}
+
+/* RFC 9293 section 3.5.1, figure 10: the VM's SYN meets a connection that only the client knows of.
+ * The VM resets that one, and its SYN is said again. */
+static void test_reset_of_half_open(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, PACKET_SYN, 100, 0, 0);
+	opened(r, 1, 5000, 0);
+	svm(r, PACKET_RST, 77, 0, 0);
+	svm(r, PACKET_SYN, 100, 0, 0);
+	svm(r, 0, 101, 0, 501);
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(mapped_later(r), ==, 1);
+	through(r, shadow_translate, segment(PACKET_RST, 77, 0, 0));
+	through(r, shadow_translate, segment(0, 101, 10, 501)); /* it lives on */
+	g_assert_cmpuint(mapped_later(r), ==, 1);
+	through(r, shadow_translate, segment(PACKET_RST, 111, 0, 0));
+	g_assert_cmpuint(mapped_later(r), ==, 0);
+	rig_free(r);
+	/* The VM's SYN is refused. */
+	r = rig_new(16);
+	svm(r, PACKET_SYN, 100, 0, 0);
+	opened(r, 1, 5000, 0);
+	shadow_takeover(r->shadow, r->now);
+	client_resets(r, 0, 77);
+	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 1);
+	client_resets(r, 0, 5001);
+	g_assert_cmpuint(mapped_later(r), ==, 0);
+	rig_free(r);
+}
+
 /* ---- from one takeover to the next ---- */
 
 /* A survivor with one connection that its client knows by a number that is 4,900 higher. */
@@ -600,6 +681,29 @@ static void test_map_changes(void)
 	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 0);
 	g_assert_cmpuint(shadow_map_changes(r->shadow), >, changes);
 	rig_free(r);
+}
+
+/* A RST that was said before the cut ends nothing that the VM has spoken on since. */
+static void test_map_reset(void)
+{
+	struct rig *first = survivor();
+	struct natmap map;
+
+	through(first, shadow_translate, segment(PACKET_RST, 77, 0, 0));
+	map = handed_on(first);
+	g_assert_true(map.entry[0].reset);
+	for (uint32_t spoken = 0; spoken < 2; spoken++) {
+		struct rig *second = rig_new(16);
+
+		if (spoken)
+			svm(second, 0, 101, 0, 501);
+		shadow_map_adopt(second->shadow, &map, second->now);
+		shadow_takeover(second->shadow, second->now);
+		g_assert_cmpuint(mapped_later(second), ==, spoken);
+		rig_free(second);
+	}
+	natmap_clear(&map);
+	rig_free(first);
 }
 
 /* Limits: the list's, and a table that is smaller than the one before. */
@@ -751,11 +855,14 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/takeover", test_takeover);
 	g_test_add_func("/shadow/clock-lead", test_clock_lead);
 	g_test_add_func("/shadow/expire", test_expire);
+	g_test_add_func("/shadow/reset/not-taken", test_reset_not_taken);
+	g_test_add_func("/shadow/reset/half-open", test_reset_of_half_open);
 	g_test_add_func("/shadow/map/second-takeover", test_map_second_takeover);
 	g_test_add_func("/shadow/map/reused", test_map_reused);
 	g_test_add_func("/shadow/map/superseded", test_map_superseded);
 	g_test_add_func("/shadow/map/syn-again", test_map_syn_again);
 	g_test_add_func("/shadow/map/changes", test_map_changes);
+	g_test_add_func("/shadow/map/reset", test_map_reset);
 	g_test_add_func("/shadow/map/limits", test_map_limits);
 	g_test_add_func("/shadow/full-table", test_full_table);
 	g_test_add_func("/shadow/missing-input", test_missing_input);
