@@ -107,9 +107,10 @@ void shadow_takeover(struct shadow *shadow, uint64_t now);
 /* Maps, in place, a frame that the survivor says to a client. */
 void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now);
 
-/* After a takeover: forgets connections that have ended or were idle for longer than idle_ns, of
- * the next 65,536 each time. Returns how many connections still need their numbers mapped. */
-uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now);
+/* After a takeover: forgets connections that have ended, or were idle for longer than one that
+ * opens or is open is kept (flow_state_idle_ns()), of the next 65,536 each time. Returns how many
+ * connections still need their numbers mapped. */
+uint32_t shadow_expire(struct shadow *shadow, uint64_t now);
 
 /*
  * The mapping client <-> VM handed on, after a takeover, to the secondary that will protect the

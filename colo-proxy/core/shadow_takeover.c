@@ -92,18 +92,21 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 	packet_map_out(&packet, flow->seq_delta, flow->ts_delta);
 }
 
-static bool is_over(const struct shadow *shadow, const struct flow *flow, uint64_t idle_ns,
-                    uint64_t now)
+/* A connection that is open may say nothing for longer than two hours: Linux sends its first
+ * keepalive after 7,200 s. One that its client has not answered is a flood's, or over. */
+static bool is_over(const struct shadow *shadow, const struct flow *flow, uint64_t now)
 {
 	bool closed = flow->reset || (flow->fin_in && flow->fin_out);
+	bool opening = flow->entry.state == FLOW_OPENING;
 	uint64_t idle = flow_table_idle_ns(&flow->entry, now);
 
-	return idle > idle_ns || (closed && idle > CLOSED_FOR_NS) ||
+	return idle > flow_state_idle_ns(opening ? FLOW_OPENING : FLOW_OPENED) ||
+	       (closed && idle > CLOSED_FOR_NS) ||
 	       (shadow->speaking && now >= shadow->lead_until && !flow->seq_delta &&
 	        !flow->ts_delta);
 }
 
-uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now)
+uint32_t shadow_expire(struct shadow *shadow, uint64_t now)
 {
 	struct flow_entry *entry = flow_table_from(&shadow->flows, shadow->expire_at);
 	uint32_t looks = 0;
@@ -111,7 +114,7 @@ uint32_t shadow_expire(struct shadow *shadow, uint64_t idle_ns, uint64_t now)
 	while (entry && looks++ < EXPIRE_LOOKS) {
 		struct flow_entry *next = flow_table_next(&shadow->flows, entry);
 
-		if (is_over(shadow, (const struct flow *)entry, idle_ns, now))
+		if (is_over(shadow, (const struct flow *)entry, now))
 			flow_table_remove(&shadow->flows, entry);
 		entry = next;
 	}

@@ -23,7 +23,6 @@
 
 #define ENTRIES_PER_MESSAGE 512u
 #define EXPIRE_EVERY_NS     (5000 * MS)
-#define IDLE_NS             (7200000 * MS) /* Linux forgets a silent peer after two hours, too */
 
 /* ---- on the survivor ---- */
 
@@ -43,8 +42,7 @@ void map_expire_due(void *ctx, uint64_t now)
 	(void)now;
 	if (!node->is_primary || !node->shadow)
 		return;
-	if (shadow_expire(node->shadow, IDLE_NS, node_steady(node)) == 0 &&
-	    map_settles_in(node) == 0) {
+	if (shadow_expire(node->shadow, node_steady(node)) == 0 && map_settles_in(node) == 0) {
 		cut_unmap(node);
 		shadow_free(node->shadow);
 		node->shadow = NULL;

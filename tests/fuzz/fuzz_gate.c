@@ -323,7 +323,7 @@ static void finish(struct rig *r, const uint8_t *data, size_t size)
 		require(packet_parse(&p, frame) == 0);
 		frame_free(frame);
 	}
-	(void)shadow_expire(r->shadow, 1000, r->now + 1000000);
+	(void)shadow_expire(r->shadow, r->now + 500000000000000);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

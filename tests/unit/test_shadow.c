@@ -383,7 +383,7 @@ static void test_takeover(void)
 	/* The 4-tuple is used again: the new connection has its own numbers. */
 	g_assert_cmpuint(through(r, shadow_translate, segment(PACKET_SYN, 800, 0, 9)).seq, ==, 800);
 	g_assert_cmpuint(through(r, shadow_translate, segment(0, 801, 5, 9)).seq, ==, 801);
-	g_assert_cmpuint(shadow_expire(r->shadow, 1000 * MS, r->now), ==, 0);
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 0);
 	rig_free(r);
 }
 
@@ -421,7 +421,7 @@ static void test_clock_lead(void)
 	r->now += 300 * MS;
 	other.peer_port = 1003;
 	g_assert_cmpuint(through(r, shadow_translate, other).tsval, ==, 1000);
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 3);
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 3);
 	rig_free(r);
 	/* The lead of a lineage that is over is none of this one's. */
 	r = rig_new(16);
@@ -440,8 +440,13 @@ static void test_expire(void)
 	svm(r, PACKET_SYN, 100, 0, 501);
 	opened(r, 1, 5000, 501);
 	shadow_takeover(r->shadow, r->now);
-	r->now += 3600000 * MS; /* open and idle: only idle_ns ends it */
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 1);
+	r->now += 63000 * MS;
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 1);
+	through(r, shadow_input,
+	        (struct build_tcp){
+	                .from_peer = true, .flags = PACKET_ACK, .seq = 501, .ack = 5001});
+	r->now += 7233000 * MS; /* open and idle, until Linux' first keepalive, a bit late */
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 1);
 	through(r, shadow_translate, segment(PACKET_FIN, 101, 0, 501));
 	through(r, shadow_input,
 	        (struct build_tcp){.from_peer = true,
@@ -449,9 +454,16 @@ static void test_expire(void)
 	                           .seq = 501,
 	                           .ack = 5002});
 	r->now += 59000 * MS;
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 1);
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 1);
 	r->now += 2000 * MS;
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 0);
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 0);
+	rig_free(r);
+	r = rig_new(16); /* the client has never answered */
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	shadow_takeover(r->shadow, r->now);
+	r->now += 65000 * MS;
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 0);
 	rig_free(r);
 }
 
@@ -467,7 +479,7 @@ static void client_resets(struct rig *r, uint32_t seq, uint32_t ack)
 static uint32_t mapped_later(struct rig *r)
 {
 	r->now += 120000 * MS;
-	return shadow_expire(r->shadow, 7200000 * MS, r->now);
+	return shadow_expire(r->shadow, r->now);
 }
 
 /* RFC 5961 section 3.2: a RST with any other number than the next one is not taken. */
@@ -477,12 +489,13 @@ static void test_reset_not_taken(void)
 
 	svm(r, PACKET_SYN, 100, 0, 501);
 	opened(r, 1, 5000, 501);
+	svm(r, 0, 101, 10, 501);
 	client_resets(r, 600, 0); /* off the path; in the window, or not */
 	shadow_takeover(r->shadow, r->now);
 	client_resets(r, 500, 5001);
 	client_resets(r, 0x12345678, 0);
 	g_assert_cmpuint(mapped_later(r), ==, 1);
-	through(r, shadow_translate, segment(0, 101, 0, 511)); /* ten bytes of the client's */
+	through(r, shadow_translate, segment(0, 111, 0, 511)); /* ten bytes of the client's */
 	client_resets(r, 501, 0);
 	g_assert_cmpuint(mapped_later(r), ==, 1);
 	client_resets(r, 511, 0);
@@ -530,7 +543,7 @@ static void test_reset_of_half_open(void)
 	opened(r, 1, 5000, 0);
 	shadow_takeover(r->shadow, r->now);
 	client_resets(r, 0, 77);
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 1);
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 1);
 	client_resets(r, 0, 5001);
 	g_assert_cmpuint(mapped_later(r), ==, 0);
 	rig_free(r);
@@ -678,7 +691,7 @@ static void test_map_changes(void)
 	g_assert_cmpuint(shadow_map_changes(r->shadow), >, changes);
 	changes = shadow_map_changes(r->shadow);
 	r->now += 61000 * MS;
-	g_assert_cmpuint(shadow_expire(r->shadow, 7200000 * MS, r->now), ==, 0);
+	g_assert_cmpuint(shadow_expire(r->shadow, r->now), ==, 0);
 	g_assert_cmpuint(shadow_map_changes(r->shadow), >, changes);
 	rig_free(r);
 }
