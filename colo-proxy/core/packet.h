@@ -301,10 +301,12 @@ void packet_map_quote(struct packet *p, uint32_t seq_off, uint32_t seq_delta);
 /*
  * Cuts the first `prefix` bytes of payload off a TCP packet into a packet of their own, as
  * segmentation would have: the new frame, with the same header, is the caller's; the frame of `p`
- * keeps the rest, and its view is read again. FIN and PSH stay with the rest, CWR goes with the
- * first part (RFC 3168 section 6.1.2). Of a packet whose Ethernet header is known (frame.linked)
- * both parts are FRAME_AT_ETHERNET. 0; -EINVAL (nothing changed) when p is not TCP with more
- * payload than prefix > 0, starts with a SYN, or is FRAME_AT_IP and not linked; -ENOMEM.
+ * keeps the rest, and its view is read again. FIN and PSH stay with the rest. CWR goes with the
+ * first part when the guest has it so (VIRTIO_NET_HDR_GSO_ECN, RFC 3168 section 6.1.2), and else
+ * with both, as a part of AccECN's counter (RFC 9768 section 3.2.2). Of a packet whose Ethernet
+ * header is known (frame.linked) both parts are FRAME_AT_ETHERNET. 0; -EINVAL (nothing changed)
+ * when p is not TCP with more payload than prefix > 0, starts with a SYN, or is FRAME_AT_IP and not
+ * linked; -ENOMEM.
  */
 int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first);
 

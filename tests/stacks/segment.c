@@ -192,7 +192,7 @@ struct frame *segment_part(const struct segment *s, uint32_t from, uint32_t coun
 	put32(f->data + s->tcp_off + 4, s->seq + from);
 	if (from + count != s->len)
 		part.flags &= (uint8_t) ~(PACKET_FIN | PACKET_PSH);
-	if (from)
+	if (from && (s->frame->vnet.gso_type & VIRTIO_NET_HDR_GSO_ECN))
 		part.flags &= (uint8_t)~PACKET_CWR;
 	f->data[s->tcp_off + 13] = part.flags;
 	set_superframe(&part, segment_size(s));
