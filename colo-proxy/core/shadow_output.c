@@ -30,7 +30,7 @@ static struct digest digest_of(const struct flow *flow, const struct packet *pac
 	        .kind = DIGEST_SEGMENT,
 	        .tcp_flags = tcp->flags & PACKET_ACK,
 	        .has_ts = tcp->ts_off != 0,
-	        .seq = tcp->seq + flow->seq_delta,
+	        .seq = tcp->seq + shadow_seq_delta(flow, tcp),
 	        .ack = (tcp->flags & PACKET_ACK) ? tcp->ack : 0,
 	        .tsval = tcp->ts_off ? tcp->tsval + flow->ts_delta : 0,
 	};
@@ -370,7 +370,7 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		syn_seen(shadow, flow, &packet);
 	else
 		segment_seen(shadow, flow, &packet);
-	shadow->last = (struct recent_map){flow->seq_delta, flow->ts_delta};
+	shadow->last = (struct recent_map){shadow_seq_delta(flow, &packet.tcp), flow->ts_delta};
 	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
 }
 

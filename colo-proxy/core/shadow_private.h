@@ -101,6 +101,15 @@ struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, 
 void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct packet *packet,
                        enum packet_direction direction, uint64_t now);
 
+/* What makes the number of the VM's segment the client's. A RST that answers a SYN has no stream:
+ * its number is 0 (RFC 9293 section 3.5.2). */
+static inline uint32_t shadow_seq_delta(const struct flow *flow, const struct packet_tcp *tcp)
+{
+	if (!tcp->seq && (tcp->flags & PACKET_RST) && (tcp->flags & PACKET_ACK))
+		return 0;
+	return flow->seq_delta;
+}
+
 /* Notes that the connection was reset, or that it lives on: a RST that was not taken, or that was
  * said to a half-open peer (RFC 9293 section 3.5.1). */
 void shadow_note_reset(struct shadow *shadow, struct flow *flow, bool reset);

@@ -89,7 +89,7 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 		flow->ack_known = true;
 	}
 	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
-	packet_map_out(&packet, flow->seq_delta, flow->ts_delta);
+	packet_map_out(&packet, shadow_seq_delta(flow, &packet.tcp), flow->ts_delta);
 }
 
 /* A connection that is open may say nothing for longer than two hours: Linux sends its first

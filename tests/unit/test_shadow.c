@@ -549,6 +549,25 @@ static void test_reset_of_half_open(void)
 	rig_free(r);
 }
 
+/* The 4-tuple was in use, and its SYN is refused now (RFC 9293 section 3.5.2). */
+static void test_refusal(void)
+{
+	struct rig *r = rig_new(16);
+
+	svm(r, PACKET_SYN, 100, 0, 501);
+	opened(r, 1, 5000, 501);
+	svm(r, PACKET_RST, 0, 0, 90001);
+	assert_told(r, 1, 0, 0, 90001);
+	g_assert_cmpuint(shadow_last_map(r->shadow).seq_delta, ==, 0);
+	svm(r, PACKET_RST, 101, 0, 501);
+	assert_told(r, 2, 5001, 0, 501);
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(through(r, shadow_translate, segment(PACKET_RST, 0, 0, 90001)).seq, ==, 0);
+	g_assert_cmpuint(through(r, shadow_translate, segment(PACKET_RST, 101, 0, 501)).seq, ==,
+	                 5001);
+	rig_free(r);
+}
+
 /* ---- from one takeover to the next ---- */
 
 /* A survivor with one connection that its client knows by a number that is 4,900 higher. */
@@ -884,3 +903,4 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/uncompared", test_uncompared);
 	return g_test_run();
 }
+	g_test_add_func("/shadow/refusal", test_refusal);

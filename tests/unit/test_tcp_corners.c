@@ -477,6 +477,12 @@ static void test_reset_closed(void)
 	svm_says(p, t);
 	pair_released(p, 1, RELEASE_MATCH);
 	pair_free(p);
+	/* The 4-tuple had a connection, whose numbers are mapped. */
+	p = accepted();
+	svm_says(p, t);
+	pvm_says(p, t);
+	pair_released(p, 1, RELEASE_MATCH);
+	pair_free(p);
 }
 
 /* The SVM refuses several SYNs before the PVM has refused the first: the last one counts, what the
