@@ -47,6 +47,27 @@ static void syn_acknowledged(struct shadow *shadow, struct flow *flow, const str
 	shadow_tell(shadow, &digest);
 }
 
+/*
+ * What was fed to the SVM on the 4-tuple may be of the connection that the SYN opens: its SYN-ACK
+ * is said anew, for the same SYN of the client's, or is the first word of the lineage's. Otherwise
+ * it is of an older one, whose numbers tell nothing.
+ */
+static bool is_fed_on(const struct flow *flow, const struct packet_tcp *tcp)
+{
+	if (!(tcp->flags & PACKET_ACK))
+		return false;
+	if (flow->svm.seen)
+		return flow->svm.has_ack && flow->svm.ack == tcp->ack;
+	return !flow->told_known && !flow->ack_known;
+}
+
+static void forget_fed(struct shadow *shadow, struct flow *flow)
+{
+	flow->fed_known = flow->fed_ts_known = flow->fed_ack_known = false;
+	flow->repeats = 0;
+	shadow_set_missing(shadow, flow, false);
+}
+
 static void syn_seen(struct shadow *shadow, struct flow *flow, const struct packet *packet)
 {
 	const struct packet_tcp *tcp = &packet->tcp;
@@ -61,6 +82,8 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 			return;
 		}
 	}
+	if (!is_fed_on(flow, tcp))
+		forget_fed(shadow, flow);
 	flow->mapped = flow->told_known = flow->ack_known = false;
 	flow->fin_in = flow->fin_out = false;
 	flow->seq_delta = flow->ts_delta = 0;
