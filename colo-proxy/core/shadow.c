@@ -114,6 +114,16 @@ void shadow_note_reset(struct shadow *shadow, struct flow *flow, bool reset)
 	shadow->map_changes++;
 }
 
+void shadow_note_ts(struct flow *flow, const struct packet_tcp *tcp)
+{
+	if (!tcp->ts_off)
+		return;
+	if (tcp->flags & PACKET_SYN)
+		flow->syn_tsval = tcp->tsval;
+	flow->said_ts = flow->said_ts_known ? seq_max(flow->said_ts, tcp->tsval) : tcp->tsval;
+	flow->said_ts_known = true;
+}
+
 /* ---- mapping ---- */
 
 void shadow_try_map(struct shadow *shadow, struct flow *flow)

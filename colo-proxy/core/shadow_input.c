@@ -114,21 +114,30 @@ static void map_error(struct shadow *shadow, struct packet *packet)
 }
 
 /*
+ * The VM hears echoes of what it has said. The client may echo what only the PVM has said, whose
+ * clock leads or whose segment was another one; and after the takeover the lead is taken from what
+ * the PVM had said, too, which did not have it. Before 4.19.209 Linux takes an echo from the future
+ * for a round trip of 2^32 ticks.
+ *
  * A VM that waits for the answer to its SYN takes the echo of a timestamp that the SYN had, and no
- * other: Linux drops the segment in SYN-RECEIVED (since 6.15) and answers with RST in SYN-SENT.
- * The client may echo one that only the PVM's SYN had, if that was repeated at another time; and
- * after the takeover the lead is taken from what the PVM had said, too, which did not have it.
+ * other: Linux drops the segment in SYN-RECEIVED (since 6.15) and answers with RST in SYN-SENT. One
+ * that sends SYN cookies reads the client's options from the echo's low six bits (Linux), so it is
+ * exactly the first or the newest SYN's. Of a handshake that is not known here these bits stay as
+ * they are: the lead is a multiple of 128.
  */
-static void map_syn_echo(struct flow *flow, struct packet *packet)
+static void map_echo(struct flow *flow, struct packet *packet)
 {
 	uint32_t tsecr = packet->tcp.tsecr;
 
-	if (seq_gt(packet->tcp.ack, flow->svm.iss + 1))
+	if (flow->opening && seq_gt(packet->tcp.ack, flow->svm.iss + 1))
 		flow->opening = false;
-	else if (tsecr && seq_lt(tsecr, flow->svm.tsval))
-		packet_set_tsecr(packet, flow->svm.tsval);
-	else if (tsecr && seq_gt(tsecr, flow->syn_tsval))
-		packet_set_tsecr(packet, flow->syn_tsval);
+	if (!tsecr || !flow->said_ts_known)
+		return;
+	if (flow->opening)
+		tsecr = seq_leq(tsecr, flow->svm.tsval) ? flow->svm.tsval : flow->syn_tsval;
+	else
+		tsecr = seq_min(tsecr, flow->said_ts);
+	packet_set_tsecr(packet, tsecr);
 }
 
 /*
@@ -176,10 +185,10 @@ void shadow_input(struct shadow *shadow, struct frame *frame, uint64_t now)
 	shadow_note_state(shadow, flow, &packet, PACKET_TO_VM, now);
 	if (flow->seq_delta || flow->ts_delta)
 		packet_map_in(&packet, flow->seq_delta, flow->ts_delta);
-	if (flow->opening && (packet.tcp.flags & PACKET_ACK))
-		map_syn_echo(flow, &packet);
-	if (packet.tcp.flags & PACKET_ACK)
+	if (packet.tcp.flags & PACKET_ACK) {
+		map_echo(flow, &packet);
 		shadow_note_peer_ack(flow, packet.tcp.ack);
+	}
 }
 
 void shadow_input_again(struct shadow *shadow, struct frame *frame, uint64_t now)

@@ -74,7 +74,6 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 	bool has_ack = tcp->flags & PACKET_ACK;
 
 	if (flow->svm.seen && flow->svm.iss == tcp->seq) {
-		flow->syn_tsval = tcp->tsval;
 		if (!has_ack || flow->svm.has_ack)
 			return; /* a retransmission: it has been told, or waits */
 		if (flow->mapped) {
@@ -88,7 +87,7 @@ static void syn_seen(struct shadow *shadow, struct flow *flow, const struct pack
 	flow->fin_in = flow->fin_out = false;
 	flow->seq_delta = flow->ts_delta = 0;
 	flow->opening = tcp->ts_off != 0;
-	flow->syn_tsval = tcp->tsval;
+	flow->said_ts_known = false;
 	flow->svm = (struct opening){
 	        .seen = true,
 	        .has_ack = has_ack,
@@ -393,6 +392,7 @@ void shadow_output(struct shadow *shadow, struct frame *frame, uint64_t now)
 		syn_seen(shadow, flow, &packet);
 	else
 		segment_seen(shadow, flow, &packet);
+	shadow_note_ts(flow, &packet.tcp);
 	shadow->last = (struct recent_map){shadow_seq_delta(flow, &packet.tcp), flow->ts_delta};
 	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
 }

@@ -40,7 +40,8 @@ struct flow {
 	bool mapped;             /* the deltas are those of a handshake of this lineage */
 	bool told_known, ack_known;
 	bool fin_in, fin_out, reset;
-	bool superseded; /* a survivor's: the VM has opened the 4-tuple anew, and that is held */
+	/* superseded: a survivor's: the VM has opened the 4-tuple anew, and that is held. */
+	bool superseded : 1, said_ts_known : 1;
 	bool fed_ts_known, fed_ack_known;
 	bool fed_known, missing; /* missing: the SVM repeats its acknowledgement */
 	bool opening;     /* of what the VM said, the client has acknowledged its SYN at most */
@@ -54,6 +55,7 @@ struct flow {
 	uint32_t ack;            /* highest acknowledgement told */
 	uint32_t seq_delta, ts_delta;
 	uint32_t syn_tsval; /* of the VM's newest SYN; that of its first is in svm */
+	uint32_t said_ts;   /* the VM's newest timestamp */
 	/* Line 2, which few packets need. */
 	_Alignas(FLOW_LINE) struct opening pvm;
 	struct opening svm;
@@ -109,6 +111,9 @@ static inline uint32_t shadow_seq_delta(const struct flow *flow, const struct pa
 		return 0;
 	return flow->seq_delta;
 }
+
+/* Notes the timestamp of a segment of the VM's. */
+void shadow_note_ts(struct flow *flow, const struct packet_tcp *tcp);
 
 /* Notes that the connection was reset, or that it lives on: a RST that was not taken, or that was
  * said to a half-open peer (RFC 9293 section 3.5.1). */

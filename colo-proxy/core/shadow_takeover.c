@@ -77,8 +77,6 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 		flow_table_remove(&shadow->flows, &flow->entry);
 		return;
 	}
-	if (packet.tcp.flags & PACKET_SYN)
-		flow->syn_tsval = packet.tcp.tsval;
 	if (packet.tcp.flags & PACKET_FIN) {
 		flow->fin_out = true;
 		shadow->map_changes++;
@@ -88,6 +86,7 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
 		flow->ack = flow->ack_known ? seq_max(flow->ack, packet.tcp.ack) : packet.tcp.ack;
 		flow->ack_known = true;
 	}
+	shadow_note_ts(flow, &packet.tcp);
 	shadow_note_state(shadow, flow, &packet, PACKET_FROM_VM, now);
 	packet_map_out(&packet, shadow_seq_delta(flow, &packet.tcp), flow->ts_delta);
 }

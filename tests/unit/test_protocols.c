@@ -191,6 +191,8 @@ static void test_mapping(const void *data)
 	struct packet_tcp tcp;
 	uint32_t left, right;
 
+	svm(p, how, segment(SVM_ISS, 0, 0, 10)); /* what is acknowledged and echoed */
+	svm(p, how, segment(SVM_ISS, 0, 10, 30));
 	for (int taken = 0; taken < 2; taken++) {
 		f = pair_client(p, tcp_frame(how, in));
 		g_assert_cmpint(packet_parse(&packet, f), ==, 0);

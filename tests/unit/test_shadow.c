@@ -303,7 +303,7 @@ static void test_syn_echo(void)
 	g_assert_cmpuint(echoed(r, 5001, 71020), ==, 1000); /* the PVM has repeated it */
 	syn.tsval = 2025;                                   /* and the SVM */
 	svm_says(r, syn);
-	g_assert_cmpuint(echoed(r, 5001, 71020), ==, 2020);
+	g_assert_cmpuint(echoed(r, 5001, 71020), ==, 2025); /* one that it has said: cookies */
 	g_assert_cmpuint(echoed(r, 5001, 71030), ==, 2025);
 	g_assert_cmpuint(echoed(r, 5001, 0), ==, 0);
 	shadow_ts_lead(r->shadow, 1, 1024);
@@ -313,8 +313,37 @@ static void test_syn_echo(void)
 	g_assert_cmpuint(through(r, shadow_translate, syn).tsval, ==, 73024);
 	g_assert_cmpuint(echoed(r, 5001, 73024), ==, 3000);
 	/* Then the VM says more than its SYN, and its clock is what it is. */
+	syn = segment(0, 101, 1, 501);
+	syn.has_ts = true;
+	syn.tsval = 4500;
+	g_assert_cmpuint(through(r, shadow_translate, syn).tsval, ==, 74524);
 	g_assert_cmpuint(echoed(r, 5002, 74524), ==, 4500);
 	g_assert_cmpuint(echoed(r, 5001, 70000), ==, UINT32_C(1000) - 1024);
+	rig_free(r);
+}
+
+/* A clone's connection, whose PVM is 200 ms ahead: the SVM hears the newest that it has said. */
+static void test_echo_of_the_future(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp out = segment(0, 5000, 1, 501);
+
+	g_assert_cmpuint(echoed(r, 5001, 10200), ==, 10200);
+	out.has_ts = true;
+	out.tsval = 10000;
+	svm_says(r, out);
+	out.tsval = 9990; /* overtaken in the guest */
+	svm_says(r, out);
+	g_assert_cmpuint(echoed(r, 5001, 10200), ==, 10000);
+	g_assert_cmpuint(echoed(r, 5001, 9995), ==, 9995);
+	g_assert_cmpuint(echoed(r, 5001, 0), ==, 0);
+	shadow_ts_lead(r->shadow, 1, 256);
+	shadow_takeover(r->shadow, r->now);
+	g_assert_cmpuint(echoed(r, 5001, 10300), ==, 10000);
+	out.tsval = 10100;
+	through(r, shadow_translate, out);
+	g_assert_cmpuint(echoed(r, 5001, 10350), ==, 10094);
+	g_assert_cmpuint(echoed(r, 5001, 10400), ==, 10100);
 	rig_free(r);
 }
 
@@ -926,6 +955,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/mapping", test_mapping);
 	g_test_add_func("/shadow/timestamp-mapping", test_timestamp_mapping);
 	g_test_add_func("/shadow/syn-echo", test_syn_echo);
+	g_test_add_func("/shadow/echo-of-the-future", test_echo_of_the_future);
 	g_test_add_func("/shadow/opening-used-once", test_opening_is_used_once);
 	g_test_add_func("/shadow/lineage-to-come", test_lineage_to_come);
 	g_test_add_func("/shadow/takeover", test_takeover);
