@@ -19,7 +19,9 @@ struct natmap_entry {
 	struct flow_key key;
 	uint32_t seq_delta, ts_delta; /* client's = VM's + delta */
 	uint32_t iss;                 /* the VM's: tells a repeated SYN from a new connection */
+	uint32_t tsval, syn_tsval;    /* of the VM's first and newest SYN, while `opening` */
 	bool iss_known, fin_in, fin_out, reset;
+	bool opening; /* the client has acknowledged the VM's SYN at most, which had a timestamp */
 };
 
 /* A list with a limit. A zeroed one is empty; the user reads entry and count. */

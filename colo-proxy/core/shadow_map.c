@@ -34,10 +34,13 @@ int shadow_map_export(const struct shadow *shadow, struct natmap *map)
 		        .seq_delta = flow->seq_delta,
 		        .ts_delta = flow->ts_delta,
 		        .iss = flow->svm.iss,
+		        .tsval = flow->opening ? flow->svm.tsval : 0,
+		        .syn_tsval = flow->opening ? flow->syn_tsval : 0,
 		        .iss_known = flow->svm.seen,
 		        .fin_in = flow->fin_in,
 		        .fin_out = flow->fin_out,
 		        .reset = flow->reset,
+		        .opening = flow->opening,
 		};
 		int r = is_handed_on(flow) ? natmap_add(map, &out, UINT32_MAX) : 0;
 
@@ -78,6 +81,19 @@ static bool is_another(const struct opening *opening, const struct natmap_entry 
 	return opening->seen && !(old->iss_known && opening->iss == old->iss);
 }
 
+/* Which echoes the VM takes before its handshake is over. */
+static void adopt_opening(struct flow *flow, const struct natmap_entry *from)
+{
+	flow->svm.tsval = from->tsval;
+	if (flow->opening)
+		return; /* this lineage has heard the SYN again: that is the newest */
+	flow->opening = true;
+	flow->syn_tsval = from->syn_tsval;
+	if (!flow->said_ts_known)
+		flow->said_ts = from->syn_tsval;
+	flow->said_ts_known = true;
+}
+
 uint32_t shadow_map_adopt(struct shadow *shadow, const struct natmap *map, uint64_t now)
 {
 	uint32_t left_out = 0;
@@ -97,6 +113,8 @@ uint32_t shadow_map_adopt(struct shadow *shadow, const struct natmap *map, uint6
 		flow->mapped = true; /* it is not evicted */
 		flow->svm.seen = from->iss_known;
 		flow->svm.iss = from->iss;
+		if (from->opening)
+			adopt_opening(flow, from);
 		flow->fin_in |= from->fin_in;
 		flow->fin_out |= from->fin_out;
 		flow->reset |= from->reset && !flow->ack_known; /* else it has spoken since */

@@ -19,7 +19,7 @@ static_assert(FLOW_KEY_NARROW == 16 && sizeof(struct flow_key) == 44,
 static_assert(sizeof(struct virtio_net_hdr_v1) == 12, "virtio 1.0 section 5.1.6");
 
 #define KEY_WIDE_LEN     (DIGEST_WIRE_MAX - DIGEST_WIRE_LEN)
-#define MAP_ENTRY_NARROW 32u
+#define MAP_ENTRY_NARROW 40u
 static_assert(MAP_ENTRY_WIRE_LEN == MAP_ENTRY_NARROW + KEY_WIDE_LEN, "see messages.h");
 static_assert(KEY_WIDE_LEN == 28 && FLOW_OPEN_WIRE_MAX - FLOW_OPEN_WIRE_LEN == 28,
               "the same for both records");
@@ -395,7 +395,9 @@ void map_entry_pack(uint8_t out[MAP_ENTRY_WIRE_LEN], const struct natmap_entry *
 	u32_pack(out + 20, entry->ts_delta);
 	u32_pack(out + 24, entry->iss);
 	out[28] = (uint8_t)(entry->iss_known | entry->fin_in << 1 | entry->fin_out << 2 |
-	                    entry->reset << 3);
+	                    entry->reset << 3 | entry->opening << 4);
+	u32_pack(out + 32, entry->tsval);
+	u32_pack(out + 36, entry->syn_tsval);
 }
 
 int map_entry_unpack(struct natmap_entry *ret_entry, const uint8_t in[MAP_ENTRY_WIRE_LEN])
@@ -410,6 +412,9 @@ int map_entry_unpack(struct natmap_entry *ret_entry, const uint8_t in[MAP_ENTRY_
 	ret_entry->fin_in = in[28] & 2;
 	ret_entry->fin_out = in[28] & 4;
 	ret_entry->reset = in[28] & 8;
+	ret_entry->opening = in[28] & 16;
+	ret_entry->tsval = u32_unpack(in + 32);
+	ret_entry->syn_tsval = u32_unpack(in + 36);
 	return 0;
 }
 

@@ -60,7 +60,7 @@
  *                                        the header? Best effort, for `divergences` only
  *   SAID                 S -> P  fast    see said_pack(): the answer
  *   MAP                  P -> S  both    0 u32 entries in all, 4 u32 index of the first one here, 8
- *                                        n x 60 bytes, see map_entry_pack(): the mapping between
+ *                                        n x 68 bytes, see map_entry_pack(): the mapping between
  *                                        clients and the PVM. On the fast channel before START; on
  *                                        the bulk channel between CKPT_BEGIN and CKPT_END, when it
  *                                        has changed since it was last sent
@@ -132,7 +132,7 @@ enum msg_type {
 #define CUT_ASK_WIRE_MAX   (CUT_ASK_HEAD_LEN + DIGEST_WIRE_MAX)
 #define CUT_HEAD_LEN       40u
 #define CUT_WIRE_MAX       (CUT_HEAD_LEN + DIGEST_WIRE_MAX)
-#define MAP_ENTRY_WIRE_LEN 60u
+#define MAP_ENTRY_WIRE_LEN 68u
 #define REPLAY_HEAD_LEN    8u
 #define REPLAY_FRAME_LEN   16u
 #define REPLAY_WIRE_MAX    (REPLAY_HEAD_LEN + 2 * (REPLAY_FRAME_LEN + FRAME_MAX_LEN))
@@ -173,8 +173,9 @@ size_t flow_open_pack(uint8_t out[FLOW_OPEN_WIRE_MAX], const struct flow_open *o
 int flow_open_unpack(struct flow_open *ret_open, const uint8_t *payload, size_t len);
 
 /* 0 u8[16] flow key, 16 u32 seq_delta, 20 u32 ts_delta, 24 u32 iss, 28 u8 bit 0: has iss, bit 1:
- * FIN of the client's, bit 2: FIN of the VM's, bit 3: RST, 29 zero, 32 u8[28] the rest of a wide
- * flow key, of others zero. unpack: 0, or -EPROTO. */
+ * FIN of the client's, bit 2: FIN of the VM's, bit 3: RST, bit 4: opening, 29 zero, 32 u32 tsval of
+ * the VM's first SYN, 36 u32 that of its newest one, both while opening, 40 u8[28] the rest of a
+ * wide flow key, of others zero. unpack: 0, or -EPROTO. */
 void map_entry_pack(uint8_t out[MAP_ENTRY_WIRE_LEN], const struct natmap_entry *entry);
 int map_entry_unpack(struct natmap_entry *ret_entry, const uint8_t in[MAP_ENTRY_WIRE_LEN]);
 void map_head_pack(uint8_t out[MAP_HEAD_LEN], uint32_t total, uint32_t first);

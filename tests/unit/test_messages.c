@@ -185,18 +185,22 @@ static void test_map(void)
 	                                  .kind = FLOW_TCP},
 	                          .seq_delta = 0xfffffff0,
 	                          .ts_delta = 7,
-	                          .iss = 0x01020304},
+	                          .iss = 0x01020304,
+	                          .tsval = 0x11121314,
+	                          .syn_tsval = 0x21222324},
 	                    out;
 	uint8_t wire[MAP_HEAD_LEN + 2 * MAP_ENTRY_WIRE_LEN];
 	uint32_t total, first, n;
 
-	for (int i = 0; i < 16; i++) {
+	for (int i = 0; i < 32; i++) {
 		in.iss_known = i & 1;
 		in.fin_in = i & 2;
 		in.fin_out = i & 4;
 		in.reset = i & 8;
+		in.opening = i & 16;
 		map_entry_pack(wire, &in);
 		g_assert_cmpuint(wire[28], ==, i);
+		g_assert_true(wire[32] == 0x11 && wire[36] == 0x21);
 		memset(&out, 0xff, sizeof(out));
 		g_assert_cmpint(map_entry_unpack(&out, wire), ==, 0);
 		g_assert_cmpmem(&out.key, sizeof(out.key), &in.key, sizeof(in.key));
@@ -204,6 +208,8 @@ static void test_map(void)
 		              out.iss == in.iss);
 		g_assert_true(out.iss_known == in.iss_known && out.fin_in == in.fin_in &&
 		              out.fin_out == in.fin_out && out.reset == in.reset);
+		g_assert_true(out.opening == in.opening && out.tsval == in.tsval &&
+		              out.syn_tsval == in.syn_tsval);
 	}
 	in.key.flags = FLOW_IPV6;
 	in.key.peer_net[2] = 0x20010db8;

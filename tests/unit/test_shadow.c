@@ -728,6 +728,41 @@ static void test_map_syn_again(void)
 	rig_free(second);
 }
 
+/* A handshake that is open at two takeovers: what is echoed is what the VM has said. */
+static void test_map_opening(void)
+{
+	struct rig *first = rig_new(16);
+	struct build_tcp syn = segment(PACKET_SYN, 100, 0, 501);
+	struct flow_open open = opening(5000, 501);
+	struct natmap map;
+
+	syn.has_ts = open.has_ts = true;
+	syn.tsval = 1000;
+	open.tsval = 70000;
+	shadow_flow_open(first->shadow, 1, &open, first->now);
+	svm_says(first, syn);
+	syn.tsval = 2000;
+	svm_says(first, syn);
+	shadow_takeover(first->shadow, first->now);
+	map = handed_on(first);
+	syn.tsval = 3000;
+	for (uint32_t repeated = 0; repeated < 2; repeated++) {
+		struct rig *second = rig_new(16);
+
+		if (repeated)
+			svm_says(second, syn);
+		g_assert_cmpuint(shadow_map_adopt(second->shadow, &map, second->now), ==, 0);
+		shadow_ts_lead(second->shadow, 1, 128);
+		shadow_takeover(second->shadow, second->now);
+		g_assert_cmpuint(echoed(second, 5001, 70000), ==, 1000);
+		g_assert_cmpuint(echoed(second, 5001, 71500), ==, repeated ? 3000 : 2000);
+		g_assert_cmpuint(echoed(second, 5002, 70500), ==, 1372); /* it is over */
+		rig_free(second);
+	}
+	natmap_clear(&map);
+	rig_free(first);
+}
+
 static void test_map_changes(void)
 {
 	struct rig *r = survivor();
@@ -968,6 +1003,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/map/reused", test_map_reused);
 	g_test_add_func("/shadow/map/superseded", test_map_superseded);
 	g_test_add_func("/shadow/map/syn-again", test_map_syn_again);
+	g_test_add_func("/shadow/map/opening", test_map_opening);
 	g_test_add_func("/shadow/map/changes", test_map_changes);
 	g_test_add_func("/shadow/map/reset", test_map_reset);
 	g_test_add_func("/shadow/map/limits", test_map_limits);
