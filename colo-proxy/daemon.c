@@ -5,8 +5,12 @@
  * Everything that may wait lives here, on a GLib main loop: QEMU's process and QMP, the fence, the
  * control socket. It decides nothing about the VM's output or about who may speak; the node (data
  * thread) orders what it needs and is told the outcome. Orders are carried out one after the other,
- * in order. A QMP call that hangs delays the next order and the control socket; the hold, the
- * heartbeats and the comparison go on.
+ * in order; only the fence's, which need no QEMU, and its answer go before those that wait. A QMP
+ * call that hangs delays the next order and the control socket, by QMP_MS for each call; the hold,
+ * the heartbeats and the comparison go on.
+ *
+ * Limits (R8): the node says once more only that it wants a checkpoint, and of those orders no more
+ * than one waits. Any other one follows from a change of its state, or from an answer to the last.
  *
  * QEMU is spawned from this thread because it is the process's main one: the kernel ends a child
  * with the thread that made it (PR_SET_PDEATHSIG).
@@ -65,6 +69,7 @@ struct daemon {
 	struct colo_progress copy; /* the first copy's, while there is one */
 	gint64 copy_told_at;       /* us: when it was published last */
 	bool in_colo;              /* QEMU has said so: it may be asked for checkpoints */
+	gint checkpoint_waits;     /* atomic: such an order is there, and not yet carried out */
 	bool stopping;
 	int status;
 };
@@ -248,25 +253,30 @@ static void start_vm(struct daemon *daemon, bool secondary)
 
 /* ---- protection ---- */
 
-/* The first copy is under way: until QEMU is in COLO, or says that it failed. */
+/* "completed": it was in COLO, and has left it again. */
+static bool copy_ended(const struct colo_progress *progress)
+{
+	return strcmp(progress->status, "failed") == 0 ||
+	       strcmp(progress->status, "cancelled") == 0 ||
+	       strcmp(progress->status, "completed") == 0;
+}
+
+/* The first copy is under way: until QEMU is in COLO, or it failed. No VM, no timer: end_vm(). */
 static gboolean watch_copy(gpointer data)
 {
 	struct daemon *daemon = data;
 	struct colo_progress progress;
-	char err[ERR_LEN];
+	char err[ERR_LEN] = "QEMU says that the migration failed";
 	bool running;
 	char status[32];
+	int r = colo_query_progress(daemon->vm.qmp, QMP_MS, &progress, err, sizeof(err));
 
-	if (!daemon->vm.qmp ||
-	    colo_query_progress(daemon->vm.qmp, QMP_MS, &progress, err, sizeof(err)) < 0) {
+	if (r == -ETIMEDOUT)
+		return G_SOURCE_CONTINUE; /* it hangs; not asked again, it is in COLO unseen */
+	if (r < 0 || copy_ended(&progress)) {
 		daemon->copy_timer = 0;
 		end_copy(daemon);
-		return G_SOURCE_REMOVE;
-	}
-	if (strcmp(progress.status, "failed") == 0 || strcmp(progress.status, "cancelled") == 0) {
-		daemon->copy_timer = 0;
-		end_copy(daemon);
-		node_copy_failed(daemon->node, "QEMU says that the migration failed");
+		node_copy_failed(daemon->node, err);
 		return G_SOURCE_REMOVE;
 	}
 	tell_progress(daemon, &progress);
@@ -573,6 +583,8 @@ static gboolean carry_out(gpointer data)
 		abort_copy(daemon);
 		break;
 	case ORDER_CHECKPOINT:
+		/* First: what is wanted from now on is another one. */
+		g_atomic_int_set(&daemon->checkpoint_waits, 0);
 		trigger_checkpoint(daemon);
 		break;
 	case ORDER_DIRTY_SAMPLE:
@@ -613,12 +625,18 @@ static gboolean carry_out(gpointer data)
 /* Called in the data thread. */
 static void order(void *ctx, enum order what, const char *text)
 {
-	struct posted *posted = g_new0(struct posted, 1);
+	bool fence = what == ORDER_FENCE || what == ORDER_FENCE_END;
+	struct daemon *daemon = ctx;
+	struct posted *posted;
 
-	posted->daemon = ctx;
+	if (what == ORDER_CHECKPOINT &&
+	    !g_atomic_int_compare_and_exchange(&daemon->checkpoint_waits, 0, 1))
+		return;
+	posted = g_new0(struct posted, 1);
+	posted->daemon = daemon;
 	posted->order = what;
 	snprintf(posted->text, sizeof(posted->text), "%s", text);
-	g_idle_add_full(G_PRIORITY_DEFAULT, carry_out, posted, g_free);
+	g_idle_add_full(fence ? G_PRIORITY_HIGH : G_PRIORITY_DEFAULT, carry_out, posted, g_free);
 	/* cppcheck-suppress memleak ; the source frees it */
 }
 
