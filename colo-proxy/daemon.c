@@ -28,6 +28,8 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "colo-proxy/config/config.h"
@@ -66,6 +68,7 @@ struct daemon {
 	guint vm_watch, qmp_watch, copy_timer, sample_timer, fence_watch, fence_timer, stop_timer;
 	unsigned sample_tries; /* left */
 	GPid fence_pid;
+	int fence_fd;              /* its pidfd */
 	struct colo_progress copy; /* the first copy's, while there is one */
 	gint64 copy_told_at;       /* us: when it was published last */
 	bool in_colo;              /* QEMU has said so: it may be asked for checkpoints */
@@ -459,26 +462,40 @@ static void announce_vm(struct daemon *daemon)
 
 /* ---- the fence ---- */
 
-static void fence_over(struct daemon *daemon, bool granted, const char *text)
+/* Whatever comes of the fence that runs is not heard. */
+static void fence_forget(struct daemon *daemon)
 {
 	g_clear_handle_id(&daemon->fence_timer, g_source_remove);
 	g_clear_handle_id(&daemon->fence_watch, g_source_remove);
+	if (daemon->fence_fd >= 0)
+		close(daemon->fence_fd);
+	daemon->fence_fd = -1;
 	daemon->fence_pid = 0;
-	node_fenced(daemon->node, granted, text);
 }
 
-static void fence_ended(GPid pid, gint wait_status, gpointer data)
+/*
+ * R6: the right comes with the status 0 of a child that was reaped here. GLib's watch says 0 of one
+ * that nobody can reap, too, as under a SIGCHLD that is ignored.
+ */
+static gboolean fence_ended(gint fd, GIOCondition condition, gpointer data)
 {
 	struct daemon *daemon = data;
+	siginfo_t how = {0};
+	bool reaped = waitid(P_PIDFD, (id_t)fd, &how, WEXITED) == 0;
+	bool granted = reaped && how.si_code == CLD_EXITED && how.si_status == 0;
 	char text[80];
 
-	daemon->fence_watch = 0;
-	g_spawn_close_pid(pid);
-	if (WIFEXITED(wait_status))
-		snprintf(text, sizeof(text), "exit status %d", WEXITSTATUS(wait_status));
+	(void)condition;
+	if (!reaped)
+		snprintf(text, sizeof(text), "its exit status is not known: %s", strerror(errno));
+	else if (how.si_code == CLD_EXITED)
+		snprintf(text, sizeof(text), "exit status %d", how.si_status);
 	else
-		snprintf(text, sizeof(text), "killed by signal %d", WTERMSIG(wait_status));
-	fence_over(daemon, WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0, text);
+		snprintf(text, sizeof(text), "killed by signal %d", how.si_status);
+	daemon->fence_watch = 0;
+	fence_forget(daemon);
+	node_fenced(daemon->node, granted, text);
+	return G_SOURCE_REMOVE;
 }
 
 static void fence_reaped(GPid pid, gint wait_status, gpointer data)
@@ -490,11 +507,9 @@ static void fence_reaped(GPid pid, gint wait_status, gpointer data)
 
 static void fence_kill(struct daemon *daemon)
 {
-	g_clear_handle_id(&daemon->fence_timer, g_source_remove);
-	g_clear_handle_id(&daemon->fence_watch, g_source_remove);
 	kill(-daemon->fence_pid, SIGKILL);
 	g_child_watch_add(daemon->fence_pid, fence_reaped, NULL);
-	daemon->fence_pid = 0;
+	fence_forget(daemon);
 }
 
 static gboolean fence_too_late(gpointer data)
@@ -503,7 +518,7 @@ static gboolean fence_too_late(gpointer data)
 
 	daemon->fence_timer = 0;
 	fence_kill(daemon);
-	fence_over(daemon, false, "no answer within fence-timeout");
+	node_fenced(daemon->node, false, "no answer within fence-timeout");
 	return G_SOURCE_REMOVE;
 }
 
@@ -516,20 +531,59 @@ static void fence_child_setup(gpointer data)
 	sched_setscheduler(0, SCHED_OTHER, &none); /* may fail: it then runs as the daemon does */
 }
 
-static void ask_fence(struct daemon *daemon, const char *reason)
+static void watch_fence(struct daemon *daemon)
+{
+	guint timeout_ms = (guint)(daemon->config->fence_timeout_ns / 1000000);
+
+	daemon->fence_fd = (int)syscall(SYS_pidfd_open, daemon->fence_pid, 0);
+	if (daemon->fence_fd < 0) {
+		const char *why = strerror(errno);
+
+		fence_kill(daemon);
+		node_fenced(daemon->node, false, why);
+		return;
+	}
+	daemon->fence_watch = g_unix_fd_add_full(G_PRIORITY_HIGH, daemon->fence_fd, G_IO_IN,
+	                                         fence_ended, daemon, NULL);
+	daemon->fence_timer = g_timeout_add(timeout_ms, fence_too_late, daemon);
+}
+
+/*
+ * COLO_PEER: whom to switch off. The host of `peer`, as it is configured; of a side that only
+ * listens, where the last session came from ("HOST port PORT", numeric). Unset when neither is
+ * known: no script may take this host for the other one.
+ */
+static char **fence_environment(const struct daemon *daemon, const char *session)
 {
 	const struct config *config = daemon->config;
-	char **env;
-	const char *peer = config->peer.host ? config->peer.host : config->listen.host;
+	const char *end = strstr(session, " port ");
+	char *peer = config->peer.host ? g_strdup(config->peer.host)
+	             : end             ? g_strndup(session, (gsize)(end - session))
+	                               : NULL;
+	/* IPv4 on a socket that listens for both. */
+	bool mapped = peer && g_str_has_prefix(peer, "::ffff:") && strchr(peer, '.');
+	char **env = g_get_environ();
+
+	env = g_environ_setenv(env, "COLO_NAME", config->name, TRUE);
+	env = g_environ_setenv(env, "COLO_REASON", "heartbeats lost", TRUE);
+	env = g_environ_unsetenv(env, "COLO_PEER");
+	if (peer)
+		env = g_environ_setenv(env, "COLO_PEER", mapped ? peer + strlen("::ffff:") : peer,
+		                       TRUE);
+	g_free(peer);
+	return env;
+}
+
+/* `session`: as ORDER_FENCE has it. */
+static void ask_fence(struct daemon *daemon, const char *session)
+{
+	const struct config *config = daemon->config;
+	char **env = fence_environment(daemon, session);
 	GError *error = NULL;
 
 	/* That the peer was off when an earlier question was asked does not answer this one. */
 	if (daemon->fence_pid)
 		fence_kill(daemon);
-	env = g_get_environ();
-	env = g_environ_setenv(env, "COLO_NAME", config->name, TRUE);
-	env = g_environ_setenv(env, "COLO_PEER", peer ? peer : "", TRUE);
-	env = g_environ_setenv(env, "COLO_REASON", reason, TRUE);
 	if (!g_spawn_async("/", config->fence_argv, env,
 	                   G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, fence_child_setup, NULL,
 	                   &daemon->fence_pid, &error)) {
@@ -537,9 +591,7 @@ static void ask_fence(struct daemon *daemon, const char *reason)
 		node_fenced(daemon->node, false, error->message);
 		g_error_free(error);
 	} else {
-		daemon->fence_watch = g_child_watch_add(daemon->fence_pid, fence_ended, daemon);
-		daemon->fence_timer = g_timeout_add((guint)(config->fence_timeout_ns / 1000000),
-		                                    fence_too_late, daemon);
+		watch_fence(daemon);
 	}
 	g_strfreev(env);
 }
@@ -1009,7 +1061,7 @@ static int bring_up(struct daemon *daemon)
 
 int daemon_run(const struct config *config)
 {
-	struct daemon daemon = {.config = config, .lock_fd = -1};
+	struct daemon daemon = {.config = config, .lock_fd = -1, .fence_fd = -1};
 	guint term, intr;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -1030,7 +1082,7 @@ int daemon_run(const struct config *config)
 	/* Last: `colo-proxy stop` waits for its connection to close. */
 	control_server_free(daemon.server);
 	g_clear_handle_id(&daemon.stop_timer, g_source_remove);
-	g_clear_handle_id(&daemon.fence_timer, g_source_remove);
+	fence_forget(&daemon);
 	g_source_remove(term);
 	g_source_remove(intr);
 	g_main_loop_unref(daemon.loop);

@@ -2,6 +2,7 @@
 #include "colo-proxy/cmd/cmd.h"
 
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -51,6 +52,7 @@ int main(int argc, char **argv)
 	static char version[] = "version";
 
 	setlocale(LC_CTYPE, "");
+	signal(SIGCHLD, SIG_DFL); /* ignored by who started this, no child's exit status is known */
 	if (argc < 2)
 		return run_bare();
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {

@@ -340,7 +340,7 @@ void node_ask_fence(struct node *node)
 {
 	node->takeover.detected_ns = node_realtime();
 	node->fence_asked = true;
-	node->ops->order(node->ctx, ORDER_FENCE, "heartbeats lost");
+	node->ops->order(node->ctx, ORDER_FENCE, node->peer);
 }
 
 /* The peer has been heard again, or somebody else decided: a fence that is still at it would switch

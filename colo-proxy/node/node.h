@@ -35,7 +35,7 @@ enum order {
 	ORDER_DIRTY_SAMPLE,    /* P: a sample of what the VM writes to: node_dirty_sample() */
 	ORDER_LEAVE_COLO,      /* lost heartbeat, the VM runs on: node_left_colo() */
 	ORDER_KILL_VM,         /* S: the copy is worthless. P: the VM is the peer's now */
-	ORDER_FENCE,           /* run the fence: node_fenced() */
+	ORDER_FENCE,           /* run the fence: node_fenced(); text: the last session's peer */
 	ORDER_FENCE_END,       /* nobody needs its answer any more: end it if it still runs */
 	ORDER_ANNOUNCE,        /* comparator = qemu: QEMU announces the VM's address */
 	ORDER_EVENT,           /* publish and log the text */

@@ -26,6 +26,7 @@ class Pair:
         self.name = "vm0"
         self.memory = memory
         self.daemon = {}
+        self.under = []  # what starts a daemon: the words before its own
         self.dir = Path(lab.dir) / "pair"
         self.dir.mkdir(exist_ok=True)
         self.key = self.dir / "link.key"
@@ -77,7 +78,7 @@ class Pair:
 
     def start(self, host, log=None, **kw):
         """@log: a file that the daemon writes its log to itself; else it is read from a pipe."""
-        argv = [build_dir() / "colo-proxy", "start", "--config", self.config[host]]
+        argv = [*self.under, build_dir() / "colo-proxy", "start", "--config", self.config[host]]
         if log:
             argv = ["sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", log, *argv]
         self.daemon[host] = self.lab.spawn(host, argv, name="colo-proxy", **kw)

@@ -37,10 +37,13 @@ def not_set(env):
     stuck_until_forced(env)
 
 
-@test("fence-fails", both=no_fence("/bin/false"))
+@test("fence-fails", both=no_fence("/bin/sh -c 'echo fence for $COLO_PEER >&2; exit 1'"), down=True)
 def fails(env):
-    """a fence that fails: silence until `failover --force`"""
+    """a fence that fails, also where SIGCHLD was ignored: silence until `failover --force`"""
+    env.pair.under = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh"]
+    env.up()
     stuck_until_forced(env)
+    env.said("secondary", "^fence for 10.78.0.1$")
     env.said("secondary", "fence: no: exit status 1")
 
 
