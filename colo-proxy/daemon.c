@@ -53,6 +53,7 @@
 #define COPY_POLL_MS    50
 #define COPY_TELL_MS    200
 #define HANDOVER_MAX_MS 15000
+#define TAKEN_MAX_MS    5000
 #define SAMPLE_LATE_MS  20 /* QEMU is asked again for what a sample says, so often at most: */
 #define SAMPLE_TRIES    100
 #define ERR_LEN         400
@@ -930,6 +931,28 @@ static gboolean quit(gpointer data)
 	return G_SOURCE_REMOVE;
 }
 
+static gboolean never_taken(gpointer data)
+{
+	struct daemon *daemon = data;
+
+	daemon->stop_timer = 0;
+	return quit(daemon);
+}
+
+/*
+ * No checkpoint in time. The VM ends, which the node tells the secondary as ever: it goes on from
+ * the newest checkpoint that it has, without a fence, and says so (ORDER_RETIRED).
+ */
+static gboolean handover_too_late(gpointer data)
+{
+	struct daemon *daemon = data;
+
+	end_vm(daemon);
+	node_vm_lost(daemon->node, "the switch-over took too long, and this side was to stop");
+	daemon->stop_timer = g_timeout_add(TAKEN_MAX_MS, never_taken, daemon);
+	return G_SOURCE_REMOVE;
+}
+
 static void farewell_said(struct node_job *job, bool ok, const char *text)
 {
 	struct farewell *farewell = (struct farewell *)job;
@@ -972,7 +995,7 @@ static gboolean terminated(gpointer data)
 		return G_SOURCE_CONTINUE;
 	}
 	daemon->stopping = true;
-	daemon->stop_timer = g_timeout_add(HANDOVER_MAX_MS, quit, daemon);
+	daemon->stop_timer = g_timeout_add(HANDOVER_MAX_MS, handover_too_late, daemon);
 	node_failover(daemon->node, &farewell_new(daemon, switched_over)->job);
 	return G_SOURCE_CONTINUE;
 }

@@ -535,6 +535,28 @@ static void test_fence_peer(void)
 	g_unsetenv("COLO_PEER");
 }
 
+static void protect_then_stop(void)
+{
+	fake.hands_over = true;
+	protect();
+}
+
+/*
+ * The host goes down and no checkpoint comes: the node, which then lets the secondary have the VM,
+ * is told that it has ended here, once it has; and not that protection is off.
+ */
+static void test_stop_late(gconstpointer taken)
+{
+	prepare(protect_then_stop);
+	fake.taken = taken != NULL;
+	fake.progress[0] = "colo";
+	run();
+	g_assert_cmpuint(fake.vm_lost, ==, 1);
+	g_assert_cmpuint(fake.vm_ended_first, ==, 1);
+	g_assert_cmpuint(fake.goodbyes, ==, 0);
+	g_free(fake.handover);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -548,5 +570,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/daemon/fence/status", test_fence_status);
 	g_test_add_func("/daemon/fence/not-reaped", test_fence_not_reaped);
 	g_test_add_func("/daemon/fence/peer", test_fence_peer);
+	g_test_add_data_func("/daemon/stop/late", "taken", test_stop_late);
+	g_test_add_data_func("/daemon/stop/alone", NULL, test_stop_late);
 	return g_test_run();
 }
