@@ -77,8 +77,8 @@ int colo_trigger_checkpoint(struct qmp *q, uint32_t delay_ms, uint64_t timeout_m
 /*
  * Makes this VM go on alone; returns when it runs and QEMU has left COLO. The guest stands still
  * for about 1 ms. If QEMU is in the middle of loading a checkpoint, it finishes that first: the
- * channel must have been closed or the whole checkpoint delivered.
- * Who may do this is not decided here: it needs the right to speak (fencing).
+ * channel must have been closed or the whole checkpoint delivered. Again after a failure: 0 if it
+ * has left meanwhile. Who may do this is not decided here: it needs the right to speak (fencing).
  */
 int colo_failover_secondary(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen);
 int colo_failover_primary(struct qmp *q, uint64_t timeout_ms, char *err, size_t errlen);

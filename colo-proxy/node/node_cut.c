@@ -236,6 +236,16 @@ void cut_unmap(struct node *node)
 	cut_end(node);
 }
 
+void cut_close(struct node *node)
+{
+	loop_del(node->loop, &node->intercept_source);
+	/* Closed while it diverts, it would leave the port shut, also to what a secondary feeds. */
+	if (node->intercept && intercept_set(node->intercept, false) < 0)
+		log_error("the VM's input stays diverted: the copy of the VM will hear nothing");
+	intercept_close(node->intercept);
+	node->intercept = NULL;
+}
+
 int cut_init(struct node *node, char *err, size_t errlen)
 {
 	uint32_t mark = (uint32_t)node->config->mark;

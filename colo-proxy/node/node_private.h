@@ -152,6 +152,8 @@ struct secondary {
 	struct loop_timer load_timer;
 	uint64_t load_deadline;
 	struct loop_timer feed_timer, announce_timer, expire_timer;
+	struct loop_timer live_timer; /* the end of a takeover is tried again */
+	bool left_colo;               /* of that: QEMU has */
 	struct tcg_flush *flush;
 	uint8_t *stream; /* bytes of the initial stream the relay did not take */
 	size_t stream_len, stream_done;
@@ -485,6 +487,7 @@ void node_announce(struct node *node);
 void secondary_announce_due(void *ctx, uint64_t now);
 void node_announce_committed(struct node *node);
 void secondary_leave_colo(struct node *node);
+void secondary_live_due(void *ctx, uint64_t now);
 
 /* node_reprotect.c */
 void reprotect_lead(struct node *node);
@@ -528,6 +531,8 @@ void cut_end(struct node *node);
 /* All input goes through the diversion from here on, to be mapped; until cut_unmap(). */
 int cut_map(struct node *node);
 void cut_unmap(struct node *node);
+/* The diversion ends, for a tap that is on no bridge: nothing comes this way meanwhile. */
+void cut_close(struct node *node);
 
 /* node_secondary.c */
 void secondary_init_timers(struct node *node);

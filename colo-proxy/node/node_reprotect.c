@@ -72,14 +72,7 @@ static void close_input(struct node *node)
 		loop_del(node->loop, &node->mirror_source);
 	mirror_close(node->mirror);
 	node->mirror = NULL;
-	if (node->intercept_source.added)
-		loop_del(node->loop, &node->intercept_source);
-	/* Closed while it diverts, it would leave the port shut, also for what a secondary feeds.
-	 * The tap is on no bridge: nothing else comes this way. */
-	if (node->intercept && intercept_set(node->intercept, false) < 0)
-		log_error("the VM's input stays diverted: the copy of the VM will hear nothing");
-	intercept_close(node->intercept);
-	node->intercept = NULL;
+	cut_close(node);
 	inject_close(node->inject);
 	node->inject = NULL;
 }

@@ -814,6 +814,7 @@ void secondary_init_timers(struct node *node)
 	s->refeed_timer = (struct loop_timer){.fire = secondary_refeed_due, .ctx = node};
 	s->announce_timer = (struct loop_timer){.fire = secondary_announce_due, .ctx = node};
 	s->expire_timer = (struct loop_timer){.fire = map_expire_due, .ctx = node};
+	s->live_timer = (struct loop_timer){.fire = secondary_live_due, .ctx = node};
 }
 
 void secondary_stop_timers(struct node *node)
@@ -824,6 +825,7 @@ void secondary_stop_timers(struct node *node)
 	loop_timer_clear(node->loop, &s->refeed_timer);
 	loop_timer_clear(node->loop, &s->load_timer);
 	loop_timer_clear(node->loop, &s->still_timer);
+	loop_timer_clear(node->loop, &s->live_timer);
 }
 
 int secondary_init(struct node *node, char *err, size_t errlen)

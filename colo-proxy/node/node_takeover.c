@@ -1,5 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The secondary becomes the one that speaks (R4, R6, R7). See node_secondary.c. */
+/*
+ * The secondary becomes the one that speaks (R4, R6, R7). See node_secondary.c.
+ *
+ * The peer is off then, or has given its right away: nobody else has the VM, and the end of a
+ * takeover must not fail for ever. QEMU may answer too late, the kernel may have no memory for a
+ * tap, the bridge may not be there yet. Until all of it has worked this side is silent, and it is
+ * tried again every RETRY_NS, from where QEMU is: an order to leave COLO that was carried out late
+ * counts (colo_failover_secondary()), and what is made in the kernel is undone after a failure, so
+ * that no attempt finds another one's.
+ */
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
@@ -13,6 +22,7 @@
 #include "colo-proxy/datapath/netif.h"
 #include "colo-proxy/node/node_private.h"
 
+#define RETRY_NS      (500 * MS)
 #define MAX_ADDRESSES 8u /* of those in the configuration */
 
 static struct secondary *of(struct node *node)
@@ -137,6 +147,33 @@ void node_announce(struct node *node)
 	announce_next(node);
 }
 
+/* The bridge comes last: before it nothing is heard, and nothing can be said. */
+static int connect_tap(struct node *node, char *err, size_t errlen)
+{
+	int r = cut_map(node);
+
+	if (r == 0)
+		r = hold_set_mute(node->hold, false);
+	if (r == 0)
+		r = netif_enslave(node->tap, node->config->bridge);
+	if (r < 0)
+		snprintf(err, errlen, "connecting %s to bridge %s: %s", node->tap,
+		         node->config->bridge, strerror(-r));
+	return r;
+}
+
+/* In the order of reprotect_follow(): also where the kernel has done what it says has failed. */
+static void undo(struct node *node)
+{
+	int r = netif_release(node->tap);
+	int m = hold_set_mute(node->hold, true);
+
+	if (r < 0 || m < 0)
+		log_error("%s is not cut off from bridge %s again: %s", node->tap,
+		          node->config->bridge, strerror(r < 0 ? -r : -m));
+	cut_close(node);
+}
+
 static int go_live(struct node *node, char *err, size_t errlen)
 {
 	int r = intercept_open(node->tap, NULL, (uint32_t)node->config->mark, 0, &node->intercept,
@@ -144,31 +181,36 @@ static int go_live(struct node *node, char *err, size_t errlen)
 
 	if (r < 0)
 		return r;
-	r = cut_map(node);
-	if (r == 0)
-		r = netif_enslave(node->tap, node->config->bridge);
-	if (r == 0)
-		r = hold_set_mute(node->hold, false);
+	r = connect_tap(node, err, errlen);
 	if (r < 0)
-		snprintf(err, errlen, "connecting %s to bridge %s: %s", node->tap,
-		         node->config->bridge, strerror(-r));
+		undo(node);
 	return r;
 }
 
+/* Each cause is logged once, not each attempt. */
+static void try_later(struct node *node, const char *why)
+{
+	char words[sizeof(node->message)];
+
+	snprintf(words, sizeof(words), "the takeover failed: %.200s; it is tried again", why);
+	if (strcmp(words, node->message) != 0) {
+		node_message(node, words);
+		log_error("%s", words);
+	}
+	node_arm(node, &of(node)->live_timer, RETRY_NS);
+}
+
 /* The VM has left COLO and runs: it speaks from here on, and this side is a primary. */
-void secondary_left_colo(struct node *node, bool ok, const char *text)
+static void speak(struct node *node)
 {
 	struct secondary *s = of(node);
 	uint64_t now = node_steady(node);
-	char err[200];
+	char err[200] = "no memory";
 	uint32_t left_out;
 	struct frame *frame;
 
-	if (node->role.state != ROLE_TAKING_OVER)
-		return;
-	if (!ok || go_live(node, err, sizeof(err)) < 0) {
-		node_message(node, ok ? err : text);
-		log_error("the takeover failed: %s; this side stays silent", ok ? err : text);
+	if (go_live(node, err, sizeof(err)) < 0) {
+		try_later(node, err);
 		return;
 	}
 	node_drain_hold(node);
@@ -194,11 +236,40 @@ void secondary_left_colo(struct node *node, bool ok, const char *text)
 	node_beat_now(node);
 }
 
+void secondary_left_colo(struct node *node, bool ok, const char *text)
+{
+	if (node->role.state != ROLE_TAKING_OVER)
+		return;
+	of(node)->left_colo = ok;
+	if (ok)
+		speak(node);
+	else
+		try_later(node, text);
+}
+
+static void leave_colo(struct node *node)
+{
+	node->ops->order(node->ctx, ORDER_LEAVE_COLO, "the primary is lost");
+}
+
+void secondary_live_due(void *ctx, uint64_t now)
+{
+	struct node *node = ctx;
+
+	(void)now;
+	if (node->role.state != ROLE_TAKING_OVER)
+		return;
+	if (of(node)->left_colo)
+		speak(node);
+	else
+		leave_colo(node);
+}
+
 void secondary_leave_colo(struct node *node)
 {
 	secondary_feed(node);
 	secondary_close_svm(node);
-	node->ops->order(node->ctx, ORDER_LEAVE_COLO, "the primary is lost");
+	leave_colo(node);
 }
 
 void secondary_take_over(struct node *node)

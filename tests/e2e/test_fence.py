@@ -63,6 +63,23 @@ def none(env):
     env.stall(keep.stop().result())
 
 
+@test("takeover-without-bridge", both=FENCE_NONE)
+def without_bridge(env):
+    """the bridge is gone when the secondary takes over: silent until it is there, then by itself"""
+    keep = env.load("keepalive", "--check-log", "-i", 5).reached("requests", 10)
+    env.lab.ip("secondary", "link set br0 down", "link set br0 name away", "link set away up")
+    before = time.time_ns()
+    env.lab.power_cut("primary")
+    env.said("secondary", "the takeover failed: .*No such device; it is tried again")
+    check(env.state("secondary") == "taking-over", "it takes over")
+    check("No such device" in env.status("secondary")["message"], "the status says what is wrong")
+    env.lab.ip("secondary", "link set away down", "link set away name br0", "link set br0 up")
+    env.taken_over(before)
+    keep.more("requests", 20)
+    env.stall(keep.stop().result())
+    check(env.log("secondary").count("the takeover failed") == 1, "it is logged once")
+
+
 @test("fence-no-failover", both={"failover": {"auto-failover": False}})
 def not_automatic(env):
     """auto-failover = false: silence until the operator says so"""

@@ -269,11 +269,12 @@ struct host {
 	uint32_t orders_n;
 	bool control_busy, fencing;
 	bool sampling; /* what its machine writes to; until the node is told */
-	uint64_t sample_random;
+	uint64_t own_numbers;
 	uint64_t fence_due;  /* when the fence that is asked answers */
 	uint64_t bad_since;  /* since when the operator has reason to act; 0: none */
 	struct node_job job; /* the operator's */
 	bool job_busy;
+	bool handed; /* at the end of its last turn: it has given the right away */
 };
 
 /* ---- the world ---- */
@@ -357,6 +358,9 @@ enum count {
 	COUNT_SWITCH_IN_PAUSE,
 	COUNT_SWITCH_IN_FLIGHT,
 	COUNT_HANDED,
+	COUNT_RECEIVER_STOPPED,
+	COUNT_LEFT_LATE,
+	COUNT_NOT_LIVE,
 	COUNT_FENCED,
 	COUNT_FENCE_FAILED,
 	COUNT_FORCED,
@@ -579,6 +583,10 @@ void operator_starts(void);
 void operator_fails_over(struct host *host, bool force);
 void operator_checkpoints(struct host *host);
 void operator_changes_policy(struct host *host);
+/* `stop`, by command or by SIGTERM. */
+void operator_stops(struct host *host);
+/* By the host's own count, so that a schedule's other draws stay as they are. */
+uint32_t own_number(struct host *host, uint32_t below);
 
 /* ---- faults (pair_fault.c) ---- */
 

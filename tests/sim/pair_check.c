@@ -572,6 +572,8 @@ static void begins_to_speak(struct host *host)
 	if (!host->qemu.alive)
 		return;
 	count(COUNT_R4);
+	CHECK(host->qemu.phase < QEMU_LISTENS, "%s speaks, and its QEMU is still a secondary",
+	      host->index ? "B" : "A");
 	CHECK(host->qemu.guest.serial >= world->serials,
 	      "%s goes on at serial %u, clients have heard of %u (R4)", host->index ? "B" : "A",
 	      host->qemu.guest.serial, world->serials);

@@ -34,11 +34,13 @@ static uint64_t takes(enum order order)
 	}
 }
 
-/* By its own count, so that a schedule's other draws stay as they are. */
-static uint32_t own_number(struct host *host, uint32_t below)
+uint32_t own_number(struct host *host, uint32_t below)
 {
-	host->sample_random = host->sample_random * 6364136223846793005ull + world->seed * 2 + 1;
-	return (uint32_t)(host->sample_random >> 33) % below;
+	uint64_t x = world->seed * 2 + host->index + ++host->own_numbers * 0x9e3779b97f4a7c15ull;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return (uint32_t)((x ^ x >> 31) >> 32) % below;
 }
 
 static void go_on(struct host *host)
@@ -129,10 +131,22 @@ static void sample_ends(struct host *host, uint64_t life)
 	here = NULL;
 }
 
+/* At a takeover QMP may have no answer in time; the order may be carried out, then or later. */
 static void leave_colo(struct host *host)
 {
+	bool hangs = !world->calm && host->node->role.state == ROLE_TAKING_OVER &&
+	             own_number(host, 8) == 0;
+
 	host->in_colo = false;
-	node_left_colo(host->node, qemu_leave_colo(host), "no VM");
+	if (!hangs) {
+		node_left_colo(host->node, qemu_leave_colo(host), "no VM");
+		return;
+	}
+	count(COUNT_LEFT_LATE);
+	trace(host, "QMP hangs");
+	if (own_number(host, 2))
+		qemu_leave_colo(host);
+	node_left_colo(host->node, false, "no reply");
 }
 
 /* ---- the fence ---- */
@@ -310,6 +324,25 @@ void operator_changes_policy(struct host *host)
 	trace(host, "the operator: policy %s", pacer_policy_name(host->job.change.to.policy));
 	node_policy(host->node, &host->job);
 	here = NULL;
+}
+
+static void has_stopped(struct host *host, uint64_t life)
+{
+	if (host->life != life || !host->node)
+		return;
+	host_kill_daemon(host);
+	at(world->now + SEC, host, power_returns, 0);
+}
+
+/* The daemon ends when it has said so; orders that it has by then are carried out before. */
+void operator_stops(struct host *host)
+{
+	if (!begin_job(host))
+		return;
+	trace(host, "the operator: stop");
+	node_say_goodbye(host->node, &host->job);
+	here = NULL;
+	at(world->now + (1 + own_number(host, 8)) * MS, host, has_stopped, host->life);
 }
 
 static bool undecided(const struct host *host)

@@ -165,13 +165,26 @@ void tap_counters_close(struct tap_counters *c)
 	(void)c;
 }
 
+/* The kernel has no memory for the end of a takeover. */
+static bool refuses(struct host *host)
+{
+	if (world->calm || !host->node || host->node->role.state != ROLE_TAKING_OVER ||
+	    own_number(host, 12) != 0)
+		return false;
+	count(COUNT_NOT_LIVE);
+	return true;
+}
+
+/* An answer that netlink has no room for says nothing of what was done. */
 int netif_enslave(const char *name, const char *bridge)
 {
+	bool fails = refuses(here);
+
 	(void)name;
 	(void)bridge;
-	if (acts(here))
+	if (acts(here) && (!fails || own_number(here, 2)))
 		here->path.on_bridge = true;
-	return 0;
+	return fails ? -ENOBUFS : 0;
 }
 
 int netif_mtu(const char *name)
@@ -338,14 +351,18 @@ void inject_close(struct inject *in)
 int intercept_open(const char *port, const char *tap_name, uint32_t mark, unsigned queue,
                    struct intercept **ret_intercept, char *err, size_t errlen)
 {
-	struct intercept *x = g_new0(struct intercept, 1);
+	struct intercept *x;
 
 	(void)port;
 	(void)tap_name;
 	(void)mark;
 	(void)queue;
-	(void)err;
-	(void)errlen;
+	CHECK(!here->path.intercept, "the tap's input is diverted twice");
+	if (refuses(here)) {
+		snprintf(err, errlen, "no memory for a tap");
+		return -ENOBUFS;
+	}
+	x = g_new0(struct intercept, 1);
 	*x = (struct intercept){.host = here, .fd = fd_new(here, FD_INTERCEPT), .on = true};
 	here->path.intercept = x;
 	*ret_intercept = x;
@@ -460,6 +477,8 @@ int hold_set_mode(struct hold *hold, enum hold_mode mode)
 
 int hold_set_mute(struct hold *hold, bool mute)
 {
+	if (!mute && refuses(model(hold)->host))
+		return -ENOMEM;
 	if (acts(model(hold)->host))
 		hold->mute = mute;
 	return 0;

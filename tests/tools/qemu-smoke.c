@@ -623,6 +623,7 @@ static void run(void)
 	json_decref(event);
 	step("fail over", colo_failover_secondary(s.qmp, DEADLINE_MS, err, sizeof(err)));
 	printf("     %.1f ms from the primary's death\n", (g_get_monotonic_time() - start) / 1e3);
+	step("fail over again", colo_failover_secondary(s.qmp, DEADLINE_MS, err, sizeof(err)));
 	expect_running(&s, "the secondary runs alone");
 	if (opt.reboots)
 		expect_no_panic(&s);

@@ -170,6 +170,10 @@ int intercept_fd(const struct intercept *x)
 	return -1;
 }
 
+void intercept_close(struct intercept *x)
+{
+}
+
 int inject_open(const char *port, uint32_t mark, unsigned limit, struct inject **ret_inject,
                 char *err, size_t errlen)
 {

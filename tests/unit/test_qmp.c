@@ -732,6 +732,46 @@ static void test_stock_failover(void)
 	peer_end(&p);
 }
 
+static int failover_again(const char *mode, const char *status)
+{
+	g_autofree char *colo =
+	        g_strdup_printf(">{\"return\": {\"mode\": \"%s\"}, \"id\": \"%%ID\"}\n", mode);
+	g_autofree char *runs =
+	        g_strdup_printf(">{\"return\": {\"status\": \"%s\"}, \"id\": \"%%ID\"}\n", status);
+	const char *const script[] = {SAY_GREETING,
+	                              "<",
+	                              SAY_OK,
+	                              "<x-colo-lost-heartbeat",
+	                              ">{\"error\": {\"class\": \"GenericError\", \"desc\": "
+	                              "\"no\"}, \"id\": \"%ID\"}\n",
+	                              "<query-colo-status",
+	                              colo,
+	                              "<query-status",
+	                              runs,
+	                              NULL};
+	struct peer p = {0};
+	struct qmp *q;
+	char err[256] = "";
+	int ret;
+
+	peer_start(&p, script);
+	q = must_open(&p);
+	ret = colo_failover_secondary(q, TIMEOUT_MS, err, sizeof(err));
+	if (ret)
+		g_assert_cmpstr(err, ==, "QMP x-colo-lost-heartbeat: GenericError: no");
+	qmp_free(q);
+	peer_end(&p);
+	return ret;
+}
+
+/* QEMU has carried the order out, too late for whoever gave it, and refuses another one. */
+static void test_failover_again(void)
+{
+	g_assert_cmpint(failover_again("none", "running"), ==, 0);
+	g_assert_cmpint(failover_again("none", "inmigrate"), ==, -EREMOTEIO);
+	g_assert_cmpint(failover_again("secondary", "running"), ==, -EREMOTEIO);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -749,6 +789,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/qmp/silent", test_silent);
 	g_test_add_func("/colo/wait-primary", test_wait_primary);
 	g_test_add_func("/colo/rearm", test_rearm);
+	g_test_add_func("/colo/failover-again", test_failover_again);
 	g_test_add_func("/colo/stock-failover", test_stock_failover);
 	return g_test_run();
 }
