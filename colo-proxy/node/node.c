@@ -1062,10 +1062,13 @@ static void do_goodbye(void *arg)
 		job->done(job, true, "");
 		return;
 	}
-	if (node->is_primary)
+	if (node->is_primary) {
 		node_send(node, LINK_FAST, MSG_UNPROTECT, 0, "stopped by the operator", 23);
-	else if (node->role.state != ROLE_ALONE)
+	} else if (node->role.state != ROLE_ALONE) {
 		node_send(node, LINK_FAST, MSG_REFUSED, 0, "stopped by the operator", 23);
+		/* The peer speaks then: a takeover that is on, or comes yet, has no copy (R6). */
+		node_role(node, ROLE_EV_VM_LOST);
+	}
 	link_flush(node->link);
 	job->done(job, true, "");
 }

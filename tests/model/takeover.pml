@@ -1056,15 +1056,19 @@ end:	do
 				primary_go_alone()
 			:: else -> secondary_take_over()
 			fi; skip }
-	/* code: node_say_goodbye do_goodbye: `stop` */
+	/* code: node_say_goodbye do_goodbye: `stop`; a secondary that ends later than it has said so
+	 * is copy_broken() */
 	:: d_step { CAN_FAIL && my.on && my.link && ROOM ->
 			DID("%d: node_say_goodbye\n");
 			FAIL;
 			if
-			:: my.primary -> fast_send(MSG_UNPROTECT,0)
+			:: my.primary -> fast_send(MSG_UNPROTECT,0); crash(me)
+#ifdef BREAK_STOPPED_TAKES_OVER
 			:: else -> fast_send(MSG_REFUSED,0)
-			fi;
-			crash(me); skip }
+#else
+			:: else -> fast_send(MSG_REFUSED,0); crash(me)
+#endif
+			fi; skip }
 	/* power */
 	:: d_step { CAN_FAIL && my.on ->
 			DID("%d: power off\n");

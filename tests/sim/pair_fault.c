@@ -210,8 +210,28 @@ static void switch_at_moment(struct host *host)
 	at(world->now, host, asks_to_switch, 0);
 }
 
+static void is_stopped(struct host *host, uint64_t arg)
+{
+	(void)arg;
+	if (!host->node || host->node->is_primary || host->job_busy)
+		return;
+	count(COUNT_RECEIVER_STOPPED);
+	operator_stops(host);
+}
+
+/* The receiver's daemon, somewhere between the word that the VM is its own and its first frame. */
+static void stop_receiver(struct host *giver)
+{
+	bool handed = giver->node && giver->node->role.handed_here;
+
+	if (handed && !giver->handed && !world->calm && own_number(giver, 4) == 0)
+		at(world->now + own_number(giver, 8000) * US, peer_of(giver), is_stopped, 0);
+	giver->handed = handed;
+}
+
 void faults_trap(struct host *host)
 {
+	stop_receiver(host);
 	switch_at_moment(host);
 	if (!world->trap || !host->node || !is_there(host, world->trap))
 		return;
