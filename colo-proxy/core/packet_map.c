@@ -169,8 +169,7 @@ int packet_split(struct packet *p, uint32_t prefix, struct frame **ret_first)
 	rest->data += prefix;
 	rest->room -= prefix;
 	frame_put32(rest, was.l4_off + 4, was.tcp.seq + prefix);
-	/* Only there CWR is one of RFC 3168; else it may be a bit of AccECN's counter (RFC 9768).
-	 */
+	/* Only there CWR is RFC 3168's; else it may be a bit of AccECN's counter (RFC 9768). */
 	if (rest->vnet.gso_type & VIRTIO_NET_HDR_GSO_ECN)
 		rest->data[was.l4_off + 13] &= (uint8_t)~PACKET_CWR;
 	refit(rest, &was, was.payload_len - prefix);

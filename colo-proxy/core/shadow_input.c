@@ -122,8 +122,9 @@ static void map_error(struct shadow *shadow, struct packet *packet)
  * A VM that waits for the answer to its SYN takes the echo of a timestamp that the SYN had, and no
  * other: Linux drops the segment in SYN-RECEIVED (since 6.15) and answers with RST in SYN-SENT. One
  * that sends SYN cookies reads the client's options from the echo's low six bits (Linux), so it is
- * exactly the first or the newest SYN's. Of a handshake that is not known here these bits stay as
- * they are: the lead is a multiple of 128.
+ * exactly the first or the newest SYN's, or of a later word: a VM that only receives has nothing
+ * but its SYN acknowledged. Of a handshake that is not known here these bits stay as they are: the
+ * lead is a multiple of 128.
  */
 static void map_echo(struct flow *flow, struct packet *packet)
 {
@@ -133,10 +134,10 @@ static void map_echo(struct flow *flow, struct packet *packet)
 		flow->opening = false;
 	if (!tsecr || !flow->said_ts_known)
 		return;
+	tsecr = seq_min(tsecr, flow->said_ts);
 	if (flow->opening)
-		tsecr = seq_leq(tsecr, flow->svm.tsval) ? flow->svm.tsval : flow->syn_tsval;
-	else
-		tsecr = seq_min(tsecr, flow->said_ts);
+		tsecr = seq_leq(tsecr, flow->svm.tsval) ? flow->svm.tsval
+		                                        : seq_max(tsecr, flow->syn_tsval);
 	packet_set_tsecr(packet, tsecr);
 }
 

@@ -322,6 +322,28 @@ static void test_syn_echo(void)
 	rig_free(r);
 }
 
+/* A VM that only receives has nothing but its SYN acknowledged. */
+static void test_echo_of_receiver(void)
+{
+	struct rig *r = rig_new(16);
+	struct build_tcp out = segment(PACKET_SYN, 100, 0, 501);
+	struct flow_open open = opening(5000, 501);
+
+	out.has_ts = open.has_ts = true;
+	out.tsval = 1000;
+	open.tsval = 70000;
+	shadow_flow_open(r->shadow, 1, &open, r->now);
+	svm_says(r, out);
+	out = segment(0, 101, 0, 1501);
+	out.has_ts = true;
+	out.tsval = 1300;
+	svm_says(r, out);
+	g_assert_cmpuint(echoed(r, 5001, 70000), ==, 1000);
+	g_assert_cmpuint(echoed(r, 5001, 70290), ==, 1290);
+	g_assert_cmpuint(echoed(r, 5001, 70310), ==, 1300);
+	rig_free(r);
+}
+
 /* A clone's connection, whose PVM is 200 ms ahead: the SVM hears the newest that it has said. */
 static void test_echo_of_the_future(void)
 {
@@ -990,6 +1012,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/shadow/mapping", test_mapping);
 	g_test_add_func("/shadow/timestamp-mapping", test_timestamp_mapping);
 	g_test_add_func("/shadow/syn-echo", test_syn_echo);
+	g_test_add_func("/shadow/echo-of-receiver", test_echo_of_receiver);
 	g_test_add_func("/shadow/echo-of-the-future", test_echo_of_the_future);
 	g_test_add_func("/shadow/opening-used-once", test_opening_is_used_once);
 	g_test_add_func("/shadow/lineage-to-come", test_lineage_to_come);
