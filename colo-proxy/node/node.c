@@ -1016,6 +1016,19 @@ static void do_checkpoint(void *arg)
 	job->done(job, true, "");
 }
 
+static const char *no_failover(enum role_state state)
+{
+	switch (state) {
+	case ROLE_STANDBY:
+		return "the primary lives: run `colo-proxy failover` there for a planned "
+		       "switch-over";
+	case ROLE_TAKING_OVER:
+		return "it takes over already: `colo-proxy status` says what it waits for";
+	default:
+		return "there is nothing to fail over";
+	}
+}
+
 static void do_failover(void *arg)
 {
 	struct node_job *job = arg;
@@ -1035,11 +1048,7 @@ static void do_failover(void *arg)
 		return;
 	}
 	if (state != ROLE_STUCK && state != ROLE_DECIDING && !node->role.handed) {
-		job->done(job, false,
-		          state == ROLE_STANDBY ? "the primary lives: run `colo-proxy failover` "
-		                                  "there for a planned "
-		                                  "switch-over"
-		                                : "there is nothing to fail over");
+		job->done(job, false, no_failover(state));
 		return;
 	}
 	if (!job->force) {

@@ -73,6 +73,8 @@ def without_bridge(env):
     env.said("secondary", "the takeover failed: .*No such device; it is tried again")
     check(env.state("secondary") == "taking-over", "it takes over")
     check("No such device" in env.status("secondary")["message"], "the status says what is wrong")
+    forced = env.pair.cli("secondary", "failover", "--force", check=False)
+    check("takes over already" in forced.stderr, f"failover --force: {forced}")
     env.lab.ip("secondary", "link set away down", "link set away name br0", "link set br0 up")
     env.taken_over(before)
     keep.more("requests", 20)
