@@ -1017,9 +1017,9 @@ end:	do
 	:: d_step { my.on && my.role == ROLE_DECIDING && !my.asked ->
 			DID("%d: nobody can be asked\n");
 			enter(ROLE_STUCK); skip }
-	/* code: do_fenced fence_over: ROLE_EV_RIGHT */
+	/* code: do_fenced fence_ended: ROLE_EV_RIGHT */
 	:: d_step { my.on && my.fence == KILLED ->
-			DID("%d: fence_over: yes\n");
+			DID("%d: fence_ended: yes\n");
 			my.fence = IDLE;
 			if
 #ifdef BREAK_OLD_FENCE_ANSWERS
@@ -1032,7 +1032,7 @@ end:	do
 			fi; skip }
 	/* code: denied: ROLE_EV_NO_RIGHT; it may have worked all the same */
 	:: d_step { my.on && my.fence != IDLE ->
-			DID("%d: fence_over: no\n");
+			DID("%d: fence_ended: no\n");
 			my.fence = IDLE; my.asked = false;
 #ifdef BREAK_FAILED_FENCE_IS_RIGHT
 			if
@@ -1094,7 +1094,7 @@ end:	do
 }
 
 /* The arbiter: of two that ask, the first one's command switches the other host off, in one step, and
- * what that one had asked is gone with it. How a command ends is its host's to hear (fence_over). */
+ * what that one had asked is gone with it. How a command ends is its host's to hear (fence_ended). */
 proctype arbiter(bit me)
 {
 	byte d;
