@@ -94,7 +94,7 @@ void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct pa
 	enum flow_state state = flow->entry.state;
 	bool out = direction == PACKET_FROM_VM;
 
-	if (flow->reset || (flow->fin_in && flow->fin_out))
+	if (shadow_is_closed(flow))
 		state = FLOW_CLOSED;
 	else if (flow->fin_out)
 		state = FLOW_CLOSING;

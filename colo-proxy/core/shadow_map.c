@@ -18,7 +18,7 @@ static bool is_handed_on(const struct flow *flow)
 
 static enum flow_state state_of(const struct flow *flow)
 {
-	if (flow->reset || (flow->fin_in && flow->fin_out))
+	if (shadow_is_closed(flow))
 		return FLOW_CLOSED;
 	return flow->fin_out ? FLOW_CLOSING : FLOW_OPENED;
 }

@@ -103,6 +103,12 @@ struct flow *shadow_flow_get(struct shadow *shadow, const struct flow_key *key, 
 void shadow_note_state(struct shadow *shadow, struct flow *flow, const struct packet *packet,
                        enum packet_direction direction, uint64_t now);
 
+/* Reset, or a FIN from both sides: what comes yet belongs to its last segments. */
+static inline bool shadow_is_closed(const struct flow *flow)
+{
+	return flow->reset || (flow->fin_in && flow->fin_out);
+}
+
 /* What makes the number of the VM's segment the client's. A RST that answers a SYN has no stream:
  * its number is 0 (RFC 9293 section 3.5.2). */
 static inline uint32_t shadow_seq_delta(const struct flow *flow, const struct packet_tcp *tcp)

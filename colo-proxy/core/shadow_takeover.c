@@ -28,7 +28,7 @@ void shadow_takeover(struct shadow *shadow, uint64_t now)
 
 		next = flow_table_next(&shadow->flows, entry);
 		flow->ts_delta += lead;
-		if (!flow->reset && !(flow->fin_in && flow->fin_out))
+		if (!shadow_is_closed(flow))
 			flow_table_use(entry, now);
 		if (!flow->seq_delta && !flow->ts_delta)
 			flow_table_remove(&shadow->flows, entry);
@@ -95,12 +95,11 @@ void shadow_translate(struct shadow *shadow, struct frame *frame, uint64_t now)
  * keepalive after 7,200 s. One that its client has not answered is a flood's, or over. */
 static bool is_over(const struct shadow *shadow, const struct flow *flow, uint64_t now)
 {
-	bool closed = flow->reset || (flow->fin_in && flow->fin_out);
 	bool opening = flow->entry.state == FLOW_OPENING;
 	uint64_t idle = flow_table_idle_ns(&flow->entry, now);
 
 	return idle > flow_state_idle_ns(opening ? FLOW_OPENING : FLOW_OPENED) ||
-	       (closed && idle > CLOSED_FOR_NS) ||
+	       (shadow_is_closed(flow) && idle > CLOSED_FOR_NS) ||
 	       (shadow->speaking && now >= shadow->lead_until && !flow->seq_delta &&
 	        !flow->ts_delta);
 }
